@@ -1,0 +1,89 @@
+"""Pretrain a tiny base model on workspace text, loss on all tokens.
+
+    accelerate launch recipes/pretrain_base.py --config recipes/configs/tiny/pretrain_base_1m.yaml
+
+The bases that the repository ships came from this program; `specact run --from-scratch` runs it
+again. Corpus, tokenizer and model follow from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import Trainer, TrainingArguments
+from trl import TrlParser
+
+from specact_rl.envs.corpus import corpus_rollouts
+from specact_rl.errors import ConfigError
+from specact_rl.models.loading import load_tokenizer, save_checkpoint_info
+from specact_rl.models.pretraining import CorpusDataset, PadCollator
+from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
+from specact_rl.rendering import Renderer, compact_catalogue
+from specact_rl.store import write_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainArguments:
+    """What pretrain_base.py adds to TrainingArguments."""
+
+    size: str = field(metadata={"help": "Shape of the model: 1m or 4m."})
+    num_episodes: int = field(metadata={"help": "Workspace episodes in the corpus."})
+    tokenizer_dir: Path | None = field(
+        default=None,
+        metadata={"help": "Folder with a tokenizer to use; trained on the corpus when not given."},
+    )
+    vocab_size: int = field(
+        default=1536, metadata={"help": "Upper bound of the tokenizer's vocabulary."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what YAML values are not checked for."""
+        if self.size not in ("1m", "4m"):
+            raise ConfigError(f"size must be '1m' or '4m', got {self.size!r}")
+        if self.num_episodes < 1:
+            raise ConfigError(f"num_episodes must be at least 1, got {self.num_episodes!r}")
+
+
+def main() -> None:
+    """Parse, build, train, save."""
+    parser = TrlParser((PretrainArguments, TrainingArguments))
+    arguments, training = parser.parse_args_and_config()
+    started = time.time()
+    if arguments.tokenizer_dir is not None:
+        tokenizer = load_tokenizer(str(arguments.tokenizer_dir))
+    else:
+        texts = (
+            "\n".join([compact_catalogue(r.tools), *(json.dumps(m) for m in r.messages)])
+            for r in corpus_rollouts(min(arguments.num_episodes, 5_000))
+        )
+        tokenizer = train_tokenizer(texts, arguments.vocab_size)
+    renderer = Renderer(tokenizer=tokenizer, catalogue="compact")
+    dataset = CorpusDataset(renderer, arguments.num_episodes)
+    model = new_model(qwen3_config(len(tokenizer), arguments.size), training.seed)
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        data_collator=PadCollator(tokenizer.pad_token_id),
+    )
+    trainer.train()
+    trainer.save_model()
+    tokenizer.save_pretrained(training.output_dir)
+    save_checkpoint_info(Path(training.output_dir), renderer)
+    write_json(
+        Path(training.output_dir) / "pretraining.json",
+        {
+            "num_episodes": arguments.num_episodes,
+            "num_tokens": dataset.num_tokens,
+            "seed": training.seed,
+            "seconds": round(time.time() - started),
+            "log": trainer.state.log_history,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

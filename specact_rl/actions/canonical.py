@@ -1,0 +1,103 @@
+"""The canonical form of an action: the same for actions that differ in nothing but spelling."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specact_rl.actions.schema import JSON_TYPES, find_tool, type_names
+from specact_rl.store import content_hash
+from specact_rl.types import Action, ToolSpec
+
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
+_BOOLEANS = {"true": True, "false": False}
+_END = " .,;:!?\u2026\u3002\uff01\uff1f"
+
+
+def canonical(action: Action, tools: Sequence[ToolSpec] = ()) -> Action:
+    """The action with sorted, typed arguments, or folded text; its type is kept.
+
+    Arguments: keys sorted at each depth; strings stripped, in NFC; a number without a fraction is
+    an integer; where the tool's schema names a type, "3" becomes 3 or 3 becomes "3". Text:
+    whitespace collapsed, case folded, punctuation at the end dropped.
+
+    Args:
+        action: Left as it is.
+        tools: The catalogue of the task; without it arguments keep their types.
+    """
+    if action.text is not None:
+        return Action(type=action.type, text=canonical_text(action.text))
+    tool = find_tool(action.tool, tools)
+    arguments = canonical_value(action.arguments, tool.parameters if tool else {})
+    return Action(type=action.type, tool=action.tool, arguments=arguments)
+
+
+def canonical_text(text: str) -> str:
+    """Text without what does not change its meaning: case, spacing, punctuation at the end."""
+    folded = text
+    # Casefolding can undo a normalisation and the other way round; twice is where it settles.
+    for _ in range(2):
+        folded = unicodedata.normalize("NFD", folded).casefold()
+    return " ".join(unicodedata.normalize("NFC", folded).split()).rstrip(_END)
+
+
+def canonical_value(value: Any, schema: Mapping[str, Any] | None = None) -> Any:
+    """A JSON value in canonical form, typed by its schema where that names a type."""
+    schema = schema or {}
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        return {key: canonical_value(value[key], _schema(properties, key)) for key in sorted(value)}
+    if isinstance(value, list):
+        return [canonical_value(item, _schema(schema, "items")) for item in value]
+    names = _scalar_types(schema)
+    if isinstance(value, str):
+        return _typed_string(unicodedata.normalize("NFC", value).strip(), names)
+    if isinstance(value, bool) or value is None:
+        return value
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    wants_text = "string" in names and not any(JSON_TYPES[name](number) for name in names)
+    return str(number) if wants_text else number
+
+
+def action_hash(action: Action, tools: Sequence[ToolSpec] = ()) -> str:
+    """16 hex digits, equal for actions of equal canonical form.
+
+    The type of a call is no part of it (the history decides that, not the call); that of a text
+    is, because canonical text no longer shows a question.
+    """
+    form = canonical(action, tools)
+    if form.tool is None:
+        return content_hash([form.type, form.text])
+    return content_hash({"tool": form.tool, "arguments": form.arguments})
+
+
+def _schema(schemas: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    schema = schemas.get(key)
+    return schema if isinstance(schema, dict) else {}
+
+
+def _scalar_types(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """Known type names of a schema, those of its alternatives included."""
+    names = type_names(schema)
+    for branch in schema.get("anyOf") or schema.get("oneOf") or ():
+        names += type_names(branch) if isinstance(branch, dict) else ()
+    return tuple(name for name in names if name in JSON_TYPES)
+
+
+def _typed_string(text: str, names: Sequence[str]) -> Any:
+    """A string as the number or boolean that its schema asks for; else the string."""
+    if "string" in names:
+        return text
+    if "integer" in names and _INTEGER.fullmatch(text):
+        return int(text)
+    if {"integer", "number"} & set(names) and _NUMBER.fullmatch(text):
+        number = float(text)
+        if number.is_integer():
+            return int(number)
+        return number if "number" in names else text
+    if "boolean" in names:
+        return _BOOLEANS.get(text.casefold(), text)
+    return text

@@ -1,0 +1,179 @@
+"""The `specact` command: arguments in, one library call, results to stdout or to files.
+
+Each subcommand is an `add_<name>` that declares its arguments and a `run_<name>` that imports
+what it needs, so that `--help` stays quick. Logging is configured here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specact_rl import __version__
+from specact_rl.errors import ConfigError, SpecActError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("specact_rl.cli")
+
+EXIT_OK = 0
+EXIT_MISUSE = 2
+EXIT_INTERRUPTED = 130
+
+EPILOG = """\
+example:
+  specact recipes --list
+  specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
+
+exit codes: 0 done, 1 findings, 2 misuse or an input that does not fit, 130 interrupted
+"""
+
+
+def add_calibrate(subparsers: Subparsers) -> None:
+    """Declare `specact calibrate`."""
+    parser = subparsers.add_parser(
+        "calibrate", help="turn a table of scores and labels into a gate with error bars"
+    )
+    parser.add_argument(
+        "--table", type=Path, required=True, metavar="FILE", help="CSV with a header, or Parquet"
+    )
+    parser.add_argument(
+        "--score", required=True, metavar="COL", help="score of a proposal, higher is better"
+    )
+    parser.add_argument(
+        "--label",
+        required=True,
+        metavar="COL",
+        help="whether it was acceptable: 0/1, true/false, empty where unknown",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="COL",
+        help="task of the row; a task is never split or resampled in part (default: each row "
+        "is a task of its own, which makes intervals too narrow where that is not so)",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=["log_odds", "probability"],
+        default="log_odds",
+        help="log_odds for any real score, probability for scores in [0, 1] (default: log_odds)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of split and bootstrap (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="write the report as JSON too, to a new file"
+    )
+    parser.set_defaults(run=run_calibrate)
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Print the report as Markdown."""
+    from specact_rl.eval.score_table import calibrate_scores, read_score_table
+    from specact_rl.store import write_json
+
+    if args.out is not None and args.out.exists():
+        raise ConfigError(f"{args.out} exists and is not overwritten; choose another --out")
+    table = read_score_table(args.table, args.score, args.label, args.cluster)
+    try:
+        report = calibrate_scores(
+            table.scores, table.labels, table.clusters, seed=args.seed, scale=args.scale
+        )
+    except ValueError as error:  # the scores do not lie on the scale that was asked for
+        raise ConfigError(f"{args.table}, column {args.score!r}: {error}") from error
+    print(report.to_markdown(), end="")
+    if args.out is not None:
+        write_json(args.out, report.to_json())
+        logger.info("wrote %s", args.out)
+    return EXIT_OK
+
+
+def add_recipes(subparsers: Subparsers) -> None:
+    """Declare `specact recipes`."""
+    parser = subparsers.add_parser(
+        "recipes", help="list the training recipes and data builders, or copy them out"
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--list", action="store_true", help="one line on each, with its path")
+    action.add_argument(
+        "--copy", type=Path, metavar="DIR", help="copy them with their configs to DIR"
+    )
+    parser.set_defaults(run=run_recipes)
+
+
+def run_recipes(args: argparse.Namespace) -> int:
+    """List the programs, or copy them."""
+    from specact_rl.programs import copy_programs, list_programs
+
+    if args.copy is not None:
+        for folder in copy_programs(args.copy):
+            print(folder)
+        return EXIT_OK
+    for program in list_programs():
+        print(f"{program.kind}/{program.name}\t{program.summary}\t{program.path}")
+    return EXIT_OK
+
+
+SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (add_calibrate, add_recipes)
+"""In the order of `specact --help`."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="specact",
+        description="Mine pairs, train, gate, calibrate and evaluate speculative tool actions.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"specact {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in SUBCOMMANDS:
+        add(subparsers)
+    return parser
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Show the library's log on stderr while a command runs, at level INFO."""
+    library = logging.getLogger("specact_rl")
+    previous_level = library.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    library.addHandler(handler)
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(previous_level)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Raises:
+        SystemExit: argparse ends the process itself on --help (0) and on bad arguments (2).
+    """
+    args = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    with logging_to_stderr():
+        try:
+            return run(args)
+        except SpecActError as error:
+            print(f"specact: error: {error}", file=sys.stderr)
+            return EXIT_MISUSE
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

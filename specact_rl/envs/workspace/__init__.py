@@ -1,0 +1,1 @@
+"""A deterministic, restorable office-and-code workspace with a scripted expert."""

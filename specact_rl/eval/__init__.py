@@ -1,0 +1,1 @@
+"""From outcome tables and score tables to numbers with error bars."""

@@ -1,0 +1,273 @@
+"""The easiest door: a table of scores and labels in, an honest calibration report out.
+
+Rows are split by cluster into three parts. The first fits the calibrators and picks one of them
+by cross-validation, the second chooses the threshold, the third is only reported on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from specact_rl.errors import ConfigError, DegenerateResultError
+from specact_rl.eval.score_reader import ScoreTable, read_score_table
+from specact_rl.eval.score_report import PartCounts, PartName, ScoreScale, ScoreTableReport
+from specact_rl.metrics import MetricValue
+from specact_rl.metrics.calibration import (
+    brier_score,
+    brier_skill,
+    calibration_null_band,
+    debiased_ece,
+    expected_calibration_error,
+    log_loss,
+    reliability_curve,
+)
+from specact_rl.metrics.discrimination import auroc_interval
+from specact_rl.metrics.paired import cluster_bootstrap_mean
+from specact_rl.metrics.resampling import Clusters, cluster_codes
+from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, check_lengths
+from specact_rl.policy.calibrators import CALIBRATORS
+from specact_rl.policy.gates import decide
+from specact_rl.policy.thresholds import choose_by_accept_rate, choose_by_target_risk
+
+__all__ = ["ScoreTable", "ScoreTableReport", "calibrate_scores", "read_score_table"]
+
+NUM_FOLDS = 5
+
+
+def calibrate_scores(
+    scores: Sequence[float | None] | FloatArray,
+    labels: Sequence[bool | None] | BoolArray,
+    clusters: Clusters | None,
+    *,
+    seed: int,
+    scale: ScoreScale = "log_odds",
+    target_risk: float = 0.1,
+    delta: float = 0.1,
+    accept_rate: float | None = None,
+    n_bins: int = 10,
+    num_resamples: int = 2000,
+) -> ScoreTableReport:
+    """Calibrate, choose a threshold and report, each on a third of the clusters.
+
+    Args:
+        scores: Higher is better; None (unscored) rows are dropped and counted.
+        labels: True where acceptable; None (unknown) rows are dropped and counted.
+        clusters: Task id per row, so that no task is in two parts; None takes each row as its own.
+        seed: Of the split and of the bootstrap.
+        scale: "log_odds" for any real score; "probability" for scores in [0, 1], which are turned
+            into log-odds first.
+        target_risk: Highest share of unacceptable proposals among the accepted.
+        delta: Chance that the chosen threshold breaks that.
+        accept_rate: Choose the threshold by this accept rate instead; None uses the risk.
+        n_bins: Bins of equal mass of the reliability curve and the ECEs.
+        num_resamples: Bootstrap draws, and draws of the null band.
+
+    Raises:
+        ConfigError: Too few clusters, or a fit part with one class only.
+        DegenerateResultError: All scores are the same.
+        ValueError: Lengths differ, a score is NaN or infinite, or out of its scale.
+    """
+    table = _Rows.of(scores, labels, clusters, scale)
+    rng = np.random.default_rng(seed)
+    parts = _split(table, rng)
+    fit, select, test = parts["fit"], parts["select"], parts["test"]
+    cv = _cross_validated_log_loss(fit, rng)
+    calibrator = CALIBRATORS[min(cv, key=lambda name: cv[name])].fit(fit.log_odds, fit.labels)
+    p_select = calibrator.predict(select.log_odds)
+    if accept_rate is None:
+        choice = choose_by_target_risk(
+            p_select,
+            select.labels,
+            target_risk=target_risk,
+            delta=delta,
+            clusters=select.codes,
+            rng=rng,
+        )
+    else:
+        choice = choose_by_accept_rate(p_select, select.labels, accept_rate=accept_rate)
+
+    p, y = calibrator.predict(test.log_odds), test.labels
+    accepted = decide(p, choice.threshold)
+    curve = reliability_curve(p, y, n_bins, "equal_mass")
+    return ScoreTableReport(
+        seed=seed,
+        scale=scale,
+        num_rows=table.num_given,
+        dropped=table.dropped,
+        parts={name: part.counts for name, part in parts.items()},
+        cv_log_loss=cv,
+        calibrator=calibrator,
+        choice=choice,
+        notes=_notes(table, clusters, scale),
+        # Of the raw score: a calibrator with flat stretches can only lose order.
+        auroc=auroc_interval(test.log_odds, y, test.codes, rng=rng, num_resamples=num_resamples),
+        brier=brier_score(p, y),
+        brier_skill=brier_skill(p, y),
+        log_loss=log_loss(p, y),
+        ece=expected_calibration_error(curve),
+        debiased_ece=debiased_ece(curve),
+        null_band=calibration_null_band(
+            p,
+            y,
+            rng=rng,
+            statistic="debiased_ece",
+            n_bins=n_bins,
+            binning="equal_mass",
+            num_draws=num_resamples,
+        ),
+        reliability=curve,
+        risk_coverage=risk_coverage(p, y),
+        aurc=aurc(p, y),
+        e_aurc=e_aurc(p, y),
+        accept_rate=cluster_bootstrap_mean(
+            accepted, test.codes, rng=rng, num_resamples=num_resamples
+        ),
+        selective_risk=_selective_risk(accepted, test, rng, num_resamples),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Scored and labelled rows."""
+
+    log_odds: FloatArray
+    labels: BoolArray
+    codes: IntArray
+    num_given: int
+    dropped: dict[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        scores: Sequence[float | None] | FloatArray,
+        labels: Sequence[bool | None] | BoolArray,
+        clusters: Clusters | None,
+        scale: ScoreScale,
+    ) -> _Rows:
+        unknown = np.array([label is None for label in labels], dtype=np.bool_)
+        unscored = np.array([score is None for score in scores], dtype=np.bool_)
+        check_lengths(scores=unscored, labels=unknown)
+        kept = np.flatnonzero(~unknown & ~unscored)
+        if not kept.size:
+            raise ConfigError(
+                f"no row has both a score and a label: {unscored.size} rows, {unscored.sum()} "
+                f"without a score, {unknown.sum()} without a label"
+            )
+        z = np.array([scores[i] for i in kept.tolist()], dtype=np.float64)
+        if not np.isfinite(z).all():
+            bad = int(kept[np.flatnonzero(~np.isfinite(z))[0]])
+            raise ValueError(f"scores must be finite or None, got {scores[bad]!r} at row {bad}")
+        if z.min() == z.max():
+            raise DegenerateResultError(
+                f"all {z.size} scores are {float(z[0])!r}: a verifier that says the same of "
+                "everything cannot gate; check its prompt and end token"
+            )
+        if scale == "probability":
+            if z.min() < 0.0 or z.max() > 1.0:
+                raise ValueError(
+                    f"scores on the scale 'probability' must lie in [0, 1], got "
+                    f"{float(z.min())!r} to {float(z.max())!r}"
+                )
+            z = special.logit(np.clip(z, 1e-9, 1.0 - 1e-9))
+        ids: Clusters = np.arange(unknown.size) if clusters is None else clusters
+        codes, _ = cluster_codes(ids, unknown.size)
+        return cls(
+            log_odds=z,
+            labels=np.array([bool(labels[i]) for i in kept.tolist()], dtype=np.bool_),
+            codes=codes[kept],
+            num_given=unknown.size,
+            dropped={
+                "no_label": int((unknown & ~unscored).sum()),
+                "no_score": int((unscored & ~unknown).sum()),
+                "no_score_and_no_label": int((unknown & unscored).sum()),
+            },
+        )
+
+    def take(self, rows: BoolArray) -> _Rows:
+        return dataclasses.replace(
+            self, log_odds=self.log_odds[rows], labels=self.labels[rows], codes=self.codes[rows]
+        )
+
+    @property
+    def counts(self) -> PartCounts:
+        return PartCounts(
+            num_rows=self.labels.size,
+            num_clusters=np.unique(self.codes).size,
+            num_acceptable=int(self.labels.sum()),
+        )
+
+
+def _split(table: _Rows, rng: np.random.Generator) -> dict[PartName, _Rows]:
+    """Thirds of the clusters, by lot; which one a cluster gets does not depend on row order."""
+    fold = _folds(table.codes, 3, rng)
+    parts: dict[PartName, _Rows] = {
+        "fit": table.take(fold == 0),
+        "select": table.take(fold == 1),
+        "test": table.take(fold == 2),
+    }
+    for name, part in parts.items():
+        counts = part.counts
+        one_class = counts.num_acceptable in (0, counts.num_rows)
+        if not counts.num_rows or (name == "fit" and one_class):
+            raise ConfigError(
+                f"the {name} part must have {'both labels' if counts.num_rows else 'rows'}, got "
+                f"{counts.num_rows} rows of {counts.num_clusters} clusters, "
+                f"{counts.num_acceptable} acceptable: the table is too small, or one-sided"
+            )
+    return parts
+
+
+def _folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:
+    """Fold number per row; whole clusters, as many in each fold as can be."""
+    unique, position = np.unique(codes, return_inverse=True)
+    folds: IntArray = rng.permutation(unique.size)[position] % num_folds
+    return folds
+
+
+def _cross_validated_log_loss(fit: _Rows, rng: np.random.Generator) -> dict[str, float]:
+    fold = _folds(fit.codes, NUM_FOLDS, rng)
+    usable = [k for k in range(NUM_FOLDS) if _can_leave_out(fit, fold == k)]
+    if not usable:
+        raise ConfigError(
+            f"the fit part ({fit.labels.size} rows, {int(fit.labels.sum())} acceptable) is too "
+            "small to compare calibrators: both labels must be left when a fifth is held out"
+        )
+    held_out = np.isin(fold, usable)
+    losses = {}
+    for name, kind in CALIBRATORS.items():
+        p = np.zeros(fit.labels.size)
+        for k in usable:
+            train = fit.take(fold != k)
+            p[fold == k] = kind.fit(train.log_odds, train.labels).predict(fit.log_odds[fold == k])
+        losses[name] = log_loss(p[held_out], fit.labels[held_out])
+    return losses
+
+
+def _can_leave_out(fit: _Rows, held_out: BoolArray) -> bool:
+    rest = fit.labels[~held_out]
+    return bool(held_out.any() and rest.any() and not rest.all())
+
+
+def _selective_risk(
+    accepted: BoolArray, test: _Rows, rng: np.random.Generator, num_resamples: int
+) -> MetricValue:
+    if not accepted.any():
+        return gate_errors(accepted, test.labels).selective_risk
+    return cluster_bootstrap_mean(
+        ~test.labels[accepted], test.codes[accepted], rng=rng, num_resamples=num_resamples
+    )
+
+
+def _notes(table: _Rows, clusters: Clusters | None, scale: ScoreScale) -> list[str]:
+    notes = []
+    if clusters is None:
+        notes.append("no cluster column: rows are taken as independent, intervals may be too short")
+    if scale == "log_odds" and table.log_odds.min() >= 0.0 and table.log_odds.max() <= 1.0:
+        notes.append("all scores lie in [0, 1] but are read as log-odds: are they probabilities?")
+    return notes

@@ -1,0 +1,45 @@
+"""The toolkit's own log format: one `Rollout` as JSON a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specact_rl.errors import RolloutFormatError
+from specact_rl.logs.result import ImportResult, log_files
+from specact_rl.store import iter_jsonl
+from specact_rl.types import Rollout
+
+
+def import_native(path: Path) -> ImportResult:
+    """Rollouts as they are; nothing is dropped.
+
+    Raises:
+        RolloutFormatError: A line that is no rollout, a repeated rollout_id, or a step that points
+            outside its conversation; names path and line.
+    """
+    first_seen: dict[str, str] = {}
+    rollouts = []
+    for file in log_files(path):
+        for number, rollout in iter_jsonl(file, Rollout):
+            where = f"{file}:{number}"
+            earlier = first_seen.setdefault(rollout.rollout_id, where)
+            if earlier != where:
+                raise RolloutFormatError(
+                    f"{where}: rollout_id must be unique, {rollout.rollout_id!r} is also at "
+                    f"{earlier}"
+                )
+            _check_steps(rollout, where)
+            rollouts.append(rollout)
+    return ImportResult(rollouts=rollouts, dropped={})
+
+
+def _check_steps(rollout: Rollout, where: str) -> None:
+    limit = len(rollout.messages)
+    for i, step in enumerate(rollout.steps):
+        if step.index != i:
+            raise RolloutFormatError(f"{where}: steps[{i}].index must be {i}, got {step.index!r}")
+        if not 0 <= step.message_index <= limit:
+            raise RolloutFormatError(
+                f"{where}: steps[{i}].message_index must be between 0 and the number of messages, "
+                f"{limit}, got {step.message_index!r}"
+            )

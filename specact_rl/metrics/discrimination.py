@@ -1,0 +1,168 @@
+"""Does a higher score mean a better proposal? AUROC and AUPRC, with cluster-bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from specact_rl.metrics.resampling import (
+    Clusters,
+    cluster_codes,
+    draw_cluster_weights,
+    few_clusters_note,
+    percentile_interval,
+)
+from specact_rl.metrics.values import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    MetricValue,
+    as_labels,
+    as_scores,
+    check_lengths,
+)
+
+ONE_CLASS = "one class only: undefined"
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> MetricValue:
+    """Chance that an acceptable row scores above an unacceptable one; a tie counts one half.
+
+    0.5 is chance, 1 is perfect. None with a note when one class is missing.
+    """
+    s, y = _checked(scores, labels)
+    if y.all() or not y.any():
+        return MetricValue(value=None, n=s.size, note=ONE_CLASS)
+    return MetricValue(value=float(weighted_auroc(s, y, np.ones((1, s.size)))[0]), n=s.size)
+
+
+def auprc(scores: ArrayLike, labels: ArrayLike) -> MetricValue:
+    """Average precision: the mean over acceptable rows of the precision at their threshold.
+
+    Rows of equal score come in together. Chance is the share of acceptable rows. None with a
+    note when no row is acceptable.
+    """
+    s, y = _checked(scores, labels)
+    if not y.any():
+        return MetricValue(value=None, n=s.size, note="no acceptable row: undefined")
+    order = np.argsort(-s, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(s[order])), s.size - 1)
+    hits = np.cumsum(y[order])[last_of_tie]
+    precision = hits / (last_of_tie + 1)
+    return MetricValue(
+        value=float(np.sum(np.diff(hits, prepend=0) * precision) / y.sum()), n=s.size
+    )
+
+
+def weighted_auroc(
+    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.generic]
+) -> FloatArray:
+    """AUROC under each of many row weightings, shape (draws,).
+
+    Args:
+        scores: Shape (n,).
+        labels: Shape (n,).
+        weights: Non-negative row weights, shape (draws, n). Integers repeat rows.
+
+    Returns:
+        NaN for a weighting that leaves one class without weight.
+    """
+    s, y = _checked(scores, labels)
+    if weights.ndim != 2 or weights.shape[1] != s.size:
+        raise ValueError(f"weights must have shape (draws, {s.size}), got {weights.shape!r}")
+    order = np.argsort(s, kind="stable")
+    sorted_labels = y[order]
+    w = np.asarray(weights, dtype=np.float64)[:, order]
+    tie_starts = np.append(0, np.flatnonzero(np.diff(s[order])) + 1)
+    positive = np.add.reduceat(w * sorted_labels, tie_starts, axis=1)
+    negative = np.add.reduceat(w * ~sorted_labels, tie_starts, axis=1)
+    below = np.cumsum(negative, axis=1)
+    wins = np.einsum("ij,ij->i", positive, below - 0.5 * negative)
+    pairs = positive.sum(axis=1) * below[:, -1]
+    result: FloatArray = np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+    return result
+
+
+def auroc_interval(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    clusters: Clusters,
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+) -> MetricValue:
+    """AUROC with a percentile interval over resampled clusters."""
+    point = auroc(scores, labels)
+    if point.value is None:
+        return point
+    s, y = _checked(scores, labels)
+    codes, num_clusters = cluster_codes(clusters, s.size)
+    draws = np.concatenate(
+        [weighted_auroc(s, y, w) for w in _row_weights(codes, num_clusters, num_resamples, rng)]
+    )
+    return _with_interval(point.value, draws, s.size, num_clusters, level)
+
+
+def auroc_difference(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    labels: ArrayLike,
+    clusters: Clusters,
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+) -> MetricValue:
+    """AUROC of a minus AUROC of b on the same rows; each draw uses the same clusters for both."""
+    a, b = as_scores(scores_a, "scores_a"), as_scores(scores_b, "scores_b")
+    check_lengths(scores_a=a, scores_b=b)
+    point_a, point_b = auroc(a, labels), auroc(b, labels)
+    if point_a.value is None or point_b.value is None:
+        return point_a
+    y = as_labels(labels, "labels")
+    codes, num_clusters = cluster_codes(clusters, a.size)
+    draws = np.concatenate(
+        [
+            weighted_auroc(a, y, w) - weighted_auroc(b, y, w)
+            for w in _row_weights(codes, num_clusters, num_resamples, rng)
+        ]
+    )
+    return _with_interval(point_a.value - point_b.value, draws, a.size, num_clusters, level)
+
+
+def _row_weights(
+    codes: IntArray, num_clusters: int, num_resamples: int, rng: np.random.Generator
+) -> Iterator[IntArray]:
+    for weights in draw_cluster_weights(num_clusters, num_resamples, rng, num_rows=codes.size):
+        yield weights[:, codes]
+
+
+def _with_interval(
+    value: float, draws: FloatArray, n: int, num_clusters: int, level: float
+) -> MetricValue:
+    defined = draws[~np.isnan(draws)]
+    if num_clusters < 2 or defined.size == 0:
+        return MetricValue(
+            value=value, n=n, num_clusters=num_clusters, note="no interval: too few clusters"
+        )
+    interval = percentile_interval(defined, level)
+    notes = [few_clusters_note(num_clusters)]
+    if defined.size < draws.size:
+        notes.append(f"{draws.size - defined.size} of {draws.size} draws had one class only")
+    return MetricValue(
+        value=value,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        num_clusters=num_clusters,
+        note="; ".join(note for note in notes if note) or None,
+    )
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, BoolArray]:
+    s, y = as_scores(scores), as_labels(labels, "labels")
+    check_lengths(scores=s, labels=y)
+    return s, y

@@ -1,0 +1,172 @@
+"""How good a gate could be, how good it is, and which systems are worth their cost.
+
+C and S: the cheap proposal and the strong fallback are right (0/1 per row); g: the gate accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from specact_rl.metrics.values import BoolArray, as_labels, as_scores, check_fraction, check_lengths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementRates:
+    """How often the cheap and the strong model are right, and right alone."""
+
+    cheap: float
+    strong: float
+    only_cheap: float
+    """P(C=1, S=0): the most that accepting can gain."""
+    only_strong: float
+    """P(C=0, S=1): the most that accepting can lose."""
+
+    @property
+    def peak_oracle(self) -> float:
+        """Accuracy when either model's right answer could always be picked: 1 - P(C=S=0)."""
+        return self.strong + self.only_cheap
+
+
+def agreement_rates(cheap_correct: ArrayLike, strong_correct: ArrayLike) -> AgreementRates:
+    """Marginal and exclusive accuracies of the two models on the same rows."""
+    c, s = _pair(cheap_correct, strong_correct)
+    return AgreementRates(
+        cheap=float(c.mean()),
+        strong=float(s.mean()),
+        only_cheap=float((c & ~s).mean()),
+        only_strong=float((~c & s).mean()),
+    )
+
+
+def random_gate(rates: AgreementRates, accept_rate: float) -> float:
+    """Expected accuracy of accepting at random: a C + (1-a) S."""
+    a = check_fraction(accept_rate, "accept_rate")
+    return a * rates.cheap + (1.0 - a) * rates.strong
+
+
+def oracle_gate(rates: AgreementRates, accept_rate: float) -> float:
+    """Best accuracy any gate can have at this accept rate."""
+    a = check_fraction(accept_rate, "accept_rate")
+    gain, loss = rates.only_cheap, rates.only_strong
+    return rates.strong + min(a, gain) - max(0.0, a - (1.0 - loss))
+
+
+def worst_gate(rates: AgreementRates, accept_rate: float) -> float:
+    """Worst accuracy any gate can have at this accept rate."""
+    a = check_fraction(accept_rate, "accept_rate")
+    gain, loss = rates.only_cheap, rates.only_strong
+    return rates.strong - min(a, loss) + max(0.0, a - (1.0 - gain))
+
+
+def peak_oracle(cheap_correct: ArrayLike, strong_correct: ArrayLike) -> float:
+    """Share of rows on which at least one of the two is right.
+
+    Partly luck of a second try: show the strong model's oracle against its own second run beside
+    it where trials exist.
+    """
+    return agreement_rates(cheap_correct, strong_correct).peak_oracle
+
+
+def gated_accuracy(
+    accepted: ArrayLike, cheap_correct: ArrayLike, strong_correct: ArrayLike
+) -> float:
+    """Accuracy of the system: the cheap verdict where accepted, the strong one elsewhere."""
+    g = as_labels(accepted, "accepted")
+    c, s = _pair(cheap_correct, strong_correct)
+    check_lengths(accepted=g, cheap_correct=c)
+    return float(np.where(g, c, s).mean())
+
+
+def gate_skill(accepted: ArrayLike, cheap_correct: ArrayLike, strong_correct: ArrayLike) -> float:
+    """Accuracy above a random gate of the same accept rate: Cov(g, C - S); 0 is no skill."""
+    g = as_labels(accepted, "accepted").astype(np.float64)
+    c, s = _pair(cheap_correct, strong_correct)
+    check_lengths(accepted=g, cheap_correct=c)
+    gain = c.astype(np.float64) - s
+    return float(np.mean(g * gain) - g.mean() * gain.mean())
+
+
+def break_even_accept_rate(proposal_cost: float, verifier_cost: float, strong_cost: float) -> float:
+    """Accept rate above which proposing is cheaper than the strong model alone.
+
+    (proposals + verifications) / strong; for several proposals pass their summed costs. Above 1
+    no gate saves anything.
+    """
+    if strong_cost <= 0.0:
+        raise ValueError(f"strong_cost must be positive, got {strong_cost!r}")
+    return (proposal_cost + verifier_cost) / strong_cost
+
+
+def implied_strong_accuracy_on_accepted(
+    *, system: float, accept_rate: float, accepted: float, strong: float
+) -> float:
+    """What a reported row implies of the strong model on the accepted steps.
+
+    From system = a·accepted + (1-a)·rejected and strong = a·x + (1-a)·rejected. A result outside
+    [0, 1] shows that the reported numbers cannot all be true.
+
+    Args:
+        system: Reported accuracy of the gated system.
+        accept_rate: Reported accept rate a, in (0, 1].
+        accepted: Reported accuracy of the proposals that were accepted.
+        strong: Reported accuracy of the strong model on all steps.
+    """
+    if not 0.0 < accept_rate <= 1.0:
+        raise ValueError(f"accept_rate must be in (0, 1], got {accept_rate!r}")
+    return accepted + (strong - system) / accept_rate
+
+
+def pareto_set(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
+    """Indices of systems that no other beats on cost and accuracy, by rising cost.
+
+    Equal systems are all kept.
+    """
+    cost, accuracy = _cost_accuracy(costs, accuracies)
+    kept = []
+    for i in range(cost.size):
+        as_good = (cost <= cost[i]) & (accuracy >= accuracy[i])
+        better = (cost < cost[i]) | (accuracy > accuracy[i])
+        if not (as_good & better).any():
+            kept.append(i)
+    return sorted(kept, key=lambda i: (float(cost[i]), i))
+
+
+def convex_hull(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
+    """Indices of the upper convex hull, from the cheapest to the most accurate system.
+
+    Every point on the line between two neighbours is attainable by flipping a coin between them,
+    so a Pareto system below the hull is still not worth having.
+    """
+    cost, accuracy = _cost_accuracy(costs, accuracies)
+    hull: list[int] = []
+    for i in pareto_set(costs, accuracies):
+        if hull and cost[hull[-1]] == cost[i]:
+            continue
+        while len(hull) > 1:
+            first, second = hull[-2], hull[-1]
+            run, rise = cost[i] - cost[first], accuracy[i] - accuracy[first]
+            # The middle point stays only if it lies strictly above the line from first to i.
+            if (accuracy[second] - accuracy[first]) * run > rise * (cost[second] - cost[first]):
+                break
+            hull.pop()
+        hull.append(i)
+    return hull
+
+
+def _pair(cheap_correct: ArrayLike, strong_correct: ArrayLike) -> tuple[BoolArray, BoolArray]:
+    c = as_labels(cheap_correct, "cheap_correct")
+    s = as_labels(strong_correct, "strong_correct")
+    check_lengths(cheap_correct=c, strong_correct=s)
+    return c, s
+
+
+def _cost_accuracy(
+    costs: Sequence[float], accuracies: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    cost, accuracy = as_scores(costs, "costs"), as_scores(accuracies, "accuracies")
+    check_lengths(costs=cost, accuracies=accuracy)
+    return cost, accuracy

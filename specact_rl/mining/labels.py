@@ -1,0 +1,83 @@
+"""What the labels of a table say: how many of each, and how often they differ from matching.
+
+An environment's label counts an equally good action that the reference does not name; matching
+does not. Their disagreement is therefore reported beside every number that uses one of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from specact_rl.actions.matching import reaches
+from specact_rl.types import Proposal, StepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelCounts:
+    """Labels of one source."""
+
+    num_acceptable: int
+    num_not_acceptable: int
+    num_unknown: int
+    """Label None; in no rate."""
+
+    @property
+    def acceptable_rate(self) -> float | None:
+        """Share acceptable among the known labels, the natural prevalence; None without any."""
+        known = self.num_acceptable + self.num_not_acceptable
+        return self.num_acceptable / known if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelDisagreement:
+    """Labels of one source against an argument-level match with the reference."""
+
+    num_known: int
+    """Proposals with a known label; the others are not compared."""
+    num_acceptable_unmatched: int
+    """Label True below the level `arguments`: as good as the reference, but another action."""
+    num_matched_not_acceptable: int
+    """Label False at the level `arguments` or above: a doubtful label or reference."""
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the known labels that differ from the match; None without any."""
+        differing = self.num_acceptable_unmatched + self.num_matched_not_acceptable
+        return differing / self.num_known if self.num_known else None
+
+
+def count_labels(rows: Iterable[Proposal | StepRecord]) -> dict[str, LabelCounts]:
+    """Counts of the labels by their source, sorted by name; "none" where no source is given."""
+    tallies: dict[str, Counter[bool | None]] = defaultdict(Counter)
+    for row in rows:
+        tallies[row.label_source or "none"][row.acceptable] += 1
+    return {
+        source: LabelCounts(
+            num_acceptable=tally[True],
+            num_not_acceptable=tally[False],
+            num_unknown=tally[None],
+        )
+        for source, tally in sorted(tallies.items())
+    }
+
+
+def label_disagreement(proposals: Iterable[Proposal]) -> dict[str, LabelDisagreement]:
+    """Label against match level by label source, sorted by name.
+
+    Only for steps that have a reference: without one the match level is "none" and says nothing.
+    """
+    tallies: dict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
+    for proposal in proposals:
+        if proposal.acceptable is not None:
+            matched = reaches(proposal.match_level, "arguments")
+            tallies[proposal.label_source][proposal.acceptable, matched] += 1
+    return {
+        source: LabelDisagreement(
+            num_known=tally.total(),
+            num_acceptable_unmatched=tally[True, False],
+            num_matched_not_acceptable=tally[False, True],
+        )
+        for source, tally in sorted(tallies.items())
+    }

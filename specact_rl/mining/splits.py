@@ -1,0 +1,157 @@
+"""Tasks to splits, once, so that nothing that belongs together is parted.
+
+The split of a task depends on the seed and its id alone: more tasks, or another order, move none,
+unless they tie two groups together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from specact_rl.actions.canonical import canonical_text
+from specact_rl.store import canonical_json, content_hash
+from specact_rl.types import SPLITS, Message, Rollout, SplitName
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FRACTIONS: dict[SplitName, float] = {
+    "train_proposer": 0.4,
+    "train_verifier": 0.25,
+    "calibration": 0.15,
+    "test": 0.2,
+}
+
+
+def assign_splits(
+    rollouts: Sequence[Rollout],
+    *,
+    fractions: Mapping[SplitName, float],
+    seed: int,
+    held_out_families: Collection[str] = (),
+) -> list[Rollout]:
+    """The rollouts with their split, in the same order.
+
+    Tasks with an equal `request_key` or `situation_key` form a group, and a group goes into one
+    split, drawn by the hash of the seed and its smallest task id; so shares are met on average
+    only. Where families are held out, each rollout's info says `out_of_family`.
+
+    Args:
+        rollouts: Any split they have is replaced.
+        fractions: Share of the groups by split, sum 1; a split that is not named gets none.
+        seed: Another seed is another draw.
+        held_out_families: Their groups go to test whole.
+
+    Raises:
+        ValueError: Fractions that are no distribution, or a held-out family that is not there.
+    """
+    _check_fractions(fractions)
+    missing = set(held_out_families) - {rollout.family for rollout in rollouts}
+    if missing:
+        raise ValueError(f"held_out_families must be in the rollouts, missing {sorted(missing)!r}")
+    groups = _groups(rollouts)
+    held_out = {
+        groups[rollout.task_id] for rollout in rollouts if rollout.family in held_out_families
+    }
+    splits: dict[str, SplitName] = {
+        group: "test" if group in held_out else _draw(group, fractions, seed)
+        for group in set(groups.values())
+    }
+    _log_counts(splits)
+    return [
+        replace(
+            rollout,
+            split=splits[groups[rollout.task_id]],
+            info=_marked(rollout, held_out_families),
+        )
+        for rollout in rollouts
+    ]
+
+
+def request_text(rollout: Rollout) -> str:
+    """The canonical text of the first user message; "" when there is none."""
+    return next((_content(m) for m in rollout.messages if m["role"] == "user"), "")
+
+
+def request_key(rollout: Rollout) -> str:
+    """Equal for tasks with the same canonical request and the same tools (names, parameters)."""
+    tools = sorted(canonical_json([tool.name, tool.parameters]) for tool in rollout.tools)
+    return content_hash([request_text(rollout), tools])
+
+
+def situation_key(rollout: Rollout) -> str:
+    """Equal for tasks with the same canonical request in the same initial state.
+
+    The state is `info["initial_state"]` where it is given, else the messages up to the request.
+    """
+    if "initial_state" in rollout.info:
+        return content_hash([request_text(rollout), rollout.info["initial_state"]])
+    opening = []
+    for message in rollout.messages:
+        opening.append([message["role"], _content(message)])
+        if message["role"] == "user":
+            break
+    return content_hash(opening)
+
+
+def _content(message: Message) -> str:
+    content = message.get("content") or ""
+    return canonical_text(content if isinstance(content, str) else canonical_json(content))
+
+
+def _check_fractions(fractions: Mapping[SplitName, float]) -> None:
+    unknown = set(fractions) - set(SPLITS)
+    total = sum(fractions.values())
+    if unknown or min(fractions.values(), default=0) < 0 or abs(total - 1) > 1e-9:
+        raise ValueError(
+            f"fractions must be shares of {SPLITS!r} that sum to 1, got {dict(fractions)!r}"
+        )
+
+
+def _groups(rollouts: Sequence[Rollout]) -> dict[str, str]:
+    """Name of its group by task id: the smallest task id that it is tied to."""
+    tasks = sorted({rollout.task_id for rollout in rollouts})
+    position = {task: i for i, task in enumerate(tasks)}
+    first_with: dict[tuple[str, str], int] = {}
+    edges = set()
+    for rollout in rollouts:
+        task = position[rollout.task_id]
+        for key in (("request", request_key(rollout)), ("situation", situation_key(rollout))):
+            edges.add((task, first_with.setdefault(key, task)))
+    if not edges:
+        return {}
+    rows, columns = zip(*edges, strict=True)
+    graph = coo_array(([1] * len(edges), (rows, columns)), shape=(len(tasks), len(tasks)))
+    _, labels = connected_components(graph, directed=False)
+    names: dict[int, str] = {}
+    return {
+        task: names.setdefault(int(label), task) for task, label in zip(tasks, labels, strict=True)
+    }
+
+
+def _draw(group: str, fractions: Mapping[SplitName, float], seed: int) -> SplitName:
+    digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    named = [split for split in SPLITS if fractions.get(split, 0) > 0]
+    for split, end in zip(named, accumulate(fractions[split] for split in named), strict=True):
+        if position < end:
+            return split
+    return named[-1]  # a position between the rounded sum and 1
+
+
+def _marked(rollout: Rollout, held_out_families: Collection[str]) -> dict[str, object]:
+    if not held_out_families:
+        return rollout.info
+    return {**rollout.info, "out_of_family": rollout.family in held_out_families}
+
+
+def _log_counts(splits: Mapping[str, SplitName]) -> None:
+    counts = Counter(splits.values())
+    logger.info("split %d groups of tasks: %s", len(splits), dict(counts))

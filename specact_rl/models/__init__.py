@@ -1,0 +1,1 @@
+"""Language models: loading, tiny ones from scratch, generation and candidate scoring."""

@@ -1,0 +1,193 @@
+"""Free generation of actions, several samples per step, over prefixes that are computed once.
+
+A sample depends on the model, its prompt, its step id, its number and the seed; not on which other
+rows are in the batch (up to floating-point rounding at the edge between two tokens).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from specact_rl.models.prefix import (
+    ModelParts,
+    PrefixBatch,
+    additive_mask,
+    num_cached_tokens,
+    prefix_batches,
+)
+from specact_rl.rendering import StepPrompt
+
+MAX_ROWS = 64
+"""(step, sample) rows that are decoded together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One sampled assistant turn."""
+
+    text: str
+    """Without the stop token; other special tokens are kept."""
+    token_ids: list[int]
+    """With the stop token if there is one."""
+    logprob: float
+    """Sum over `token_ids` in nats, under the model itself (temperature 1)."""
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens that an earlier prompt of the rollout, or sample 0, has paid for."""
+    num_completion_tokens: int
+    finished: bool
+    """False if max_new_tokens came before the stop token."""
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[StepPrompt],
+    *,
+    num_samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    max_rows: int = MAX_ROWS,
+) -> list[list[Generation]]:
+    """Sample turns after each prompt; sample 0 is greedy, further ones are drawn.
+
+    Args:
+        model: Causal LM in evaluation mode.
+        tokenizer: Its eos_token ends a turn.
+        prompts: Steps; those of one `RolloutTokens` share its prefix.
+        num_samples: Turns per prompt.
+        temperature: Divides the logits of samples from 1 on.
+        max_new_tokens: Longest turn, stop token included.
+        seed: With step id and sample number, decides the draws.
+        max_rows: (step, sample) rows decoded together.
+
+    Returns:
+        Per prompt, `num_samples` turns.
+    """
+    if num_samples < 1 or max_new_tokens < 1 or temperature <= 0:
+        raise ValueError(
+            "num_samples, max_new_tokens and temperature must be positive, got "
+            f"{num_samples!r}, {max_new_tokens!r} and {temperature!r}"
+        )
+    parts = ModelParts.of(model)
+    stop = tokenizer.eos_token_id
+    cached = num_cached_tokens(prompts)
+    results: list[list[Generation]] = [[] for _ in prompts]
+    for batch in prefix_batches(parts, prompts):
+        rows = [
+            _Row(
+                prompt=i,
+                place=place,
+                sample=sample,
+                draws=_uniforms(seed, prompts[place].step_id, sample, max_new_tokens),
+            )
+            # Prompts of like length together: the longest decides how many slots all rows carry.
+            for i, place in sorted(enumerate(batch.positions), key=lambda p: batch.lengths[p[0]])
+            for sample in range(num_samples)
+        ]
+        for start in range(0, len(rows), max_rows):
+            _decode(parts, batch, rows[start : start + max_rows], max_new_tokens, stop, temperature)
+        for row in rows:
+            length = batch.lengths[row.prompt]
+            results[row.place].append(
+                Generation(
+                    text=str(tokenizer.decode(row.ids[:-1] if row.finished else row.ids)),
+                    token_ids=row.ids,
+                    logprob=row.logprob,
+                    num_prompt_tokens=length,
+                    num_cached_tokens=length if row.sample else cached[row.place],
+                    num_completion_tokens=len(row.ids),
+                    finished=row.finished,
+                )
+            )
+    return results
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    """A turn in the making."""
+
+    prompt: int
+    """Index into the prefix batch's prompts."""
+    place: int
+    """Index into the caller's prompts."""
+    sample: int
+    draws: np.ndarray
+    """Uniform numbers in [0, 1), one per token to come; not used by sample 0."""
+    ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    finished: bool = False
+
+
+@torch.inference_mode()
+def _decode(
+    parts: ModelParts,
+    batch: PrefixBatch,
+    rows: Sequence[_Row],
+    max_new_tokens: int,
+    stop: int,
+    temperature: float,
+) -> None:
+    """Add one token per row and round, until every row has ended."""
+    prompts = [row.prompt for row in rows]
+    states = batch.hidden[prompts]
+    # The last token is never fed: one slot fewer than tokens.
+    cache, valid = batch.cache(prompts, num_new=max_new_tokens - 1)
+    slots = valid.shape[1]
+    allowed = torch.nn.functional.pad(valid, (0, max_new_tokens - 1), value=True)
+    mask = additive_mask(allowed, states.dtype)[:, None, None]
+    lengths = torch.tensor([batch.lengths[prompt] for prompt in prompts], device=states.device)
+    active = list(rows)
+    for turn in range(max_new_tokens):
+        tokens = _extend(active, parts.head(states).float(), turn, stop, temperature)
+        going = [i for i, row in enumerate(active) if not row.finished]
+        if not going or turn == max_new_tokens - 1:
+            return
+        if len(going) <= len(active) // 2:  # dropping rows copies the cache, so not at each end
+            kept = torch.tensor(going, device=states.device)
+            cache.select(kept)
+            mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
+            active = [active[i] for i in going]
+        states = parts.transformer(
+            input_ids=tokens[:, None],
+            attention_mask=mask[..., : slots + turn + 1],
+            position_ids=(lengths + turn)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]
+
+
+def _extend(
+    rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperature: float
+) -> Tensor:
+    """Choose each row's next token and record it, unless the row has ended."""
+    tokens = logits.argmax(-1)
+    drawn = [i for i, row in enumerate(rows) if row.sample > 0]
+    if drawn:
+        # Inverse transform in double precision: in single, the tail of a large vocabulary drowns.
+        cdf = (logits[drawn].double() / temperature).softmax(-1).cumsum(-1)
+        draws = torch.tensor([rows[i].draws[turn] for i in drawn], device=logits.device)
+        found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
+        tokens[drawn] = found.clamp(max=logits.shape[-1] - 1)
+    gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+    for row, token, logprob in zip(rows, tokens.tolist(), gained, strict=True):
+        if not row.finished:
+            row.ids.append(token)
+            row.logprob += logprob
+            row.finished = token == stop
+    return tokens
+
+
+def _uniforms(seed: int, step_id: str, sample: int, count: int) -> np.ndarray:
+    """Numbers that depend on nothing but the arguments; more of them begin alike."""
+    digest = hashlib.sha256(f"{step_id}\0{sample}".encode()).digest()
+    generator = np.random.default_rng([seed, *np.frombuffer(digest, dtype=np.uint32)])
+    return generator.random(count)

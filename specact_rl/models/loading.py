@@ -1,0 +1,210 @@
+"""Checkpoints in: tokenizers, causal LMs, classifiers, adapters; and which checkpoint it was.
+
+Safetensors only, no remote code. A checkpoint carries the hash of the template it was trained
+with, and is refused with another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from specact_rl.errors import ModelError
+from specact_rl.models.prefix import unwrap
+from specact_rl.rendering import Renderer
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+CHECKPOINT_INFO = "specact.json"
+"""File beside the weights that says how their prompts were rendered."""
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_SAFE_OPTIONS: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Tokenizer of a local folder or hub id.
+
+    Raises:
+        ModelError: There is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no tokenizer can be loaded from {str(path)!r}: {error}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_causal_lm(path: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+    """Causal LM of a local folder or hub id, in evaluation mode.
+
+    A LoRA adapter folder gives its base model with the adapter merged.
+
+    Raises:
+        ModelError: Nothing can be loaded, or not from safetensors.
+    """
+    return _load(AutoModelForCausalLM, path, dtype)
+
+
+def load_classifier(
+    path: str | Path, dtype: Dtype = "float32", num_labels: int = 2
+) -> PreTrainedModel:
+    """Sequence classifier of a local folder or hub id, in evaluation mode.
+
+    Raises:
+        ModelError: Nothing can be loaded, not from safetensors, or the adapter has no head.
+    """
+    adapter = _adapter_config(path)
+    if adapter is not None and adapter.get("task_type") != "SEQ_CLS":
+        # Without it peft saves no head, and a fresh random one would be loaded in silence.
+        raise ModelError(
+            f"{path}/{_ADAPTER_CONFIG}: task_type must be 'SEQ_CLS' for the head to be saved, got "
+            f"{adapter.get('task_type')!r}; train with LoraConfig(task_type='SEQ_CLS')"
+        )
+    return _load(AutoModelForSequenceClassification, path, dtype, num_labels=num_labels)
+
+
+def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
+    """Name and content hash: last part of the path, "-", 16 hex digits.
+
+    The hash is over the weights and the renderer's template hash. The weights are the safetensors
+    files of a path or hub id (an adapter's base included), or the tensors of a model in memory;
+    the two give different ids.
+    """
+    if isinstance(model, PreTrainedModel):
+        name = Path(model.name_or_path or "").name or type(model).__name__
+        weights = _tensors_digest(model)
+    else:
+        name = Path(model).name
+        weights = _files_digest(model)
+    digest = hashlib.sha256(f"{weights} {renderer.template_hash}".encode()).hexdigest()
+    return f"{name}-{digest[:16]}"
+
+
+def save_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
+    """Write beside a checkpoint how its prompts were rendered."""
+    info = {"template_hash": renderer.template_hash, "template_parts": renderer.template_parts}
+    Path(folder, CHECKPOINT_INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def check_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
+    """Check that a checkpoint was trained on what `renderer` writes.
+
+    A folder without the file (any model from elsewhere) passes, with a warning.
+
+    Raises:
+        ModelError: Chat template, catalogue mode or special tokens differ; says which.
+    """
+    path = Path(folder, CHECKPOINT_INFO)
+    if not path.is_file():
+        logger.warning("%s has no %s: its chat template is not checked", folder, CHECKPOINT_INFO)
+        return
+    info = json.loads(path.read_text(encoding="utf-8"))
+    if info["template_hash"] == renderer.template_hash:
+        return
+    trained = info["template_parts"]
+    differing = "; ".join(
+        f"{name} (trained with {trained.get(name)!r}, got {part!r})"
+        for name, part in renderer.template_parts.items()
+        if trained.get(name) != part
+    )
+    raise ModelError(
+        f"{path}: prompts must be rendered as in training, but these differ: {differing}. Use the "
+        "tokenizer saved with the checkpoint and its catalogue mode"
+    )
+
+
+def num_params(model: nn.Module) -> int:
+    """Weights that take part in a forward pass, N of "2 N FLOPs a token".
+
+    All parameters (shared ones once) but the input embedding, which is a look-up; an embedding
+    tied to the output layer counts, as it is multiplied there.
+    """
+    inner = unwrap(model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding = inner.get_input_embeddings().weight
+    assert isinstance(embedding, torch.Tensor)
+    head = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tied = head is not None and head.weight is embedding
+    return total if tied else total - embedding.numel()
+
+
+def _load(auto_class: Any, path: str | Path, dtype: Dtype, **options: Any) -> PreTrainedModel:
+    adapter = _adapter_config(path)
+    source = str(path) if adapter is None else adapter["base_model_name_or_path"]
+    try:
+        model = auto_class.from_pretrained(
+            source, dtype=getattr(torch, dtype), **_SAFE_OPTIONS, **options
+        )
+        if adapter is not None:
+            model = _merge_adapter(model, path)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no {auto_class.__name__} with safetensors weights can be loaded from {str(path)!r}: "
+            f"{error}"
+        ) from error
+    assert isinstance(model, PreTrainedModel)
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
+
+
+def _merge_adapter(model: PreTrainedModel, path: str | Path) -> Any:
+    from peft import PeftModel  # a second of import that plain checkpoints need not wait for
+
+    if not any(Path(path).glob("*.safetensors")):
+        raise ModelError(f"{path} must hold adapter_model.safetensors; save with safetensors")
+    return PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+
+
+def _adapter_config(path: str | Path) -> dict[str, Any] | None:
+    file = Path(path, _ADAPTER_CONFIG)
+    if not file.is_file() or Path(path, "config.json").is_file():
+        return None
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
+def _files_digest(path: str | Path) -> str:
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = Path(
+            huggingface_hub.snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json"])
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{path} has no safetensors weights; save the model with safetensors")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    adapter = _adapter_config(folder)
+    if adapter is not None:
+        digest.update(_files_digest(adapter["base_model_name_or_path"]).encode())
+    return digest.hexdigest()
+
+
+def _tensors_digest(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # numpy has no bfloat16, bytes are enough
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From scores to decisions: calibrators, thresholds, gates, systems and the live loop."""

@@ -1,0 +1,170 @@
+"""Training rows: data set folders that `datasets.load_dataset` and TRL read as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from specact_rl.errors import ConfigError
+from specact_rl.store.files import atomic_write
+
+_CHAT_COLUMNS = frozenset({"messages", "tools", "prompt", "completion", "chosen", "rejected"})
+_SCALARS: dict[type, str] = {str: "string", bool: "bool", int: "int64", float: "float64"}
+_STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
+
+
+def write_training_rows(
+    folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], description: str
+) -> None:
+    """Write a data set folder that `datasets.load_dataset(folder)` and TRL read as it is.
+
+    One Parquet file per split and a README.md whose `configs:` block names them (without it
+    manifest.json would be taken for data). Chat columns become lists of `Json`, so that no tool
+    call is padded with the arguments of another.
+
+    Args:
+        folder: Made if it is not there.
+        rows: By split name; all rows have the same keys, values are JSON.
+        description: Text of the README, Markdown.
+
+    Raises:
+        ValueError: Rows with different keys, or a value that would not load back equal.
+    """
+    # Imported here: datasets takes seconds, and most users of this package never build a set.
+    from datasets import Dataset
+
+    features = _features([row for split_rows in rows.values() for row in split_rows])
+    for split, split_rows in rows.items():
+        columns = {
+            name: [_encode(row[name], feature, name) for row in split_rows]
+            for name, feature in features.items()
+        }
+        with atomic_write(folder / f"{split}.parquet") as temporary:
+            # Not Dataset.to_parquet, which draws a progress bar.
+            table = Dataset.from_dict(columns, features=features).data.table
+            schema = features.arrow_schema
+            pq.write_table(table.replace_schema_metadata(schema.metadata), temporary)
+    files = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in rows)
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n{description}\n"
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(readme, encoding="utf-8")
+
+
+def read_training_rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of one split as `load_dataset` gives them, without its copy in the user's cache.
+
+    Raises:
+        ConfigError: The folder has no such split.
+    """
+    # Imported here for the reason given in write_training_rows.
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    path = folder / f"{split}.parquet"
+    if not path.is_file():
+        raise ConfigError(f"{folder} must have a split {split!r}, but there is no {path.name}")
+    return [dict(row) for row in Dataset(InMemoryTable(pq.read_table(path)))]
+
+
+def _features(rows: Sequence[Mapping[str, Any]]) -> Any:
+    from datasets import Features
+
+    keys = list(rows[0]) if rows else []
+    for i, row in enumerate(rows):
+        if set(row) != set(keys):
+            raise ValueError(
+                f"all rows must have the keys {sorted(keys)!r}, row {i} has {sorted(row)!r}: "
+                "missing keys would be padded with None"
+            )
+    return Features({key: _feature(key, [row[key] for row in rows]) for key in keys})
+
+
+def _feature(name: str, values: Sequence[Any]) -> Any:
+    """The narrowest datasets feature that holds all values unchanged."""
+    from datasets import Json, List, Value
+
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return Value("null")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"column {name!r} must hold values of one type, "
+            f"got {sorted(kind.__name__ for kind in kinds)!r}"
+        )
+    kind = kinds.pop()
+    if kind in _SCALARS:
+        return Value(_SCALARS[kind])
+    if kind is list:
+        items = [item for value in values if value is not None for item in value]
+        if name in _CHAT_COLUMNS or any(isinstance(item, dict) for item in items):
+            return List(Json())
+        return List(_feature(f"{name}[]", items))
+    if kind is dict:
+        return Json()
+    raise ValueError(f"column {name!r} must hold JSON values, got {kind.__name__}")
+
+
+def _encode(value: Any, feature: Any, name: str) -> Any:
+    """The value as its feature stores it: Json as text, all others unchanged."""
+    from datasets import Json, List
+
+    if value is None:
+        return None
+    if isinstance(feature, List) and isinstance(feature.feature, Json):
+        return [_loadable_json(item, name) for item in value]
+    return _loadable_json(value, name) if isinstance(feature, Json) else value
+
+
+def _loadable_json(value: Any, name: str) -> str:
+    """JSON text that datasets' reader decodes to exactly `value`.
+
+    datasets 5.2 decodes Json with pandas' ujson, which is off by an ulp for many decimals (1.95
+    reads as 1.9500000000000002); another spelling of the same number, 195e-2, reads exactly.
+    """
+    from datasets.utils.json import ujson_loads
+
+    def reads_exactly(spelling: str, number: float) -> bool:
+        loaded = ujson_loads(f"[{spelling}]")[0]
+        return isinstance(loaded, float) and loaded == number == float(spelling)
+
+    def respell(match: re.Match[str]) -> str:
+        token = match[0]
+        if token.startswith('"') or not set(token) & set(".eE"):
+            return token
+        number = float(token)
+        spellings = (token, *_spellings(number))
+        return next((s for s in spellings if reads_exactly(s, number)), token)
+
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text = _STRING_OR_NUMBER.sub(respell, text)
+        loaded = ujson_loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"column {name!r}: datasets cannot load {text!r}: {error}. "
+            "Integers beyond 64 bits must be strings."
+        ) from error
+    if loaded != value:
+        raise ValueError(
+            f"column {name!r}: datasets would load {text!r} as {loaded!r}. "
+            "Rows hold JSON values only: lists (no tuples), dicts with string keys, and no floats "
+            "below 1e-280."
+        )
+    return text
+
+
+def _spellings(number: float) -> Iterator[str]:
+    """Other decimal spellings of the same float: every place of the point, more zeros."""
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    for zeros in range(max(1, 19 - len(digits))):
+        text = "".join(map(str, digits)) + "0" * zeros
+        for point in range(len(text) + 1):
+            fraction = f".{text[point:]}" if text[point:] else ""
+            power = int(exponent) + len(text) - zeros - point
+            yield f"{'-' if sign else ''}{text[:point] or '0'}{fraction}e{power}"

@@ -1,0 +1,50 @@
+import pytest
+
+from specact_rl.metrics.cost import AssumedCosts, forward_flops, gated_cost, system_cost
+from specact_rl.metrics.frontier import break_even_accept_rate
+
+COSTS = AssumedCosts()
+
+
+def test_forward_flops_are_two_per_parameter_and_token():
+    assert forward_flops(1_700_000_000, 100) == 340_000_000_000
+    with pytest.raises(ValueError, match="negative"):
+        forward_flops(1, -1)
+
+
+@pytest.mark.parametrize(
+    ("system", "accept_rate", "cost"),
+    [("A", None, 1.0), ("B", None, 0.15), ("C", 0.0, 1.25), ("D", 0.215, 1.035), ("E", 0.5, 1.25)],
+)
+def test_costs_of_the_source_systems_with_the_fallback_paid(system, accept_rate, cost):
+    assert system_cost(system, COSTS, accept_rate=accept_rate) == pytest.approx(cost)
+
+
+def test_d_at_the_other_reported_verifier_cost():
+    costs = AssumedCosts(verifier=0.05)
+    assert system_cost("D", costs, accept_rate=0.215) == pytest.approx(0.985)
+
+
+def test_reported_costs_of_d_and_e_left_the_fallback_out():
+    assert gated_cost(COSTS, 0.215, fallback=False) == pytest.approx(0.25)
+    e = gated_cost(COSTS, 0.0, num_proposals=3, num_scored=3, fallback=False)
+    assert e == pytest.approx(0.75)
+
+
+def test_distinct_proposals_are_scored_once():
+    cost = system_cost("E", COSTS, accept_rate=1.0, num_proposals=3, num_scored=1.4)
+    assert cost == pytest.approx(3 * 0.15 + 1.4 * 0.10)
+
+
+def test_at_break_even_d_costs_what_the_strong_model_costs():
+    rate = break_even_accept_rate(COSTS.cheap, COSTS.verifier, COSTS.strong)
+    assert system_cost("D", COSTS, accept_rate=rate) == pytest.approx(COSTS.strong)
+
+
+def test_a_gated_system_needs_an_accept_rate():
+    with pytest.raises(ValueError, match="accept_rate is needed"):
+        system_cost("D", COSTS)
+    with pytest.raises(ValueError, match="one of A"):
+        system_cost("F", COSTS)
+    with pytest.raises(ValueError, match="not be negative"):
+        AssumedCosts(cheap=-0.1)

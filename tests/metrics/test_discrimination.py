@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from specact_rl.metrics.discrimination import (
+    auprc,
+    auroc,
+    auroc_difference,
+    auroc_interval,
+    weighted_auroc,
+)
+
+
+def rows(seed, n=200, num_clusters=40):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    y = rng.random(n) < 1 / (1 + np.exp(-z))
+    return z.round(1), y, rng.integers(num_clusters, size=n), rng  # rounded: many ties
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_and_auprc_with_ties_are_scikit_learns(seed):
+    s, y, _, _ = rows(seed)
+    assert auroc(s, y).value == pytest.approx(roc_auc_score(y, s))
+    assert auprc(s, y).value == pytest.approx(average_precision_score(y, s))
+
+
+def test_a_constant_score_has_auroc_one_half():
+    assert auroc([1.0, 1.0, 1.0], [1, 0, 0]).value == 0.5
+
+
+def test_one_class_gives_none_and_a_note():
+    for labels in ([1, 1], [0, 0]):
+        result = auroc([0.1, 0.2], labels)
+        assert result.value is None
+        assert "one class" in result.note
+    assert auprc([0.1, 0.2], [0, 0]).value is None
+
+
+def test_weighted_auroc_is_that_of_repeated_rows():
+    s, y, _, rng = rows(1, n=60)
+    weights = rng.integers(0, 4, size=(5, 60))
+    got = weighted_auroc(s, y, weights)
+    for draw in range(5):
+        repeated = np.repeat(np.arange(60), weights[draw])
+        assert got[draw] == pytest.approx(roc_auc_score(y[repeated], s[repeated]))
+
+
+def test_weighted_auroc_is_nan_where_a_class_has_no_weight():
+    assert np.isnan(weighted_auroc([0.0, 1.0], [0, 1], np.array([[1, 0]]))[0])
+
+
+def test_interval_is_that_of_a_slow_cluster_bootstrap():
+    s, y, clusters, rng = rows(2, n=300, num_clusters=30)
+    fast = auroc_interval(s, y, clusters, rng=rng, num_resamples=4000)
+    draws = []
+    for _ in range(2000):
+        picked = rng.integers(30, size=30)
+        index = np.concatenate([np.flatnonzero(clusters == c) for c in picked])
+        good, bad = s[index][y[index]], s[index][~y[index]]
+        wins = stats.rankdata(np.append(good, bad))[: good.size].sum()
+        draws.append((wins - good.size * (good.size + 1) / 2) / (good.size * bad.size))
+    assert (fast.low, fast.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+    assert fast.num_clusters == 30
+    assert fast.low < fast.value < fast.high
+
+
+def test_row_order_and_cluster_names_do_not_move_the_interval():
+    s, y, clusters, _ = rows(3)
+    one = auroc_interval(s, y, clusters, rng=np.random.default_rng(5), num_resamples=200)
+    order = np.random.default_rng(0).permutation(s.size)
+    names = np.array([f"task{c:03d}" for c in clusters])
+    other = auroc_interval(
+        s[order], y[order], names[order], rng=np.random.default_rng(5), num_resamples=200
+    )
+    assert (one.low, one.high) == pytest.approx((other.low, other.high))
+
+
+def test_difference_to_itself_is_exactly_zero_with_no_width():
+    s, y, clusters, rng = rows(4)
+    result = auroc_difference(s, s, y, clusters, rng=rng, num_resamples=100)
+    assert (result.value, result.low, result.high) == (0.0, 0.0, 0.0)
+
+
+def test_paired_difference_is_tighter_than_the_two_intervals():
+    s, y, clusters, rng = rows(5)
+    worse = s + 0.3 * rng.normal(size=s.size)
+    difference = auroc_difference(s, worse, y, clusters, rng=rng, num_resamples=1000)
+    single = auroc_interval(s, y, clusters, rng=rng, num_resamples=1000)
+    expected = roc_auc_score(y, s) - roc_auc_score(y, worse)
+    assert difference.value == pytest.approx(expected)
+    assert difference.high - difference.low < single.high - single.low
+
+
+def test_draws_with_one_class_are_left_out_and_counted():
+    rng = np.random.default_rng(0)
+    result = auroc_interval([0.1, 0.9], [0, 1], ["a", "b"], rng=rng, num_resamples=400)
+    assert result.low == result.high == 1.0
+    assert "of 400 draws had one class only" in result.note
+    assert "only 2 clusters" in result.note
+
+
+def test_one_cluster_gives_no_interval():
+    rng = np.random.default_rng(0)
+    result = auroc_interval([0.1, 0.9], [0, 1], ["a", "a"], rng=rng, num_resamples=10)
+    assert result.value == 1.0
+    assert result.low is None

@@ -1,0 +1,103 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from specact_rl.metrics.frontier import (
+    AgreementRates,
+    agreement_rates,
+    break_even_accept_rate,
+    convex_hull,
+    gate_skill,
+    gated_accuracy,
+    implied_strong_accuracy_on_accepted,
+    oracle_gate,
+    pareto_set,
+    peak_oracle,
+    random_gate,
+    worst_gate,
+)
+
+CHEAP = np.array([1, 1, 0, 0, 1, 0, 1])
+STRONG = np.array([0, 1, 1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("num_accepted", range(8))
+def test_envelopes_are_those_of_all_gates_of_that_rate(num_accepted):
+    accuracies = []
+    for picked in itertools.combinations(range(7), num_accepted):
+        gate = np.isin(np.arange(7), picked)
+        accuracies.append(gated_accuracy(gate, CHEAP, STRONG))
+    rates = agreement_rates(CHEAP, STRONG)
+    assert oracle_gate(rates, num_accepted / 7) == pytest.approx(max(accuracies))
+    assert worst_gate(rates, num_accepted / 7) == pytest.approx(min(accuracies))
+    assert random_gate(rates, num_accepted / 7) == pytest.approx(np.mean(accuracies))
+
+
+def test_skill_is_accuracy_above_the_random_gate():
+    rng = np.random.default_rng(0)
+    c, s, g = rng.random((3, 200)) < 0.5
+    rates = agreement_rates(c, s)
+    above = gated_accuracy(g, c, s) - random_gate(rates, float(g.mean()))
+    assert gate_skill(g, c, s) == pytest.approx(above)
+    assert gate_skill(g, c, s) == pytest.approx(np.cov(g, c.astype(int) - s, ddof=0)[0, 1])
+
+
+def test_a_gate_that_accepts_all_or_nothing_has_no_skill():
+    for gate in (np.ones(7), np.zeros(7)):
+        assert gate_skill(gate, CHEAP, STRONG) == pytest.approx(0.0)
+
+
+def test_peak_oracle_counts_rows_with_any_right_answer():
+    assert peak_oracle(CHEAP, STRONG) == pytest.approx(6 / 7)
+    rates = agreement_rates(CHEAP, STRONG)
+    assert oracle_gate(rates, rates.only_cheap) == pytest.approx(6 / 7)
+
+
+def test_break_even_of_the_source_constants():
+    assert break_even_accept_rate(0.15, 0.10, 1.0) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="strong_cost"):
+        break_even_accept_rate(0.1, 0.1, 0.0)
+
+
+def test_reported_row_d_is_impossible():
+    # Accepted and rejected equally good (.51), D = .51, A = .40, 21.5 % accepted.
+    implied = implied_strong_accuracy_on_accepted(
+        system=0.51, accept_rate=0.215, accepted=0.51, strong=0.400
+    )
+    assert implied == pytest.approx((0.400 - 0.785 * 0.51) / 0.215)
+    assert implied == pytest.approx(-0.0016, abs=5e-5)
+
+
+def test_an_uninformative_gate_at_the_reported_rates():
+    rates = AgreementRates(cheap=0.51, strong=0.4, only_cheap=0.3, only_strong=0.19)
+    assert random_gate(rates, 0.215) == pytest.approx(0.4237, abs=5e-5)
+
+
+def test_pareto_set_of_the_corrected_source_report():
+    # A, B, C, D, E with the fallback paid: B alone is worth having.
+    costs, accuracies = [1.0, 0.15, 1.25, 1.035, 1.535], [0.400, 0.510, 0.400, 0.4237, 0.420]
+    assert pareto_set(costs, accuracies) == [1]
+
+
+def test_pareto_set_keeps_equal_systems_and_sorts_by_cost():
+    assert pareto_set([2.0, 1.0, 1.0, 3.0], [0.7, 0.5, 0.5, 0.6]) == [1, 2, 0]
+
+
+def test_hull_leaves_out_what_a_coin_between_two_others_beats():
+    # (2, .55) is Pareto, but half-way between (1, .5) and (3, .7) is .6.
+    costs, accuracies = [1.0, 2.0, 3.0, 4.0], [0.5, 0.55, 0.7, 0.65]
+    assert pareto_set(costs, accuracies) == [0, 1, 2]
+    assert convex_hull(costs, accuracies) == [0, 2]
+    assert convex_hull([1.0, 2.0, 3.0], [0.5, 0.65, 0.7]) == [0, 1, 2]
+
+
+def test_hull_is_concave_and_above_all_points():
+    rng = np.random.default_rng(1)
+    cost, accuracy = rng.random((2, 40))
+    hull = convex_hull(list(cost), list(accuracy))
+    slopes = np.diff(accuracy[hull]) / np.diff(cost[hull])
+    assert np.all(np.diff(slopes) < 0)
+    assert np.all(slopes > 0)
+    inside = cost >= cost[hull[0]]
+    assert np.all(np.interp(cost[inside], cost[hull], accuracy[hull]) >= accuracy[inside] - 1e-12)

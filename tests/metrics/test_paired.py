@@ -1,0 +1,217 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from specact_rl.metrics.paired import (
+    cluster_bootstrap_mean,
+    clustered_standard_error,
+    holm,
+    mcnemar_exact,
+    minimum_detectable_difference,
+    paired_cluster_bootstrap,
+    sample_size_paired,
+    sign_flip_test,
+    tost_equivalence,
+    wilson_interval,
+)
+
+
+def clustered_rows(seed, num_clusters=40, size=5, binary=True):
+    rng = np.random.default_rng(seed)
+    clusters = np.repeat(np.arange(num_clusters), size)
+    level = np.repeat(rng.normal(size=num_clusters), size) + rng.normal(size=num_clusters * size)
+    return (level > 0 if binary else level), clusters, rng
+
+
+@pytest.mark.parametrize(
+    ("successes", "low", "high"), [(80, 0.335, 0.469), (102, 0.441, 0.578), (43, 0.164, 0.277)]
+)
+def test_wilson_intervals_of_the_source_report(successes, low, high):
+    result = wilson_interval(successes, 200)
+    assert result.value == successes / 200
+    assert (result.low, result.high) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_wilson_of_no_rows_is_undefined():
+    assert wilson_interval(0, 0).value is None
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(9, 2), (5, 5), (0, 7), (0, 0), (1, 0)])
+def test_mcnemar_is_the_exact_binomial_test(only_a, only_b):
+    a = np.array([1] * only_a + [0] * only_b + [1, 0] * 10)
+    b = np.array([0] * only_a + [1] * only_b + [1, 0] * 10)
+    result = mcnemar_exact(a, b)
+    discordant = only_a + only_b
+    expected = stats.binomtest(only_a, discordant, 0.5).pvalue if discordant else 1.0
+    assert result.p_value == pytest.approx(expected)
+    assert result.difference == pytest.approx(np.mean(a) - np.mean(b))
+    assert (result.only_a, result.only_b) == (only_a, only_b)
+    # (b+c-(b-c)^2/n)/n^2 is the plain variance of the paired difference over n.
+    assert result.standard_error == pytest.approx(np.std(a - b) / np.sqrt(a.size))
+
+
+def test_mid_p_by_hand():
+    # 1 against 5: P(X <= 1) = 7/64, P(X = 1) = 6/64 -> p = 14/64, mid-p = 8/64
+    result = mcnemar_exact([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1])
+    assert result.p_value == pytest.approx(14 / 64)
+    assert result.mid_p_value == pytest.approx(8 / 64)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_bootstrap_of_the_mean_is_that_of_resampled_tasks(binary):
+    x, clusters, rng = clustered_rows(1, binary=binary)
+    fast = cluster_bootstrap_mean(x, clusters, rng=rng, num_resamples=10_000)
+    by_task = np.asarray(x, dtype=float).reshape(40, 5)
+    slow = [by_task[rng.integers(40, size=40)].mean() for _ in range(4000)]
+    width = np.quantile(slow, 0.975) - np.quantile(slow, 0.025)
+    expected = np.quantile(slow, [0.025, 0.975])
+    assert (fast.low, fast.high) == pytest.approx(expected, abs=0.06 * width)
+    assert fast.value == pytest.approx(by_task.mean())
+
+
+def test_bootstrap_weights_rows_equally_when_tasks_differ_in_length():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(60), rng.integers(1, 9, size=60))
+    x = rng.normal(size=clusters.size)
+    fast = cluster_bootstrap_mean(x, clusters, rng=rng)
+    groups = [x[clusters == c] for c in range(60)]
+    slow = [np.concatenate([groups[i] for i in rng.integers(60, size=60)]) for _ in range(4000)]
+    expected = np.quantile([s.mean() for s in slow], [0.025, 0.975])
+    assert (fast.low, fast.high) == pytest.approx(expected, abs=0.03)
+
+
+def test_paired_bootstrap_is_antisymmetric():
+    x, clusters, _ = clustered_rows(2)
+    y, _, _ = clustered_rows(3)
+    ab = paired_cluster_bootstrap(x, y, clusters, rng=np.random.default_rng(7))
+    ba = paired_cluster_bootstrap(y, x, clusters, rng=np.random.default_rng(8))
+    assert ab.value == -ba.value
+    assert (ab.low, ab.high) == pytest.approx((-ba.high, -ba.low), abs=0.01)
+
+
+def test_bootstrap_of_one_cluster_or_of_equal_rows_has_no_interval():
+    rng = np.random.default_rng(0)
+    one = cluster_bootstrap_mean([0, 1, 1], ["a", "a", "a"], rng=rng)
+    assert one.low is None
+    assert "one cluster" in one.note
+    same = cluster_bootstrap_mean([1, 1, 1], ["a", "b", "c"], rng=rng)
+    assert (same.value, same.high) == (1.0, None)
+    assert "same value" in same.note
+
+
+def test_few_clusters_are_noted():
+    rng = np.random.default_rng(0)
+    assert "only 3 clusters" in cluster_bootstrap_mean([0, 1, 1], [0, 1, 2], rng=rng).note
+
+
+def test_clustered_error_of_single_rows_is_the_textbook_one():
+    x = np.random.default_rng(0).normal(size=30)
+    assert clustered_standard_error(x, np.arange(30)) == pytest.approx(stats.sem(x))
+
+
+def test_repeating_every_row_within_its_task_adds_no_information():
+    x = np.random.default_rng(0).normal(size=30)
+    repeated = clustered_standard_error(np.repeat(x, 4), np.repeat(np.arange(30), 4))
+    assert repeated == pytest.approx(stats.sem(x))
+    assert clustered_standard_error([1.0, 2.0], [0, 0]) is None
+
+
+def test_sign_flip_enumerates_few_clusters():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 12))
+    clusters = np.repeat(np.arange(6), 2)
+    sums = (a - b).reshape(6, 2).sum(axis=1)
+    totals = [abs(np.dot(signs, sums)) for signs in itertools.product([-1, 1], repeat=6)]
+    result = sign_flip_test(a, b, clusters, rng=rng)
+    assert result.exact
+    assert result.p_value == pytest.approx(np.mean(np.array(totals) >= abs(sums.sum()) - 1e-12))
+
+
+def test_sign_flip_of_independent_verdicts_is_mcnemar():
+    a = np.array([1] * 20 + [0] * 8 + [1] * 30)
+    b = np.array([0] * 20 + [1] * 8 + [1] * 30)
+    rng = np.random.default_rng(0)
+    result = sign_flip_test(a, b, np.arange(58), rng=rng, num_flips=40_000)
+    assert not result.exact
+    assert result.p_value == pytest.approx(mcnemar_exact(a, b).p_value, abs=0.004)
+
+
+def test_sign_flip_of_no_difference_is_one():
+    rng = np.random.default_rng(0)
+    assert sign_flip_test([1, 0, 1], [1, 0, 1], [0, 1, 2], rng=rng).p_value == 1.0
+
+
+def test_sign_flip_keeps_its_level_on_dependent_steps_where_mcnemar_does_not():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(25), 8)
+    hits = {"sign_flip": 0, "mcnemar": 0}
+    for _ in range(300):
+        # Whole tasks lean to one side or the other; on average no difference.
+        lean = np.repeat(rng.random(25) < 0.5, 8)
+        a = rng.random(200) < np.where(lean, 0.8, 0.3)
+        b = rng.random(200) < np.where(lean, 0.3, 0.8)
+        flips = sign_flip_test(a, b, clusters, rng=rng, num_flips=500)
+        hits["sign_flip"] += flips.p_value <= 0.05
+        hits["mcnemar"] += mcnemar_exact(a, b).p_value <= 0.05
+    assert hits["sign_flip"] / 300 < 0.09
+    assert hits["mcnemar"] / 300 > 0.2
+
+
+def test_tost_of_independent_rows_is_two_t_tests():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 50))
+    result = tost_equivalence(a, b, np.arange(50), margin=0.5)
+    above = stats.ttest_1samp(a - b, -0.5, alternative="greater").pvalue
+    below = stats.ttest_1samp(a - b, 0.5, alternative="less").pvalue
+    assert result.p_value == pytest.approx(max(above, below))
+
+
+def test_tost_verdicts():
+    rng = np.random.default_rng(2)
+    a, clusters = rng.normal(size=400), np.arange(400)
+    near = tost_equivalence(a, a + 0.1 * rng.normal(size=400), clusters, margin=0.05)
+    assert near.verdict == "equivalent"
+    far = tost_equivalence(a, a + 1 + 0.1 * rng.normal(size=400), clusters, margin=0.05)
+    assert far.verdict == "different"
+    vague = tost_equivalence(a, rng.permutation(a), clusters, margin=0.05)
+    assert vague.verdict == "inconclusive"
+
+
+def test_no_discordant_row_among_few_does_not_prove_equality():
+    # 20 tasks without a difference have chance .9^20 = .12 at a true difference of .1
+    same = np.ones(20)
+    result = tost_equivalence(same, same, np.arange(20), margin=0.1)
+    assert result.p_value == pytest.approx(0.9**20)
+    assert result.verdict == "inconclusive"
+
+
+def test_tost_refuses_one_cluster_and_no_margin():
+    with pytest.raises(ValueError, match="two clusters"):
+        tost_equivalence([1, 0], [0, 1], [0, 0], margin=0.1)
+    with pytest.raises(ValueError, match="margin"):
+        tost_equivalence([1, 0], [0, 1], [0, 1], margin=0.0)
+
+
+def test_holm_by_hand():
+    # Sorted .01, .03, .04 -> .03, .06, max(.06, .04) = .06
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("difference", "discordance", "n"), [(0.02, 0.17, 3328), (0.05, 0.2, 621)])
+def test_sample_size_of_known_cases(difference, discordance, n):
+    assert sample_size_paired(difference, discordance) == n
+    assert minimum_detectable_difference(n, discordance) == pytest.approx(difference, rel=1e-3)
+
+
+def test_sample_size_refuses_an_impossible_difference():
+    with pytest.raises(ValueError, match="discordance"):
+        sample_size_paired(0.3, 0.2)
+
+
+def test_clusters_must_cover_the_rows():
+    with pytest.raises(ValueError, match="clusters must have shape"):
+        clustered_standard_error([1.0, 2.0], [0])

@@ -1,0 +1,138 @@
+"""Decoding over shared prefixes equals decoding alone, and draws depend on the step only."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from specact_rl.models.generation import generate
+from specact_rl.models.prefix import num_cached_tokens
+from specact_rl.models.scoring import score_candidates
+from specact_rl.rendering import RolloutTokens
+
+STOP = 2
+
+
+class Letters:
+    """Token i is the letter i; token 2 ends a turn."""
+
+    eos_token_id = STOP
+
+    def decode(self, ids):
+        return "".join(chr(ord("A") + i) for i in ids)
+
+
+def run(model, prompts, **changed):
+    options = {"num_samples": 3, "temperature": 1.0, "max_new_tokens": 8, "seed": 7} | changed
+    return generate(model, Letters(), prompts, **options)
+
+
+def naive_greedy(model, prompt, count):
+    ids = list(prompt.ids)
+    for _ in range(count):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        if ids[-1] == STOP:
+            break
+    return ids[len(prompt.ids) :]
+
+
+@pytest.fixture
+def ending_lm(plain_lm):
+    """Stops now and then, so that rows end at different times."""
+    stop = plain_lm.model.embed_tokens.weight
+    with torch.no_grad():
+        stop[STOP] = 0.6 * stop[STOP] + 0.4 * stop[5:15].mean(0)
+    return plain_lm
+
+
+def test_sample_zero_is_the_greedy_turn(causal_lm, prompts):
+    for prompt, turns in zip(prompts, run(causal_lm, prompts, num_samples=2), strict=True):
+        assert turns[0].token_ids == naive_greedy(causal_lm, prompt, 8)
+
+
+def test_logprob_is_that_of_scoring_the_tokens(causal_lm, prompts):
+    results = run(causal_lm, prompts, temperature=0.7)
+    ids = [[turn.token_ids for turn in turns] for turns in results]
+    scores = score_candidates(causal_lm, prompts, ids)
+    for turns, score in zip(results, scores, strict=True):
+        np.testing.assert_allclose([turn.logprob for turn in turns], score, atol=1e-4)
+
+
+def test_samples_do_not_depend_on_the_batch(ending_lm, prompts):
+    together = run(ending_lm, prompts, num_samples=4)
+    alone = [run(ending_lm, [prompt], num_samples=4, max_rows=1)[0] for prompt in prompts]
+    ids = [[turn.token_ids for turn in turns] for turns in together]
+    assert ids == [[turn.token_ids for turn in turns] for turns in alone]
+    lengths = {len(each) for turns in ids for each in turns}
+    assert len(lengths) > 2  # rows that ended were dropped while others went on
+
+
+def test_fewer_samples_are_the_first_of_more(ending_lm, prompts):
+    few = run(ending_lm, prompts, num_samples=2)
+    many = run(ending_lm, prompts, num_samples=4)
+    assert [[t.token_ids for t in turns] for turns in few] == [
+        [t.token_ids for t in turns[:2]] for turns in many
+    ]
+
+
+def test_another_seed_gives_other_samples_but_the_same_greedy_turn(plain_lm, prompts):
+    one, other = run(plain_lm, prompts, seed=1), run(plain_lm, prompts, seed=2)
+    assert [t[0].token_ids for t in one] == [t[0].token_ids for t in other]
+    assert [t[1].token_ids for t in one] != [t[1].token_ids for t in other]
+
+
+def test_turn_without_stop_token_is_unfinished_and_keeps_all_its_text(ending_lm, prompts):
+    turns = [turn for each in run(ending_lm, prompts, num_samples=6) for turn in each]
+    assert {turn.finished for turn in turns} == {True, False}
+    for turn in turns:
+        assert turn.finished == (turn.token_ids[-1] == STOP)
+        assert STOP not in turn.token_ids[:-1]
+        assert turn.num_completion_tokens == len(turn.token_ids)
+        assert len(turn.text) == len(turn.token_ids) - turn.finished
+        assert turn.finished or len(turn.token_ids) == 8
+
+
+def test_tokens_of_prompts_are_counted_once(plain_lm, prompts):
+    cached = num_cached_tokens(prompts)
+    for prompt, first, turns in zip(prompts, cached, run(plain_lm, prompts), strict=True):
+        assert [turn.num_prompt_tokens for turn in turns] == [len(prompt.ids)] * 3
+        assert [turn.num_cached_tokens for turn in turns] == [first, *[len(prompt.ids)] * 2]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_draws_follow_the_distribution_at_the_temperature(plain_lm, temperature):
+    ids = [7, 9, 11]
+    with torch.no_grad():
+        logits = plain_lm(input_ids=torch.tensor([ids])).logits[0, -1].double()
+    expected = (logits / temperature).softmax(-1).numpy() * 3000
+    turns = run(
+        plain_lm,
+        RolloutTokens.of_prompt(ids, "s").prompts(),
+        num_samples=3001,
+        max_new_tokens=1,
+        temperature=temperature,
+        max_rows=4000,
+    )[0]
+    counts = np.bincount([turn.token_ids[0] for turn in turns[1:]], minlength=len(expected))
+    rare = np.argsort(expected)[:6]  # as one cell, since the test wants 5 or more in each
+    observed = np.append(np.delete(counts, rare), counts[rare].sum())
+    predicted = np.append(np.delete(expected, rare), expected[rare].sum())
+    assert predicted.min() >= 5
+    assert stats.chisquare(observed, predicted).pvalue > 1e-4
+
+
+def test_lower_temperature_comes_near_the_greedy_turn(plain_lm, prompts):
+    for turns in run(plain_lm, prompts, temperature=1e-3):
+        assert turns[1].token_ids == turns[0].token_ids
+
+
+def test_no_prompts_give_no_turns(plain_lm):
+    assert run(plain_lm, []) == []
+
+
+@pytest.mark.parametrize("wrong", [{"num_samples": 0}, {"temperature": 0.0}])
+def test_wrong_numbers_are_refused(plain_lm, prompts, wrong):
+    with pytest.raises(ValueError, match="must be positive"):
+        run(plain_lm, prompts, **wrong)
