@@ -105,8 +105,6 @@ class Renderer:
         if self.tokenizer.eos_token_id is None:
             raise ModelError(f"tokenizer {name!r} has no eos_token, which must end a turn")
 
-    # ------------------------------------------------------------------ messages
-
     def messages_for(self, step: Step) -> list[Message]:
         """Messages of the prompt, the compact catalogue included where that is the mode."""
         return self._with_catalogue(step.history, step.tools)
@@ -140,8 +138,6 @@ class Renderer:
             "num_completion_tokens": len(self.completion_ids(action)),
             **columns,
         }
-
-    # -------------------------------------------------------------------- tokens
 
     def prompt_text(self, step: Step) -> str:
         """The prompt as text, up to and including the generation prompt."""
@@ -203,8 +199,6 @@ class Renderer:
         text = self._text(messages, self._tools(rollout.tools), generation_prompt=False)
         return self._encode([text])[0]
 
-    # ---------------------------------------------------------------------- hash
-
     @property
     def template_parts(self) -> dict[str, str]:
         """Content hashes (16 hex) of what decides the rendering, by name."""
@@ -221,8 +215,6 @@ class Renderer:
     def template_hash(self) -> str:
         """Content hash (16 hex) of chat template, catalogue mode and special tokens."""
         return content_hash(json.dumps(self.template_parts, sort_keys=True))
-
-    # ------------------------------------------------------------------- private
 
     def _tools(self, tools: Sequence[ToolSpec]) -> list[dict[str, Any]] | None:
         return tool_dicts(tools) if self.catalogue == "template" and tools else None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from trl.data_utils import apply_chat_template
 
+from specact_rl.actions.serialise import action_text
 from specact_rl.errors import ModelError
 from specact_rl.models.tiny import qwen3_chat_template, train_tokenizer
 from specact_rl.rendering import (
@@ -123,6 +124,12 @@ def test_completion_ends_with_its_only_stop_token(renderer, action):
     ids = renderer.completion_ids(action)
     assert ids[-1] == renderer.tokenizer.eos_token_id
     assert ids.count(renderer.tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("action", [MOVE, PING, SAY], ids=["call", "no_arguments", "text"])
+def test_qwen3_turn_is_the_action_text_and_a_stop_token(compact, action):
+    text = compact.tokenizer.decode(compact.completion_ids(action))
+    assert text == action_text(action) + "<|im_end|>"
 
 
 def test_tool_arguments_are_rendered_as_an_object_with_unescaped_unicode(renderer):

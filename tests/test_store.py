@@ -311,7 +311,9 @@ def test_a_data_set_folder_loads_as_the_rows_that_were_written(tmp_path):
     # Below 1e-280 the loader loses digits whatever the spelling, and such a value is refused.
     arguments=st.dictionaries(
         st.text(),
-        st.floats(-1e300, 1e300).filter(lambda x: x == 0 or abs(x) > 1e-280) | st.integers(-(2**63), 2**63) | st.text(),
+        st.floats(-1e300, 1e300).filter(lambda x: x == 0 or abs(x) > 1e-280)
+        | st.integers(-(2**63), 2**63)
+        | st.text(),
     )
 )
 def test_numbers_survive_the_loader_to_the_last_bit(tmp_path, arguments):

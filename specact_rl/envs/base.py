@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from specact_rl.types import Action, Message, ToolSpec
 
@@ -31,6 +31,13 @@ class Environment(Protocol):
     @property
     def family(self) -> str:
         """Template the current task was drawn from."""
+
+    @property
+    def initial_state(self) -> str:
+        """Hash of the state that the task starts in."""
+
+    def outcome(self) -> tuple[Any, ...]:
+        """What two actions must agree in to count as having the same effect."""
 
     def first_messages(self) -> list[Message]:
         """System message and request."""

@@ -112,6 +112,7 @@ class Episode:
             tools=self.env.tools,
             steps=self.steps,
             success=self.env.success,
+            info={"initial_state": self.env.initial_state},
         )
 
 

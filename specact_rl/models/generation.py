@@ -24,7 +24,7 @@ from specact_rl.models.prefix import (
 )
 from specact_rl.rendering import StepPrompt
 
-MAX_ROWS = 64
+MAX_ROWS = 128
 """(step, sample) rows that are decoded together."""
 
 

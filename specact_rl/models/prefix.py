@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 from specact_rl.errors import ModelError
 from specact_rl.rendering import StepPrompt
 
-MAX_PREFIX_TOKENS = 16_384
+MAX_PREFIX_TOKENS = 8_192
 """Tokens, padding included, whose keys and values are held at a time."""
 
 # Scaling of the logits outside the output embedding, which this package applies by itself.

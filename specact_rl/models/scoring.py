@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from specact_rl.models.prefix import ModelParts, PrefixBatch, additive_mask, prefix_batches
 from specact_rl.rendering import StepPrompt
 
-MAX_MASK_CELLS = 8_000_000
+MAX_MASK_CELLS = 2_000_000
 """Size of the attention mask of a batch, rows x nodes x slots."""
 MAX_LOGITS = 2**25
 """Logits held at a time."""

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.actions.canonical import (
@@ -94,6 +94,7 @@ def test_texts_that_differ_in_content_are_not(left, right):
     assert canonical_text(left) != canonical_text(right)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_canonical_text_is_its_own_canonical_form(text):
     assert canonical_text(canonical_text(text)) == canonical_text(text)
@@ -112,12 +113,14 @@ VALUES = st.recursive(
 SCHEMAS = st.sampled_from([{}, *({"type": t} for t in ("string", "integer", "number", "boolean"))])
 
 
+@settings(deadline=None)
 @given(value=VALUES, schema=SCHEMAS)
 def test_a_canonical_value_is_its_own_canonical_form(value, schema):
     once = canonical_value(value, schema)
     assert repr(canonical_value(once, schema)) == repr(once)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_the_hash_does_not_see_key_order(arguments):
     backwards = dict(reversed(arguments.items()))

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.actions.matching import match_level, reaches
@@ -50,6 +50,7 @@ ACTIONS = st.builds(
 ) | st.builds(say, st.sampled_from(["a", "A.", "b"]))
 
 
+@settings(deadline=None)
 @given(ACTIONS, ACTIONS)
 def test_matching_is_symmetric_and_full_on_itself(left, right):
     assert match_level(left, right, TOOLS) == match_level(right, left, TOOLS)

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.actions.parsing import MAX_DEPTH, ParsedAction, parse_action
@@ -158,12 +158,14 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.text() | st.lists(PIECES | st.text(max_size=5), max_size=8).map("".join))
 def test_no_text_raises_and_every_text_is_an_action_or_an_error(text):
     parsed = parse_action(text, TOOLS, [])
     assert (parsed.action is None) != (parsed.error is None)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec=None, categories=["Cs", "L", "Nd"])))
 def test_half_characters_never_raise(text):
     parse_action(block(text), TOOLS, [])
@@ -182,6 +184,7 @@ VALUES = st.recursive(
 CALL_TYPES = sorted(set(ACTION_TYPES) - {"BLOCKED"})
 
 
+@settings(deadline=None)
 @given(kind=st.sampled_from(CALL_TYPES), arguments=st.dictionaries(st.text(), VALUES, max_size=4))
 def test_every_call_is_read_back_from_what_a_model_would_write(kind, arguments):
     action = Action(type=kind, tool="tool", arguments=arguments)
@@ -191,6 +194,7 @@ def test_every_call_is_read_back_from_what_a_model_would_write(kind, arguments):
     assert json.dumps(parsed.action.arguments) == json.dumps(arguments)
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(["BLOCKED", "ask_clarification", "final_answer"]),
     words=st.text(min_size=1).filter(lambda text: text.strip() and "tool_call>" not in text),

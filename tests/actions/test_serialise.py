@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.actions.serialise import action_message, action_text, call_text, message_action
@@ -59,6 +59,7 @@ def test_messages_are_plain_chat_messages_with_arguments_as_objects():
     }
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=3))
 def test_the_action_of_a_calls_message_is_the_call(arguments):
     assert message_action(action_message(call(**{"a": arguments})), [], []) == call(a=arguments)

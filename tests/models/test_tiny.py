@@ -37,15 +37,13 @@ def pieces(text):
         (
             '{"name": "read_file", "arguments": {"file": "t12", "n": 30}}',
             ['{"name": "', "read_file", '", "arguments": {', '"', "file", '": "', "t12", '", "']
-            + ["n", '":', " ", "3", "0", "}}"],
+            + ["n", '": ', "3", "0", "}}"],
         ),
         ('{"name": "ping", "arguments": {}}', ['{"name": "', "ping", '", "arguments": {', "}}"]),
-        (
-            "open t7 in room12, v2_x",
-            ["open", " t7", " in", " room", "1", "2", ",", " v", "2", "_x"],
-        ),
-        ("a\n\n   b", ["a", "\n", "\n", "  ", " b"]),
-        ("naïve 日本", ["naïve", " 日本"]),
+        ("t7 red; t12", ["t7", " ", "red", "; ", "t12"]),
+        ("room12, v2_x", ["room", "1", "2", ", ", "v", "2", "_x"]),
+        ("a\n\n  b", ["a", "\n", "\n", " ", " ", "b"]),
+        ("naïve 日本", ["naïve", " ", "日本"]),
     ],
 )
 def test_text_is_cut_into_pieces(text, expected):
@@ -78,7 +76,7 @@ def test_marks_are_single_tokens_that_survive_skipping_special_ones(tokenizer):
 
 
 def test_scaffolds_and_handles_seen_in_training_are_single_tokens(tokenizer):
-    for text in ('{"name": "', '", "arguments": {', " t7", "f12"):
+    for text in ('{"name": "', '", "arguments": {', "t7", "f12"):
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
 
 

@@ -23,6 +23,7 @@ from specact_rl.envs.workspace.state import (
 )
 from specact_rl.envs.workspace.tools import OPTIONAL_PARAMETERS, TOOLS, ToolDef, tool_spec
 from specact_rl.errors import RolloutFormatError
+from specact_rl.store import content_hash
 from specact_rl.types import Action, Message, ToolSpec
 
 SYSTEM_TEXT = (
@@ -83,6 +84,13 @@ class Workspace:
     def family(self) -> str:
         """Name of the task's builder."""
         return self.task.family
+
+    @property
+    def initial_state(self) -> str:
+        """Hash of the state that the task starts in."""
+        quirks = {handle: [q.kind, q.detail] for handle, q in self.task.quirks.items()}
+        allowed = [[*key, value] for key, value in sorted(self.task.allowed.items())]
+        return content_hash([self.task.records, quirks, self.task.replies, allowed])
 
     @property
     def done(self) -> bool:

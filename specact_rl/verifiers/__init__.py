@@ -1,0 +1,15 @@
+"""Verifiers: how likely a proposal is right. `VERIFIERS` names the kinds."""
+
+from specact_rl.verifiers.base import Item, Judgements, Verifier
+from specact_rl.verifiers.free import LinearVerifier, ProposerConfidence, SampleAgreement
+from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
+
+VERIFIERS: dict[str, type[Verifier]] = {
+    "classifier": ClassifierVerifier,
+    "strong_judge": StrongJudge,
+    "proposer_logprob": ProposerConfidence,
+    "sample_agreement": SampleAgreement,
+    "linear": LinearVerifier,
+}
+
+__all__ = ["VERIFIERS", "Item", "Judgements", "Verifier"]

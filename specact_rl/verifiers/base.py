@@ -1,0 +1,154 @@
+"""The one protocol of all verifiers: log-odds of being acceptable, for proposals at steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from specact_rl.actions.canonical import action_hash
+from specact_rl.metrics.values import FloatArray
+from specact_rl.rendering import Renderer, StepPrompt
+from specact_rl.types import Proposal, Rollout, Score, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One proposal to be judged, with what a verifier may look at."""
+
+    step: Step
+    prompt: StepPrompt
+    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps."""
+    proposal: Proposal
+    siblings: tuple[Proposal, ...]
+    """All proposals of the same model at this step, this one included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgements:
+    """What a verifier says, and what it had to compute for that; arrays of shape (num_items,)."""
+
+    log_odds: FloatArray
+    """Higher is better; NaN where a proposal cannot be judged (unparsable)."""
+    num_tokens: np.ndarray
+    """Tokens computed for each item; 0 for verifiers that run no model."""
+    num_cached_tokens: np.ndarray
+
+
+class Verifier(Protocol):
+    """Says how likely proposals are right."""
+
+    @property
+    def verifier_id(self) -> str:
+        """Name, and hash of the weights where there are any."""
+
+    @property
+    def num_params(self) -> int:
+        """Weights in a forward pass; 0 for verifiers that run no model."""
+
+    def judge(self, items: Sequence[Item]) -> Judgements:
+        """Log-odds of each item."""
+
+
+def items_of(
+    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer
+) -> list[Item]:
+    """Items in the order of the proposals.
+
+    Raises:
+        ValueError: A proposal's step is in none of the rollouts.
+    """
+    wanted = {p.step_id for p in proposals}
+    siblings: dict[tuple[str, str], list[Proposal]] = {}
+    for proposal in proposals:
+        siblings.setdefault((proposal.step_id, proposal.model_id), []).append(proposal)
+    places: dict[str, tuple[Step, StepPrompt]] = {}
+    for rollout in rollouts:
+        steps = list(rollout.each_step())
+        if wanted.isdisjoint(step.step_id for step in steps):
+            continue
+        prompts = renderer.rollout_ids(rollout).prompts()
+        places |= {s.step_id: (s, p) for s, p in zip(steps, prompts, strict=True)}
+    missing = sorted(wanted - places.keys())
+    if missing:
+        raise ValueError(f"{len(missing)} proposals have no rollout, {missing[0]!r} first")
+    return [
+        Item(
+            step=places[p.step_id][0],
+            prompt=places[p.step_id][1],
+            proposal=p,
+            siblings=tuple(siblings[p.step_id, p.model_id]),
+        )
+        for p in proposals
+    ]
+
+
+def distinct_items(items: Sequence[Item]) -> tuple[list[Item], list[int | None]]:
+    """One item per step and canonical action, and for each input its place among them.
+
+    A verifier that runs a model pays for each distinct action once. Unparsable proposals have no
+    place (None).
+    """
+    kept: list[Item] = []
+    found: dict[tuple[str, str], int] = {}
+    places: list[int | None] = []
+    for item in items:
+        if item.proposal.action is None:
+            places.append(None)
+            continue
+        key = (item.step.step_id, action_hash(item.proposal.action, item.step.tools))
+        if key not in found:
+            found[key] = len(kept)
+            kept.append(item)
+        places.append(found[key])
+    return kept, places
+
+
+def spread(
+    places: Sequence[int | None], log_odds: Sequence[float], tokens: Mapping[int, tuple[int, int]]
+) -> Judgements:
+    """Judgements of all items from those of the distinct ones; repeats cost no tokens."""
+    paid: set[int] = set()
+    num_tokens = np.zeros(len(places), dtype=np.int64)
+    num_cached = np.zeros(len(places), dtype=np.int64)
+    values = np.full(len(places), np.nan)
+    for i, place in enumerate(places):
+        if place is None:
+            continue
+        values[i] = log_odds[place]
+        if place not in paid:
+            paid.add(place)
+            num_tokens[i], num_cached[i] = tokens.get(place, (0, 0))
+    return Judgements(log_odds=values, num_tokens=num_tokens, num_cached_tokens=num_cached)
+
+
+def scores_of(
+    verifier: Verifier, items: Sequence[Item], judgements: Judgements, seconds: float
+) -> list[Score]:
+    """Rows of the scores table.
+
+    Args:
+        verifier: Who judged.
+        items: What.
+        judgements: How.
+        seconds: Wall time of the whole batch, shared evenly.
+    """
+    return [
+        Score(
+            proposal_id=item.proposal.proposal_id,
+            verifier_id=verifier.verifier_id,
+            log_odds=None if np.isnan(value) else float(value),
+            num_tokens=int(tokens),
+            num_cached_tokens=int(cached),
+            seconds=seconds / len(items),
+        )
+        for item, value, tokens, cached in zip(
+            items,
+            judgements.log_odds,
+            judgements.num_tokens,
+            judgements.num_cached_tokens,
+            strict=True,
+        )
+    ]

@@ -1,0 +1,101 @@
+"""Verifiers that run a model: a trained classifier, a reward model, the strong model as judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from specact_rl.models.loading import num_params
+from specact_rl.models.scoring import classify_continuations, score_candidates
+from specact_rl.rendering import Renderer
+from specact_rl.types import Proposal
+from specact_rl.verifiers.base import Item, Judgements, distinct_items, spread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierVerifier:
+    """A sequence classifier over prompt and proposal.
+
+    With two labels the log-odds are the difference of the logits; with one (a reward model) they
+    are the score itself, whose zero means nothing before calibration.
+    """
+
+    verifier_id: str
+    model: PreTrainedModel
+    renderer: Renderer
+
+    @property
+    def num_params(self) -> int:
+        """Weights in a forward pass."""
+        return num_params(self.model)
+
+    def judge(self, items: Sequence[Item]) -> Judgements:
+        """Log-odds of each item; equal actions at a step are computed once."""
+        distinct, places = distinct_items(items)
+        continuations = _completions(distinct, self.renderer)
+        logits = classify_continuations(
+            self.model, [item.prompt for item in distinct], [[ids] for ids in continuations]
+        )
+        log_odds = [
+            float(row[0, 1] - row[0, 0]) if row.shape[1] == 2 else float(row[0, 0])
+            for row in logits
+        ]
+        return spread(places, log_odds, _token_counts(distinct, continuations))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrongJudge:
+    """How the strong model likes the proposal beside its own best action (system C).
+
+    Log-odds are log p(proposal) - log p(own greedy action): 0 where both are the same. For small
+    models, which cannot answer a question about a proposal in words.
+    """
+
+    verifier_id: str
+    model: PreTrainedModel
+    renderer: Renderer
+    own: Mapping[str, Proposal]
+    """The strong model's greedy proposal by step id."""
+
+    @property
+    def num_params(self) -> int:
+        """Weights in a forward pass."""
+        return num_params(self.model)
+
+    def judge(self, items: Sequence[Item]) -> Judgements:
+        """Log-odds of each item; equal actions at a step are computed once."""
+        distinct, places = distinct_items(items)
+        continuations = _completions(distinct, self.renderer)
+        logprobs = score_candidates(
+            self.model, [item.prompt for item in distinct], [[ids] for ids in continuations]
+        )
+        log_odds = []
+        for item, logprob in zip(distinct, logprobs, strict=True):
+            own = self.own[item.step.step_id].logprob
+            assert own is not None  # generated proposals carry their log-probability
+            log_odds.append(float(logprob[0]) - own)
+        return spread(places, log_odds, _token_counts(distinct, continuations))
+
+
+def _completions(items: Sequence[Item], renderer: Renderer) -> list[list[int]]:
+    actions = [item.proposal.action for item in items]
+    return [renderer.completion_ids(action) for action in actions if action is not None]
+
+
+def _token_counts(
+    items: Sequence[Item], continuations: Sequence[Sequence[int]]
+) -> dict[int, tuple[int, int]]:
+    """(computed, cached) tokens by item: a rollout's prompts extend one another."""
+    longest: dict[str, int] = {}
+    counts: dict[int, tuple[int, int]] = {}
+    by_length = sorted(range(len(items)), key=lambda i: len(items[i].prompt.ids))
+    for i in by_length:
+        prompt = items[i].prompt
+        length = len(prompt.ids)
+        key = prompt.tokens.rollout_id
+        cached = longest.get(key, 0) if prompt.tokens.prompt_lengths[prompt.index] else 0
+        longest[key] = max(longest.get(key, 0), length)
+        counts[i] = (length - cached + len(continuations[i]), cached)
+    return counts
