@@ -32,13 +32,11 @@ from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, check_lengths
 from specact_rl.policy.calibrators import CALIBRATORS
+from specact_rl.policy.fitting import cluster_folds, cross_validated_log_loss
 from specact_rl.policy.gates import decide
 from specact_rl.policy.thresholds import choose_by_accept_rate, choose_by_target_risk
 
 __all__ = ["ScoreTable", "ScoreTableReport", "calibrate_scores", "read_score_table"]
-
-NUM_FOLDS = 5
-
 
 def calibrate_scores(
     scores: Sequence[float | None] | FloatArray,
@@ -77,7 +75,7 @@ def calibrate_scores(
     rng = np.random.default_rng(seed)
     parts = _split(table, rng)
     fit, select, test = parts["fit"], parts["select"], parts["test"]
-    cv = _cross_validated_log_loss(fit, rng)
+    cv = cross_validated_log_loss(fit.log_odds, fit.labels, fit.codes, rng)
     calibrator = CALIBRATORS[min(cv, key=lambda name: cv[name])].fit(fit.log_odds, fit.labels)
     p_select = calibrator.predict(select.log_odds)
     if accept_rate is None:
@@ -205,7 +203,7 @@ class _Rows:
 
 def _split(table: _Rows, rng: np.random.Generator) -> dict[PartName, _Rows]:
     """Thirds of the clusters, by lot; which one a cluster gets does not depend on row order."""
-    fold = _folds(table.codes, 3, rng)
+    fold = cluster_folds(table.codes, 3, rng)
     parts: dict[PartName, _Rows] = {
         "fit": table.take(fold == 0),
         "select": table.take(fold == 1),
@@ -221,37 +219,6 @@ def _split(table: _Rows, rng: np.random.Generator) -> dict[PartName, _Rows]:
                 f"{counts.num_acceptable} acceptable: the table is too small, or one-sided"
             )
     return parts
-
-
-def _folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:
-    """Fold number per row; whole clusters, as many in each fold as can be."""
-    unique, position = np.unique(codes, return_inverse=True)
-    folds: IntArray = rng.permutation(unique.size)[position] % num_folds
-    return folds
-
-
-def _cross_validated_log_loss(fit: _Rows, rng: np.random.Generator) -> dict[str, float]:
-    fold = _folds(fit.codes, NUM_FOLDS, rng)
-    usable = [k for k in range(NUM_FOLDS) if _can_leave_out(fit, fold == k)]
-    if not usable:
-        raise ConfigError(
-            f"the fit part ({fit.labels.size} rows, {int(fit.labels.sum())} acceptable) is too "
-            "small to compare calibrators: both labels must be left when a fifth is held out"
-        )
-    held_out = np.isin(fold, usable)
-    losses = {}
-    for name, kind in CALIBRATORS.items():
-        p = np.zeros(fit.labels.size)
-        for k in usable:
-            train = fit.take(fold != k)
-            p[fold == k] = kind.fit(train.log_odds, train.labels).predict(fit.log_odds[fold == k])
-        losses[name] = log_loss(p[held_out], fit.labels[held_out])
-    return losses
-
-
-def _can_leave_out(fit: _Rows, held_out: BoolArray) -> bool:
-    rest = fit.labels[~held_out]
-    return bool(held_out.any() and rest.any() and not rest.all())
 
 
 def _selective_risk(

@@ -61,7 +61,8 @@ def hard_negative_pairs(
             }
             negatives += _made_up(step, known, wanted, options, dropped)
         if not negatives:
-            dropped["no_variation"] += 1
+            is_text = reference.action is not None and reference.action.tool is None
+            dropped["text_reference" if is_text else "no_variation"] += 1
         pairs += [
             Pair(strategy="hard_negative", step=step, chosen=reference, rejected=negative)
             for negative in negatives

@@ -99,8 +99,9 @@ def mine_pairs(
     for task in group_by_task(rollouts, proposals):
         pairs += _mine_task(task, strategies, options, max_per_task, dropped)
     counts = _counts(pairs, strategies)
-    logger.info("mined %d pairs: %s; dropped %s", len(pairs), counts, dict(dropped))
-    return MiningResult(pairs=pairs, dropped={k: n for k, n in dropped.items() if n}, counts=counts)
+    reasons = {reason: count for reason, count in dropped.items() if count}
+    logger.info("mined %d pairs: %s; dropped %s", len(pairs), counts, reasons)
+    return MiningResult(pairs=pairs, dropped=reasons, counts=counts)
 
 
 def group_by_task(

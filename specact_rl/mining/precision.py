@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import Episode, Policy
@@ -33,8 +33,7 @@ class PairPrecision:
     """Both sides of the pairs of one strategy, compared in the environment."""
 
     better: MetricValue
-    """Share of pairs whose chosen side is better; ties count against it. The Wilson interval
-    takes pairs as independent, which those of one task are not."""
+    """Share of pairs whose chosen side is better; ties count against it."""
     num_ties: int
     num_worse: int
     """Pairs whose rejected side is better."""
@@ -54,7 +53,8 @@ class ContinuationValue:
     """Mean discounted success over episodes played on from the side's action."""
 
     make_policy: Callable[[random.Random], Policy]
-    """Plays on; with some noise, or most pairs tie."""
+    """Plays on, by looking into the environment: the history it is shown is not kept up. With
+    some noise, or most pairs tie."""
     num_episodes: int
     seed: int = 0
 
@@ -73,9 +73,9 @@ class ContinuationValue:
 def _play(env: Environment, policy: Policy) -> float:
     """Discounted success of one episode played to its end."""
     num_steps = 0
-    episode = Episode(env, "continuation", 0)
+    step = Episode(env, "continuation", 0).current_step()
     while not env.done:
-        env.step(policy(env, episode.current_step()))
+        env.step(policy(env, step))
         num_steps += 1
     return DISCOUNT**num_steps if env.success else 0.0
 
@@ -88,8 +88,9 @@ def pair_precision(
     Args:
         pairs: Mined from rollouts of the environment.
         environment_at: Restores the state of a pair's step; called once a side.
-        value: `cost_value` is exact for the expert; a `ContinuationValue` is an estimate for a
-            weaker player, whose noise pulls the precision towards one half.
+        value: `cost_value` is exact for the expert, and says nothing new of pairs whose labels
+            came from it; a `ContinuationValue` is an estimate for a weaker player, whose noise
+            pulls the precision towards one half.
     """
     of_strategy: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -107,8 +108,13 @@ def _precision(pairs: Sequence[Pair], environment_at: EnvironmentAt, value: Valu
         chosen = value(environment_at(pair.step), pair.chosen)
         rejected = value(environment_at(pair.step), pair.rejected)
         verdicts[(chosen > rejected) - (chosen < rejected)] += 1
+    better = replace(
+        wilson_interval(verdicts[1], len(steps)),
+        num_clusters=len({pair.task_id for pair in steps}),
+        note="Wilson interval, which takes pairs of one task as independent",
+    )
     return PairPrecision(
-        better=wilson_interval(verdicts[1], len(steps)),
+        better=better,
         num_ties=verdicts[0],
         num_worse=verdicts[-1],
         num_unmeasured=len(pairs) - len(steps),

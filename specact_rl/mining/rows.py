@@ -16,6 +16,7 @@ import numpy as np
 from specact_rl.actions.canonical import action_hash
 from specact_rl.mining.task_tables import Pair, Side
 from specact_rl.rendering import Renderer
+from specact_rl.store import content_hash
 from specact_rl.types import Action, Proposal, Rollout, Step
 
 SftTarget = Literal["reference", "successes"]
@@ -48,18 +49,22 @@ class LengthGap:
 def sft_rows(
     rollouts: Sequence[Rollout], renderer: Renderer, *, target: SftTarget = "reference"
 ) -> Rows:
-    """One prompt/completion row per step with a known target, equal ones once."""
+    """One prompt/completion row per step with a known target; of equal ones the first."""
     dropped: Counter[str] = Counter()
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for rollout in rollouts:
+    targets: dict[tuple[str, str], tuple[Step, Action]] = {}
+    for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
         for step in rollout.each_step():
             action = _sft_action(rollout, step, target, dropped)
             if action is None:
                 continue
-            row = renderer.training_row(step, action, **_ids(step), **_action_ids(action, step))
-            if rows.setdefault((row["history_hash"], row["action_hash"]), row) is not row:
+            found = (step, action)
+            if targets.setdefault(_row_key(step, action), found) is not found:
                 dropped["duplicate"] += 1
-    return Rows(rows=list(rows.values()), dropped=dict(dropped))
+    rows = [
+        renderer.training_row(step, action, **_ids(step), **_action_ids(action, step))
+        for step, action in targets.values()
+    ]
+    return Rows(rows=rows, dropped=dict(dropped))
 
 
 def _sft_action(
@@ -94,7 +99,7 @@ def verifier_rows(
         ValueError: A proposal at a step that is not there.
     """
     dropped: Counter[str] = Counter()
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    first: dict[tuple[str, str], tuple[Step, Action, Proposal]] = {}
     contradictory: set[tuple[str, str]] = set()
     for proposal in sorted(proposals, key=lambda p: p.proposal_id):
         step = steps.get(proposal.step_id)
@@ -105,32 +110,41 @@ def verifier_rows(
             )
         if proposal.action is None:
             dropped["unparsable"] += 1
-            continue
-        if proposal.acceptable is None:
+        elif proposal.acceptable is None:
             dropped["unknown_label"] += 1
-            continue
-        row = renderer.training_row(
-            step,
-            proposal.action,
-            label=proposal.acceptable,
-            **_ids(step),
-            **_action_ids(proposal.action, step),
-            proposal_id=proposal.proposal_id,
-            model_id=proposal.model_id,
-            mode=proposal.mode,
-            match_level=proposal.match_level,
-            label_source=proposal.label_source,
-        )
-        key = (row["history_hash"], row["action_hash"])
-        first = rows.setdefault(key, row)
-        if first is not row:
-            dropped["duplicate"] += 1
-        if first["label"] != row["label"]:
-            contradictory.add(key)
+        else:
+            found = (step, proposal.action, proposal)
+            key = _row_key(step, proposal.action)
+            kept = first.setdefault(key, found)
+            if kept is not found:
+                dropped["duplicate"] += 1
+            if kept[2].acceptable != proposal.acceptable:
+                contradictory.add(key)
     if contradictory:
         dropped["contradictory_label"] += len(contradictory)
-    kept = [row for key, row in rows.items() if key not in contradictory]
-    return Rows(rows=kept, dropped=dict(dropped))
+    rows = [
+        _verifier_row(step, action, proposal, renderer)
+        for key, (step, action, proposal) in first.items()
+        if key not in contradictory
+    ]
+    return Rows(rows=rows, dropped=dict(dropped))
+
+
+def _verifier_row(
+    step: Step, action: Action, proposal: Proposal, renderer: Renderer
+) -> dict[str, Any]:
+    return renderer.training_row(
+        step,
+        action,
+        label=proposal.acceptable,
+        **_ids(step),
+        **_action_ids(action, step),
+        proposal_id=proposal.proposal_id,
+        model_id=proposal.model_id,
+        mode=proposal.mode,
+        match_level=proposal.match_level,
+        label_source=proposal.label_source,
+    )
 
 
 def preference_rows(
@@ -211,6 +225,12 @@ def _num_tokens(step: Step, side: Side, renderer: Renderer) -> int:
         steps=[],
     )
     return len(renderer.conversation_ids(conversation)) - len(renderer.prompt_ids(step))
+
+
+def _row_key(step: Step, action: Action) -> tuple[str, str]:
+    """Equal for rows with the same prompt and canonical action, found without rendering them."""
+    tools = [[tool.name, tool.description, tool.parameters] for tool in step.tools]
+    return content_hash([step.history, tools]), action_hash(action, step.tools)
 
 
 def _ids(step: Step) -> dict[str, str]:

@@ -1,0 +1,74 @@
+r"""Read a foreign log and write a rollouts folder, split by task and checked for leaks.
+
+    python data_builders/import_rollouts.py --log chats.jsonl --importer openai_chat \
+        --out runs/rollouts
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from specact_rl.cli import logging_to_stderr
+from specact_rl.errors import SpecActError
+from specact_rl.logs import IMPORTERS
+from specact_rl.mining.build_rollouts import import_rollouts, parse_fractions
+
+EPILOG = """\
+Splits are fixed here, once, by task id: train_proposer, train_verifier, calibration, test. Tasks
+with the same request and tools, or the same initial state, stay together. An importer of your
+own is a function from a path to an ImportResult: --importer my_file.py:function
+"""
+
+
+def main() -> None:
+    """Parse arguments, import, print the folder."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--log", type=Path, required=True, help="file, or folder whose *.jsonl are read"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--importer", required=True, help=f"{', '.join(IMPORTERS)}, or FILE.py:FUNCTION"
+    )
+    parser.add_argument(
+        "--fractions",
+        default="train_proposer=0.4,train_verifier=0.25,calibration=0.15,test=0.2",
+        metavar="SPLIT=SHARE,...",
+        help="shares of the tasks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--held-out-family",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="families whose tasks all go to test",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder made from other things"
+    )
+    args = parser.parse_args()
+    with logging_to_stderr():
+        try:
+            import_rollouts(
+                args.log,
+                args.out,
+                importer=args.importer,
+                fractions=parse_fractions(args.fractions),
+                held_out_families=args.held_out_family,
+                seed=args.seed,
+                overwrite=args.overwrite,
+            )
+        except SpecActError as error:
+            parser.exit(2, f"{parser.prog}: error: {error}\n")
+    sys.stdout.write(f"{args.out}\n")
+
+
+if __name__ == "__main__":
+    main()

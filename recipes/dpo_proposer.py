@@ -1,0 +1,71 @@
+"""Move a fine-tuned proposer towards chosen and away from rejected actions (DPO).
+
+    accelerate launch recipes/dpo_proposer.py --model_name_or_path SFT_MODEL --dataset_dir DATA \
+        --output_dir OUT [--config FILE.yaml] [--key value ...]
+
+Starts from the plain checkpoint that sft_proposer.py wrote; the reference is that checkpoint.
+`loss_type: [sigmoid, sft]` with `loss_weights` adds a likelihood term on the chosen side, against
+both likelihoods falling: watch `logps/chosen` in train_log.json. Writes a plain checkpoint.
+"""
+
+from __future__ import annotations
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config, get_quantization_config
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
+from specact_rl.models.recipe_runs import open_run
+from specact_rl.models.training import (
+    CutAfterStop,
+    check_pairs,
+    check_trained_tokens,
+    fit_rows,
+    token_rows,
+)
+from specact_rl.programs import default_config
+
+ARGUMENTS = (RecipeArguments, DPOConfig, ModelConfig)
+COLUMNS = ("prompt", "chosen", "rejected", "tools")
+
+
+def main() -> None:
+    """Parse, check, train, save."""
+    arguments, training, model = parse_arguments(ARGUMENTS, default_config("dpo_proposer"))
+    run = open_run("dpo_proposer", arguments, training, model)
+    if run is None:
+        return
+    pairs = token_rows(run.rows, run.renderer, ["chosen", "rejected"])
+    check_pairs(pairs)
+    expected = fit_rows(
+        [side for pair in pairs for side in pair],
+        training.max_length,
+        allow_truncation=arguments.allow_truncation,
+    )
+    collator = DataCollatorForPreference(
+        pad_token_id=run.tokenizer.pad_token_id,
+        max_length=training.max_length,
+        truncation_mode="keep_end",
+        pad_to_multiple_of=training.pad_to_multiple_of,
+    )
+    training.max_length = None  # the collator cuts; the trainer would drop rows
+    trainer = DPOTrainer(
+        model=run.model_path,
+        args=training,
+        data_collator=CutAfterStop(collate=collator, stop_token_id=run.tokenizer.eos_token_id),
+        train_dataset=Dataset.from_list(
+            [{name: row[name] for name in COLUMNS if name in row} for row in run.rows],
+            on_mixed_types="use_json",
+        ),
+        processing_class=run.tokenizer,
+        peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+    )
+    check_trained_tokens(trainer, expected)
+    run.train(trainer)
+    run.save(trainer)
+
+
+if __name__ == "__main__":
+    with recipe_errors("dpo_proposer"):
+        main()

@@ -1,0 +1,182 @@
+"""The outcome tables as arrays over steps, so that systems and thresholds are array operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specact_rl.actions.canonical import action_hash
+from specact_rl.actions.matching import reaches
+from specact_rl.errors import ConfigError
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
+from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step
+
+LEVELS: tuple[MatchLevel, ...] = ("type", "tool", "arguments")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTable:
+    """The steps of a split with known labels, in order of rollout and index; n of them."""
+
+    steps: list[Step]
+    task_ids: np.ndarray
+    """Strings, shape (n,); the clusters of every interval."""
+    rollouts: IntArray
+    """Rollout number of each step, ascending."""
+    out_of_family: BoolArray
+    reference_types: np.ndarray
+    """Action type of the expert's action, shape (n,)."""
+
+    @classmethod
+    def of(cls, rollouts: Iterable[Rollout]) -> StepTable:
+        """All steps of the rollouts whose goal was within reach."""
+        steps, numbers, held_out = [], [], []
+        for number, rollout in enumerate(rollouts):
+            for step, record in zip(rollout.each_step(), rollout.steps, strict=True):
+                if record.cost_to_go is None:
+                    continue
+                steps.append(step)
+                numbers.append(number)
+                held_out.append(bool(rollout.info.get("out_of_family")))
+        if not steps:
+            raise ConfigError("a split must have labelled steps, got none")
+        return cls(
+            steps=steps,
+            task_ids=np.array([step.task_id for step in steps]),
+            rollouts=np.array(numbers, dtype=np.int64),
+            out_of_family=np.array(held_out, dtype=np.bool_),
+            reference_types=np.array(
+                [step.reference.type if step.reference else "" for step in steps]
+            ),
+        )
+
+    def where(self, keep: BoolArray) -> IntArray:
+        """Positions of the chosen steps."""
+        return np.flatnonzero(keep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalColumns:
+    """One model's proposals at n steps, k samples each."""
+
+    model_id: str
+    proposals: list[list[Proposal]]
+    """By step, then sample."""
+    acceptable: BoolArray
+    """Shape (n, k)."""
+    parsed: BoolArray
+    """Shape (n, k)."""
+    same_state: BoolArray
+    """Shape (n, k)."""
+    levels: dict[MatchLevel, BoolArray]
+    """Whether the level is reached, each of shape (n, k)."""
+    first_of_its_kind: BoolArray
+    """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
+    logprob: FloatArray
+    """Nats, shape (n, k)."""
+    prompt_tokens: IntArray
+    """Shape (n,)."""
+    completion_tokens: IntArray
+    """Shape (n, k)."""
+    seconds: FloatArray
+    """Shape (n, k)."""
+
+    @classmethod
+    def of(cls, table: StepTable, proposals: Sequence[Proposal]) -> ProposalColumns:
+        """Join one model's proposals to the steps.
+
+        Raises:
+            ConfigError: Several models, or a step without all its samples.
+        """
+        models = {p.model_id for p in proposals}
+        if len(models) != 1:
+            raise ConfigError(f"proposals must be of one model, got {sorted(models)}")
+        by_step: dict[str, list[Proposal]] = {}
+        for proposal in sorted(proposals, key=lambda p: p.sample):
+            by_step.setdefault(proposal.step_id, []).append(proposal)
+        rows = [by_step.get(step.step_id, []) for step in table.steps]
+        sizes = {len(row) for row in rows}
+        if len(sizes) != 1 or sizes == {0}:
+            raise ConfigError(
+                f"model {models} must have the same number of proposals at every step, got "
+                f"{sorted(sizes)}; collect its outcomes again"
+            )
+
+        def array(value: Iterable[object], dtype: type) -> np.ndarray:
+            return np.array(list(value), dtype=dtype).reshape(len(rows), -1)
+
+        flat = [p for row in rows for p in row]
+        return cls(
+            model_id=models.pop(),
+            proposals=rows,
+            acceptable=array((bool(p.acceptable) for p in flat), np.bool_),
+            parsed=array((p.action is not None for p in flat), np.bool_),
+            same_state=array((bool(p.same_state) for p in flat), np.bool_),
+            levels={
+                level: array((reaches(p.match_level, level) for p in flat), np.bool_)
+                for level in LEVELS
+            },
+            first_of_its_kind=np.array(
+                [_firsts(s, row) for s, row in zip(table.steps, rows, strict=True)], dtype=np.bool_
+            ),
+            logprob=array((np.nan if p.logprob is None else p.logprob for p in flat), np.float64),
+            prompt_tokens=np.array([row[0].num_prompt_tokens for row in rows], dtype=np.int64),
+            completion_tokens=array((p.num_completion_tokens for p in flat), np.int64),
+            seconds=array((p.seconds for p in flat), np.float64),
+        )
+
+
+def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
+    seen: set[str] = set()
+    firsts = []
+    for proposal in row:
+        key = None if proposal.action is None else action_hash(proposal.action, step.tools)
+        firsts.append(key is not None and key not in seen)
+        if key is not None:
+            seen.add(key)
+    return firsts
+
+
+def score_matrix(columns: ProposalColumns, scores: Sequence[Score]) -> FloatArray:
+    """A verifier's log-odds, shape (n, k); NaN where it could not judge.
+
+    Raises:
+        ConfigError: A proposal has no row in the scores.
+    """
+    found = {score.proposal_id: score for score in scores}
+    return _matrix(columns, found, "log_odds")
+
+
+def score_seconds(columns: ProposalColumns, scores: Sequence[Score]) -> FloatArray:
+    """A verifier's seconds, shape (n, k)."""
+    return _matrix(columns, {score.proposal_id: score for score in scores}, "seconds")
+
+
+def _matrix(columns: ProposalColumns, found: Mapping[str, Score], name: str) -> FloatArray:
+    def value(proposal: Proposal) -> float:
+        if proposal.proposal_id not in found:
+            raise ConfigError(
+                f"proposal {proposal.proposal_id!r} has no score; score all proposals of the split"
+            )
+        number = getattr(found[proposal.proposal_id], name)
+        return float("nan") if number is None else float(number)
+
+    return np.array([[value(p) for p in row] for row in columns.proposals], dtype=np.float64)
+
+
+def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArray) -> IntArray:
+    """Prompt tokens a model has to read at each step where it is called, shape (n,).
+
+    What it read at its last call in the same rollout is cached, and a rollout's prompts extend one
+    another; a model that is seldom called has more to catch up on when it is. 0 where not called.
+    """
+    tokens = np.zeros_like(prompt_tokens)
+    positions = np.flatnonzero(called)
+    before = np.zeros(positions.size, dtype=np.int64)
+    if positions.size > 1:
+        same = rollouts[positions[1:]] == rollouts[positions[:-1]]
+        before[1:] = np.where(same, prompt_tokens[positions[:-1]], 0)
+    tokens[positions] = prompt_tokens[positions] - before
+    return tokens

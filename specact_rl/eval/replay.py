@@ -1,0 +1,206 @@
+"""Any system over logged steps, without running a model: joins and array operations.
+
+Exact for single steps with a given history. What a whole episode comes to needs live runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
+from specact_rl.policy.gates import Gate
+from specact_rl.policy.systems import System
+from specact_rl.types import MatchLevel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A verifier's view of one proposer's columns."""
+
+    verifier_id: str
+    num_params: int
+    """0 for a verifier that runs no model."""
+    shares_strong: bool
+    """Whether it is the strong model itself, whose reading a fallback can reuse."""
+    log_odds: FloatArray
+    """Shape (n, k), NaN where unparsable."""
+    seconds: FloatArray
+    """Shape (n, k)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRun:
+    """What a system did at each of n steps; all arrays of shape (n,)."""
+
+    system: System
+    accepted: BoolArray
+    """The proposal was executed. All False for a system without a proposer."""
+    pick: IntArray
+    """Sample that was offered to the gate."""
+    p_accept: FloatArray
+    """NaN where there is no gate or nothing to judge."""
+    acceptable: BoolArray
+    same_state: BoolArray
+    levels: dict[MatchLevel, BoolArray]
+    flops: FloatArray
+    """Forward FLOPs, 2 N per token; cached prefixes not paid twice."""
+    seconds: FloatArray
+    """As measured when the outcomes were collected in batches."""
+    num_distinct: FloatArray
+    """Distinct parsable proposals; 0 without a proposer."""
+
+    @property
+    def accept_rate(self) -> float:
+        """Share of steps whose proposal was executed."""
+        return float(self.accepted.mean())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a system's proposer and verifier put before the gate at each of n steps."""
+
+    distinct: BoolArray
+    """Parsable samples that repeat no earlier one, shape (n, num_proposals)."""
+    pick: IntArray
+    """The sample with the highest log-odds; 0 without a verifier, shape (n,)."""
+    log_odds: FloatArray
+    """Of the pick; NaN where nothing could be judged, shape (n,)."""
+
+
+def offered_proposals(system: System, proposer: ProposalColumns, judged: Judged | None) -> Offer:
+    """Choose among a system's proposals.
+
+    Raises:
+        ValueError: Fewer samples than the system proposes.
+    """
+    k = system.num_proposals
+    if proposer.acceptable.shape[1] < k:
+        raise ValueError(f"system {system.name} needs {k} samples, got {proposer.parsed.shape[1]}")
+    distinct = proposer.first_of_its_kind[:, :k]
+    n = distinct.shape[0]
+    if judged is None:
+        return Offer(
+            distinct=distinct, pick=np.zeros(n, dtype=np.int64), log_odds=np.full(n, np.nan)
+        )
+    scores = np.where(distinct & ~np.isnan(judged.log_odds[:, :k]), judged.log_odds[:, :k], -np.inf)
+    pick = scores.argmax(axis=1)
+    best = scores[np.arange(n), pick]
+    return Offer(
+        distinct=distinct, pick=pick, log_odds=np.where(np.isfinite(best), best, np.nan)
+    )
+
+
+def run_system(
+    system: System,
+    table: StepTable,
+    strong: ProposalColumns,
+    strong_params: int,
+    proposer: ProposalColumns | None = None,
+    proposer_params: int = 0,
+    judged: Judged | None = None,
+    gate: Gate | None = None,
+) -> SystemRun:
+    """Join a system's parts.
+
+    Args:
+        system: Which parts there are.
+        table: The steps.
+        strong: The strong model's columns; its sample 0 is the fallback.
+        strong_params: Its weights.
+        proposer: Columns of the system's proposer; needed unless it has none.
+        proposer_params: Its weights.
+        judged: Needed where the system has a verifier.
+        gate: Needed where it has a verifier and a fallback.
+
+    Raises:
+        ValueError: A part that the system needs is missing.
+    """
+    n = len(table.steps)
+    if system.proposer is None:
+        called = np.ones(n, dtype=np.bool_)
+        tokens = _fallback_tokens(table, strong, called)
+        return SystemRun(
+            system=system,
+            accepted=np.zeros(n, dtype=np.bool_),
+            pick=np.zeros(n, dtype=np.int64),
+            p_accept=np.full(n, np.nan),
+            acceptable=strong.acceptable[:, 0],
+            same_state=strong.same_state[:, 0],
+            levels={level: hit[:, 0] for level, hit in strong.levels.items()},
+            flops=2.0 * strong_params * tokens,
+            seconds=strong.seconds[:, 0],
+            num_distinct=np.zeros(n),
+        )
+    if proposer is None or (system.verifier is not None and judged is None):
+        raise ValueError(f"system {system.name} needs its proposer and verifier")
+    offer = offered_proposals(system, proposer, judged)
+    offered, pick, p_accept = offer.distinct, offer.pick, np.full(n, np.nan)
+    if gate is not None:
+        p_accept = gate.p_accept(offer.log_odds)
+    accepted = _accepted(system, offered, p_accept, gate)
+    rows = np.arange(n)
+    flops = 2.0 * proposer_params * (
+        catch_up_tokens(proposer.prompt_tokens, table.rollouts, np.ones(n, dtype=np.bool_))
+        + proposer.completion_tokens[:, : offered.shape[1]].sum(axis=1)
+    )
+    seconds = proposer.seconds[:, : offered.shape[1]].sum(axis=1)
+    if judged is not None:
+        flops += _judging_flops(table, proposer, judged, offered)
+        seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(axis=1)
+    if system.fallback:
+        rejected = ~accepted
+        reads = not (judged is not None and judged.shares_strong)
+        tokens = _fallback_tokens(table, strong, rejected, reads=reads)
+        flops += 2.0 * strong_params * tokens
+        seconds = seconds + np.where(rejected, strong.seconds[:, 0], 0.0)
+    return SystemRun(
+        system=system,
+        accepted=accepted,
+        pick=pick,
+        p_accept=p_accept,
+        acceptable=np.where(accepted, proposer.acceptable[rows, pick], strong.acceptable[:, 0]),
+        same_state=np.where(accepted, proposer.same_state[rows, pick], strong.same_state[:, 0]),
+        levels={
+            level: np.where(accepted, hit[rows, pick], strong.levels[level][:, 0])
+            for level, hit in proposer.levels.items()
+        },
+        flops=flops,
+        seconds=seconds,
+        num_distinct=offered.sum(axis=1).astype(np.float64),
+    )
+
+
+def _accepted(
+    system: System, offered: BoolArray, p_accept: FloatArray, gate: Gate | None
+) -> BoolArray:
+    if not system.fallback:
+        return np.ones(offered.shape[0], dtype=np.bool_)  # what was proposed stands, come what may
+    if system.verifier is None:
+        anything: BoolArray = offered.any(axis=1)
+        return anything
+    if gate is None:
+        raise ValueError(f"system {system.name} needs its gate")
+    return gate.decide(p_accept)
+
+
+def _judging_flops(
+    table: StepTable, proposer: ProposalColumns, judged: Judged, offered: BoolArray
+) -> FloatArray:
+    """Prompt once per step, then each distinct proposal."""
+    called = offered.any(axis=1)
+    read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, called)
+    written = np.where(offered, proposer.completion_tokens[:, : offered.shape[1]], 0).sum(axis=1)
+    flops: FloatArray = 2.0 * judged.num_params * (read + written)
+    return flops
+
+
+def _fallback_tokens(
+    table: StepTable, strong: ProposalColumns, called: BoolArray, *, reads: bool = True
+) -> IntArray:
+    written = np.where(called, strong.completion_tokens[:, 0], 0)
+    if not reads:
+        return written
+    return catch_up_tokens(strong.prompt_tokens, table.rollouts, called) + written

@@ -1,0 +1,123 @@
+"""How well a verifier tells right from wrong proposals, and what it adds to the free ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.replay import Judged
+from specact_rl.metrics.calibration import (
+    brier_skill,
+    calibration_null_band,
+    debiased_ece,
+    expected_calibration_error,
+    reliability_curve,
+)
+from specact_rl.metrics.discrimination import auroc, auroc_difference, auroc_interval
+from specact_rl.metrics.paired import wilson_interval
+from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
+from specact_rl.policy.gates import Gate
+from specact_rl.types import ACTION_TYPES
+
+MIN_ROWS_OF_A_TYPE = 30
+"""Fewer labelled proposals of an action type than this are not given an AUROC of their own."""
+NUM_CURVE_POINTS = 60
+
+
+def verifier_report(
+    name: str,
+    table: StepTable,
+    proposer: ProposalColumns,
+    judged: Judged,
+    gate: Gate,
+    free: dict[str, Judged],
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """One row of the verifiers table, as JSON, on the greedy proposals that could be judged.
+
+    Args:
+        name: Key of the verifier.
+        table: The test steps.
+        proposer: Whose proposals were judged.
+        judged: The verifier's scores.
+        gate: Its gate, whose calibrator gives the probabilities.
+        free: Verifiers that cost nothing, to compare with, by key.
+        rng: Of the intervals.
+    """
+    scores = judged.log_odds[:, 0]
+    rows = np.flatnonzero(~np.isnan(scores))
+    z, y, tasks = scores[rows], proposer.acceptable[rows, 0], table.task_ids[rows]
+    report: dict[str, Any] = {
+        "name": name,
+        "verifier_id": judged.verifier_id,
+        "num_params": judged.num_params,
+        "n": int(rows.size),
+        "num_unparsable": int(len(scores) - rows.size),
+        "base_rate": wilson_interval(int(y.sum()), int(y.size)),
+        "auroc": auroc_interval(z, y, tasks, rng=rng),
+        "auroc_within_types": _within_types(z, y, proposer, rows),
+        "gain_over": {
+            other: auroc_difference(z, j.log_odds[rows, 0], y, tasks, rng=rng)
+            for other, j in free.items()
+            if other != name
+        },
+        "calibrator": gate.calibrator.kind,
+        "threshold": gate.threshold,
+        "gate_message": gate.message,
+    }
+    p = gate.p_accept(z)
+    curve = reliability_curve(p, y, 10, "equal_mass")
+    band = calibration_null_band(
+        p, y, rng=rng, statistic="debiased_ece", binning="equal_mass", num_draws=1000
+    )
+    report |= {
+        "brier_skill": brier_skill(p, y),
+        "ece": expected_calibration_error(curve),
+        "debiased_ece": debiased_ece(curve),
+        "null_band": band,
+        "aurc": aurc(p, y),
+        "e_aurc": e_aurc(p, y),
+        "reliability": _reliability_rows(curve),
+        "risk_coverage": _risk_rows(p, y),
+    }
+    return report
+
+
+def _within_types(
+    z: np.ndarray, y: np.ndarray, proposer: ProposalColumns, rows: np.ndarray
+) -> dict[str, Any]:
+    types = np.array(
+        [action.type if (action := proposer.proposals[i][0].action) else "" for i in rows]
+    )
+    found: dict[str, Any] = {}
+    for action_type in ACTION_TYPES:
+        of_type = types == action_type
+        if of_type.sum() >= MIN_ROWS_OF_A_TYPE:
+            found[action_type] = auroc(z[of_type], y[of_type])
+    return found
+
+
+def _reliability_rows(curve: Any) -> list[dict[str, float]]:
+    rows = []
+    for mean, fraction, count in zip(
+        curve.mean_predicted, curve.fraction_acceptable, curve.count, strict=True
+    ):
+        band = wilson_interval(round(float(fraction) * int(count)), int(count))
+        rows.append(
+            {
+                "p_accept": float(mean),
+                "acceptable": float(fraction),
+                "low": band.low,
+                "high": band.high,
+                "n": int(count),
+            }
+        )
+    return rows
+
+
+def _risk_rows(p: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
+    curve = risk_coverage(p, y)
+    keep = np.unique(np.linspace(0, curve.coverage.size - 1, NUM_CURVE_POINTS).round().astype(int))
+    return [{"coverage": float(curve.coverage[i]), "risk": float(curve.risk[i])} for i in keep]

@@ -1,0 +1,373 @@
+"""What every recipe does before and after its trainer: checks, resuming, the folder it leaves.
+
+Knows the life of a run; not which loss is trained. A finished folder is a plain checkpoint
+(adapters merged) with `train_log.json`, which is written last; until then it holds `checkpoints/`,
+from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import huggingface_hub
+import torch
+from peft import PeftModel, TaskType
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl.trainer.model_config import ModelConfig
+
+from specact_rl import __version__
+from specact_rl.errors import ConfigError, DegenerateResultError, ModelError
+from specact_rl.models.loading import (
+    Dtype,
+    check_checkpoint_info,
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+    model_id,
+    save_checkpoint_info,
+)
+from specact_rl.models.recipe_arguments import RecipeArguments
+from specact_rl.rendering import Renderer
+from specact_rl.store import (
+    content_hash,
+    file_hash,
+    folder_hash,
+    read_json,
+    read_training_rows,
+    write_json,
+)
+
+logger = logging.getLogger(__name__)
+
+TRAIN_LOG = "train_log.json"
+"""Log, seconds, tokens, versions and origin of a finished checkpoint."""
+
+_MARKER = ".run.json"
+_CHECKPOINTS = "checkpoints"
+# Of these a result does not depend on; the rest of TrainingArguments is part of a run's identity.
+_WHERE_AND_HOW_LOUD = {
+    "output_dir", "run_name", "local_rank", "log_level", "log_level_replica", "disable_tqdm",
+    "report_to", "resume_from_checkpoint",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeRun:
+    """One run of a recipe, checked and ready for its trainer."""
+
+    recipe: str
+    arguments: RecipeArguments
+    training: TrainingArguments
+    """Its output_dir is the folder of resumable checkpoints."""
+    model: ModelConfig
+    output_dir: Path
+    """Where the finished checkpoint will be."""
+    model_path: str
+    """Local folder of the model to start from."""
+    renderer: Renderer
+    rows: list[dict[str, Any]]
+    origin: dict[str, Any]
+    """What the result depends on, by content."""
+    template_hash: str
+    started: float
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the model."""
+        return self.renderer.tokenizer
+
+    def train(self, trainer: Trainer) -> None:
+        """Train, from the last checkpoint if there is one."""
+        if self.renderer.template_hash != self.template_hash:
+            raise ConfigError(
+                "the trainer changed the chat template or special tokens after the rows were "
+                "rendered; leave chat_template_path, eos_token and pad_token unset and change the "
+                "tokenizer of the model instead"
+            )
+        last = _last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
+        if last is not None:
+            logger.info("going on from %s", last)
+        trainer.train(resume_from_checkpoint=last)
+
+    def save(self, trainer: Trainer, files: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Leave a plain checkpoint in `output_dir`, and nothing there that looks like one before.
+
+        Args:
+            trainer: Has been trained; all processes must call this.
+            files: Further JSON files by name.
+        """
+        saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
+        main = trainer.is_world_process_zero()
+        if main:
+            _check_finite(trainer.model)
+            shutil.rmtree(saving, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        is_adapter = isinstance(trainer.model, PeftModel)
+        trainer.save_model(str(adapter if is_adapter else saving))
+        if main:
+            if is_adapter:
+                self._save_merged(trainer.model, adapter, saving)
+            self.tokenizer.save_pretrained(saving)
+            save_checkpoint_info(saving, self.renderer)
+            for name, content in (files or {}).items():
+                write_json(saving / name, dict(content))
+            write_json(saving / TRAIN_LOG, self._log(trainer))
+            self._publish(saving)
+            logger.info("wrote %s", self.output_dir)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.accelerator.num_processes > 1:
+            trainer.end()  # type: ignore[no-untyped-call]
+
+    def _save_merged(self, trained: Any, adapter: Path, saving: Path) -> None:
+        # Loaded anew, because an adapter cannot be merged into 4-bit weights without loss.
+        dtype = cast(Dtype, self.model.dtype)
+        config = trained.config
+        if trained.active_peft_config.task_type == TaskType.SEQ_CLS:
+            merged = load_classifier(adapter, dtype, config.num_labels)
+            merged.config.id2label, merged.config.label2id = config.id2label, config.label2id
+        else:
+            merged = load_causal_lm(adapter, dtype)
+        merged.config.pad_token_id = config.pad_token_id
+        merged.save_pretrained(saving)
+
+    def _log(self, trainer: Trainer) -> dict[str, Any]:
+        packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+        return {
+            "run_hash": content_hash(self.origin),
+            "recipe": self.recipe,
+            "origin": self.origin,
+            "command": sys.argv,
+            "seed": self.training.seed,
+            "num_processes": self.arguments.num_processes,
+            "num_rows": len(self.rows),
+            "num_steps": trainer.state.global_step,
+            "num_tokens": trainer.state.num_input_tokens_seen,
+            "seconds": round(time.time() - self.started, 3),
+            "versions": {
+                "specact_rl": __version__,
+                "python": platform.python_version(),
+                **{p: version(p) for p in packages},
+            },
+            "log": [_finite(entry) for entry in trainer.state.log_history],
+        }
+
+    def _publish(self, saving: Path) -> None:
+        (saving / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        # config.json makes it a checkpoint, and the log a finished one.
+        last = {"config.json": 1, TRAIN_LOG: 2}
+        for path in sorted(saving.iterdir(), key=lambda path: last.get(path.name, 0)):
+            os.replace(path, self.output_dir / path.name)
+        for name in (".saving", ".adapter", _CHECKPOINTS):
+            shutil.rmtree(self.output_dir / name, ignore_errors=True)
+        (self.output_dir / _MARKER).unlink()
+
+
+def open_run(
+    recipe: str, arguments: RecipeArguments, training: TrainingArguments, model: ModelConfig
+) -> RecipeRun | None:
+    """Check everything that can be known before training, and load rows and tokenizer.
+
+    Sets `training.output_dir` to the folder of resumable checkpoints.
+
+    Args:
+        recipe: Its name.
+        arguments: Those of every recipe.
+        training: Those of its trainer; `output_dir` is where the finished checkpoint goes.
+        model: The model to start from, and how it is loaded and adapted.
+
+    Returns:
+        None when `output_dir` has the finished result of the same run already.
+
+    Raises:
+        ConfigError: Arguments, data or folder do not fit.
+        ModelError: The model cannot be had, or was trained on another template.
+    """
+    started = time.time()
+    _check_processes(arguments, training)
+    output_dir = Path(str(training.output_dir))
+    if output_dir == Path("trainer_output"):
+        raise ConfigError("output_dir must be given: the folder of the finished checkpoint")
+    if model.dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {model.dtype!r}")
+    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
+        raise ConfigError("quantised weights cannot be trained; set use_peft: true for an adapter")
+    model_path = _local_model(model)
+    tokenizer = load_tokenizer(model_path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    renderer = Renderer(tokenizer=tokenizer, catalogue=arguments.catalogue)
+    check_checkpoint_info(model_path, renderer)
+    origin = _origin(recipe, arguments, training, model, model_id(model_path, renderer))
+    if _is_finished(output_dir, content_hash(origin)):
+        logger.info("%s is up to date", output_dir)
+        return None
+    rows = read_training_rows(arguments.dataset_dir, arguments.split)
+    if not rows:
+        raise ConfigError(f"split {arguments.split!r} of {arguments.dataset_dir} has no rows")
+    if training.process_index == 0:
+        write_json(output_dir / _MARKER, {"run_hash": content_hash(origin)})
+    _set_up(training, model, output_dir)
+    logger.info("%d rows from %s", len(rows), arguments.dataset_dir)
+    return RecipeRun(
+        recipe=recipe,
+        arguments=arguments,
+        training=training,
+        model=model,
+        output_dir=output_dir,
+        model_path=str(model_path),
+        renderer=renderer,
+        rows=rows,
+        origin=origin,
+        template_hash=renderer.template_hash,
+        started=started,
+    )
+
+
+def _check_processes(arguments: RecipeArguments, training: TrainingArguments) -> None:
+    # Only TrainingArguments knows: launchers have silently started one process (accelerate on CPU).
+    if training.world_size != arguments.num_processes:
+        raise ConfigError(
+            f"num_processes promises {arguments.num_processes} processes, but there are "
+            f"{training.world_size}; start as many (on a CPU: ACCELERATE_USE_CPU=true torchrun "
+            "--nproc_per_node N RECIPE), or change num_processes"
+        )
+    if training.n_gpu > 1:
+        raise ConfigError(
+            f"one process must see one GPU, got {training.n_gpu}; set CUDA_VISIBLE_DEVICES, or "
+            "launch a process for each and say so in num_processes"
+        )
+
+
+def _set_up(training: TrainingArguments, model: ModelConfig, output_dir: Path) -> None:
+    training.output_dir = str(output_dir / _CHECKPOINTS)
+    training.include_num_input_tokens_seen = "non_padding"
+    if hasattr(training, "model_init_kwargs"):  # TRL's trainers load the model by themselves
+        training.model_init_kwargs = {
+            "dtype": model.dtype,
+            "attn_implementation": model.attn_implementation,
+            "use_safetensors": True,
+        }
+
+
+def _local_model(model: ModelConfig) -> Path:
+    """Folder of the model; one from the hub is downloaded at its revision, or taken from cache."""
+    name = model.model_name_or_path
+    if not name:
+        raise ConfigError("model_name_or_path must be given: a checkpoint folder or a hub id")
+    path = Path(name)
+    if not path.is_dir():
+        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        try:
+            path = Path(
+                huggingface_hub.snapshot_download(
+                    name,
+                    revision=model.model_revision,
+                    allow_patterns=patterns,
+                    ignore_patterns=["original/*", "consolidated*"],
+                )
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"model_name_or_path {name!r} must be a checkpoint folder or a hub id: {error}"
+            ) from error
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{path} must be a whole checkpoint, but has no config.json; merge an adapter into its "
+            "base first"
+        )
+    return path
+
+
+def _origin(
+    recipe: str,
+    arguments: RecipeArguments,
+    training: TrainingArguments,
+    model: ModelConfig,
+    base_model_id: str,
+) -> dict[str, Any]:
+    """What decides the result. Two runs with the same origin are the same run."""
+    rows = arguments.dataset_dir / f"{arguments.split}.parquet"
+    manifest = arguments.dataset_dir / "manifest.json"
+    settings = training.to_dict()  # type: ignore[no-untyped-call]
+    options = {
+        "arguments": {k: v for k, v in asdict(arguments).items() if k != "dataset_dir"},
+        "model": {k: v for k, v in asdict(model).items() if not k.startswith("model_")},
+        "training": {k: v for k, v in settings.items() if k not in _WHERE_AND_HOW_LOUD},
+    }
+    if not rows.is_file():
+        raise ConfigError(
+            f"dataset_dir must hold {rows.name}, but there is no {rows}; run the data builder, or "
+            "choose another split"
+        )
+    return {
+        "recipe": recipe,
+        "base_model_id": base_model_id,
+        "rows_sha256": file_hash(rows),
+        "dataset_hash": folder_hash(arguments.dataset_dir) if manifest.is_file() else None,
+        "options": json.loads(json.dumps(options, default=str)),
+    }
+
+
+def _is_finished(output_dir: Path, run_hash: str) -> bool:
+    """Whether the folder has this run's result; False if this run may work there.
+
+    Raises:
+        ConfigError: It holds anything else.
+    """
+    if (output_dir / TRAIN_LOG).is_file():
+        if read_json(output_dir / TRAIN_LOG).get("run_hash") == run_hash:
+            return True
+        raise ConfigError(
+            f"{output_dir} holds a checkpoint made from other arguments, rows or model, which is "
+            "not overwritten; choose another output_dir, or delete it"
+        )
+    if (output_dir / _MARKER).is_file():
+        if read_json(output_dir / _MARKER).get("run_hash") != run_hash:
+            raise ConfigError(
+                f"{output_dir} holds an unfinished run with other arguments, rows or model; choose "
+                "another output_dir, or delete it"
+            )
+        return False
+    if output_dir.exists() and any(not p.name.startswith(".") for p in output_dir.iterdir()):
+        raise ConfigError(f"output_dir {output_dir} must be new or empty, but holds other files")
+    return False
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    for path in folder.glob("checkpoint-*"):
+        if not (path / "trainer_state.json").is_file():  # written last: saving was interrupted
+            shutil.rmtree(path, ignore_errors=True)
+    return cast("str | None", get_last_checkpoint(str(folder)))  # type: ignore[no-untyped-call]
+
+
+def _check_finite(model: PreTrainedModel | torch.nn.Module | None) -> None:
+    assert model is not None
+    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if broken:
+        raise DegenerateResultError(
+            f"training diverged: {len(broken)} tensors have infinite or undefined weights, the "
+            f"first is {broken[0]!r}; lower learning_rate or max_grad_norm"
+        )
+
+
+def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A log entry as JSON takes it: None for NaN and infinities."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in entry.items()
+    }

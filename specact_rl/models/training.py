@@ -1,0 +1,301 @@
+"""Training rows → tokens: what a trainer is given, and the check that it trains on just that.
+
+Prompts and turns come from the renderer that inference uses, stop token last. Knows nothing of
+files, arguments or where a model is saved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from specact_rl.errors import ConfigError, ModelError
+from specact_rl.rendering import Renderer, check_parity
+from specact_rl.types import Step, ToolSpec
+
+Balance = Literal["loss", "sampling", "none"]
+"""loss: rows of a class weigh n / (2 n_class); sampling: the rarer class is repeated; none."""
+BALANCES: tuple[Balance, ...] = get_args(Balance)
+
+LABEL_NAMES = {0: "unacceptable", 1: "acceptable"}
+"""Names of a verifier's two outputs; log-odds are output 1 minus output 0."""
+
+IGNORED = -100
+"""Label of a token that is not part of the loss."""
+
+_MAX_CHECKED = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    """One prompt with one turn, as tokens."""
+
+    prompt: list[int]
+    """Ends with the generation prompt."""
+    completion: list[int]
+    """Ends with the stop token; a newline that a template writes after it is not there."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence."""
+        return self.prompt + self.completion
+
+    @property
+    def labels(self) -> list[int]:
+        """The sequence with everything masked that is not the turn."""
+        return [IGNORED] * len(self.prompt) + self.completion
+
+
+def token_rows(
+    rows: Sequence[Mapping[str, Any]], renderer: Renderer, columns: Sequence[str]
+) -> list[list[TokenRow]]:
+    """Tokens of each row's prompt with each of its turns, as inference has them.
+
+    Args:
+        rows: TRL rows as `Renderer.prompt_fields` builds them.
+        renderer: That of the model to be trained.
+        columns: Columns with one assistant message each, e.g. `chosen` and `rejected`.
+
+    Returns:
+        Per row, one entry per column.
+
+    Raises:
+        ModelError: A row was rendered otherwise than `renderer` does.
+        ConfigError: A column is missing, or rows bring tools beside a compact catalogue.
+    """
+    check_columns(rows, ["prompt", *columns])
+    if renderer.catalogue == "compact" and any(row.get("tools") for row in rows):
+        raise ConfigError(
+            "rows with a `tools` column need catalogue 'template', got 'compact' (there the tools "
+            "are in the system message)"
+        )
+    check_parity(rows, renderer)
+    return [
+        [
+            TokenRow(prompt=prompt, completion=renderer.message_completion_ids(row[name][0]))
+            for name in columns
+        ]
+        for row, prompt in zip(rows, map(renderer.prompt_ids, map(_step, rows)), strict=True)
+    ]
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Check that all rows have a value in these columns.
+
+    Raises:
+        ConfigError: One has not.
+    """
+    for i, row in enumerate(rows):
+        missing = [name for name in columns if row.get(name) is None]
+        if missing:
+            raise ConfigError(
+                f"row {i} must have a value in {missing!r}, got columns {sorted(row)!r}; is this "
+                "the data set of another recipe?"
+            )
+
+
+def fit_rows(
+    rows: Sequence[TokenRow], max_length: int | None, *, allow_truncation: bool
+) -> list[TokenRow]:
+    """The rows, none longer than `max_length` tokens.
+
+    Args:
+        rows: What is to be trained on.
+        max_length: None for no limit.
+        allow_truncation: Cut the beginning of long prompts; turns are never cut.
+
+    Raises:
+        ConfigError: A row is too long and must not be cut, or its turn alone is too long.
+    """
+    if max_length is None:
+        return list(rows)
+    lengths = [len(row.ids) for row in rows]
+    num_long = sum(length > max_length for length in lengths)
+    if num_long and not allow_truncation:
+        raise ConfigError(
+            f"no row may be longer than max_length {max_length}, but {num_long} of {len(rows)} "
+            f"are, the longest with {max(lengths)} tokens; raise max_length, or cut the beginning "
+            "of prompts with allow_truncation: true"
+        )
+    longest_turn = max((len(row.completion) for row in rows), default=0)
+    if longest_turn >= max_length:
+        raise ConfigError(f"max_length {max_length} leaves no prompt to a turn of {longest_turn}")
+    return [
+        TokenRow(prompt=row.prompt[max(0, len(row.ids) - max_length) :], completion=row.completion)
+        for row in rows
+    ]
+
+
+def check_pairs(pairs: Sequence[Sequence[TokenRow]]) -> None:
+    """Check that the two sides of every pair differ.
+
+    Raises:
+        ConfigError: Two are the same tokens.
+    """
+    for i, (chosen, rejected) in enumerate(pairs):
+        if chosen.completion == rejected.completion:
+            raise ConfigError(f"row {i}: chosen and rejected must differ, but are the same tokens")
+
+
+def check_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a sequence classifier can tell the end of a row from padding.
+
+    It is read at the last token that is not the pad token, which must be the stop token.
+
+    Raises:
+        ModelError: Both are the same, or there is no pad token.
+    """
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        raise ModelError(
+            f"the pad token must not be the stop token, got {tokenizer.pad_token!r} for both; set "
+            "tokenizer.pad_token to a token that texts do not have, and save it with the model"
+        )
+
+
+def check_trained_tokens(trainer: Trainer, expected: Sequence[TokenRow]) -> None:
+    """Check that a trainer's batches hold these sequences, with the loss on these turns.
+
+    What a trainer does with its data set (templates, packing, filters) depends on some forty
+    options; this looks at the result, in up to 512 places of the data set.
+
+    Raises:
+        ModelError: They differ; shows the end of one that does.
+    """
+    data, collate = cast(Any, trainer.train_dataset), trainer.data_collator
+    places = range(0, len(data), max(1, len(data) // _MAX_CHECKED))
+    columns = [name for name in data.column_names if not isinstance(data[0][name], str)]
+    unseen = Counter((tuple(row.ids), tuple(row.completion)) for row in expected)
+    turns = Counter(tuple(row.ids) for row in expected)
+    for place in places:
+        batch = collate([{name: data[place][name] for name in columns}])
+        for ids, trained in _batch_rows(batch):
+            known = turns[ids] if trained is None else unseen[(ids, trained)]
+            if not known:
+                raise ModelError(
+                    "a trainer must train on the tokens of inference, but a batch of "
+                    f"{type(trainer).__name__} ends with "
+                    f"{trainer.processing_class.decode(list(ids[-20:]))!r} and has its loss on "  # type: ignore[union-attr]
+                    f"{len(trained if trained is not None else ids)} tokens. Packing, padding-free "
+                    "batches and options that change the template or the loss mask must be off"
+                )
+    if len(data) * len(turns) == 0:
+        raise ModelError(f"{type(trainer).__name__} has no rows left to train on")
+
+
+def _batch_rows(batch: Mapping[str, Tensor]) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Per row of a batch: its tokens, and those under the loss (None if the loss is not on any)."""
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    under_loss: Tensor | None = None
+    if "completion_mask" in batch:
+        under_loss = batch["completion_mask"].bool()
+    elif "labels" in batch and batch["labels"].shape == ids.shape:
+        under_loss = batch["labels"] != IGNORED
+    for i in range(len(ids)):
+        trained = None if under_loss is None else tuple(ids[i][under_loss[i]].tolist())
+        yield tuple(ids[i][mask[i]].tolist()), trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutAfterStop:
+    """A collator of pairs that drops what the template writes after the stop token.
+
+    TRL's DPO trainer tokenises by itself. Qwen3's template ends a turn with a newline, which no
+    model here is trained to write after its stop token: left in, its log-probability would be
+    noise in every margin.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """TRL's own collator."""
+    stop_token_id: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch of the shortened rows."""
+        sides = ("chosen_ids", "rejected_ids")
+        return self.collate(
+            [{**row} | {side: self._cut(row[side]) for side in sides} for row in rows]
+        )
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        return ids[: len(ids) - ids[::-1].index(self.stop_token_id)]
+
+
+def binary_labels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The `label` column as 0 and 1.
+
+    Raises:
+        ConfigError: A label is unknown or not a bool, or all are the same.
+    """
+    labels = [row.get("label") for row in rows]
+    for i, label in enumerate(labels):
+        if not isinstance(label, bool):
+            raise ConfigError(
+                f"row {i}: label must be true or false, got {label!r}; leave out rows whose label "
+                "is not known"
+            )
+    if len(set(labels)) < 2:
+        raise ConfigError(
+            f"a verifier needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
+        )
+    return [int(bool(label)) for label in labels]
+
+
+def class_weights(labels: Sequence[int], balance: Balance) -> list[float]:
+    """Weight in the loss of a row of each class, the mean over the rows being 1."""
+    if balance != "loss":
+        return [1.0, 1.0]
+    return [len(labels) / (2 * labels.count(label)) for label in (0, 1)]
+
+
+def sampled_rows(labels: Sequence[int], balance: Balance) -> list[int]:
+    """Row numbers to train on: each once or, under "sampling", the rarer class over and over."""
+    rows = list(range(len(labels)))
+    if balance != "sampling":
+        return rows
+    rare = int(2 * sum(labels) < len(labels))
+    members = [i for i in rows if labels[i] == rare]
+    missing = len(labels) - 2 * len(members)
+    return rows + [members[i % len(members)] for i in range(missing)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedCrossEntropy:
+    """Loss of a two-label classifier for `Trainer(compute_loss_func=...)`."""
+
+    weights: Sequence[float]
+    """Weight of a row by its label."""
+
+    def __call__(
+        self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Weighted sum over the rows, divided by the rows of the whole (accumulated) batch.
+
+        Not by the sum of their weights: a batch of one class would then weigh as if balanced.
+        """
+        logits = outputs.logits.float()
+        weights = torch.tensor(self.weights, device=logits.device)[labels]
+        losses = weights * cross_entropy(logits, labels, reduction="none")
+        return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def _step(row: Mapping[str, Any]) -> Step:
+    """A row's prompt as the step it came from, as far as rendering looks at it."""
+    tools = [ToolSpec(**tool["function"]) for tool in row.get("tools") or ()]
+    return Step(
+        step_id="",
+        rollout_id="",
+        task_id="",
+        family="",
+        split=None,
+        index=0,
+        history=list(row["prompt"]),
+        tools=tools,
+        executed=None,
+        reference=None,
+    )

@@ -1,0 +1,114 @@
+"""From calibration rows to a gate: one half of the tasks fits, the other chooses the threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from specact_rl.errors import ConfigError
+from specact_rl.metrics.calibration import log_loss
+from specact_rl.metrics.resampling import Clusters, cluster_codes
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
+from specact_rl.policy.calibrators import CALIBRATORS, Calibrator
+from specact_rl.policy.gates import Gate
+from specact_rl.policy.thresholds import choose_by_utility
+
+NUM_FOLDS = 5
+COST_WEIGHT = 0.02
+"""Accuracy that one strong call is worth when a threshold is chosen by utility: 2 points, the
+margin within which a gated system is called no worse than the strong model alone."""
+
+
+def cluster_folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:
+    """Fold number per row; whole clusters, as many in each fold as can be."""
+    unique, position = np.unique(codes, return_inverse=True)
+    folds: IntArray = rng.permutation(unique.size)[position] % num_folds
+    return folds
+
+
+def cross_validated_log_loss(
+    log_odds: FloatArray, labels: BoolArray, codes: IntArray, rng: np.random.Generator
+) -> dict[str, float]:
+    """Held-out log loss in nats of each calibrator, clusters kept whole.
+
+    Raises:
+        ConfigError: No fold can be held out with both labels left.
+    """
+    fold = cluster_folds(codes, NUM_FOLDS, rng)
+    usable = [k for k in range(NUM_FOLDS) if _can_leave_out(labels, fold == k)]
+    if not usable:
+        raise ConfigError(
+            f"the fit part ({labels.size} rows, {int(labels.sum())} acceptable) is too "
+            "small to compare calibrators: both labels must be left when a fifth is held out"
+        )
+    held_out = np.isin(fold, usable)
+    losses = {}
+    for name, kind in CALIBRATORS.items():
+        p = np.zeros(labels.size)
+        for k in usable:
+            rest = fold != k
+            p[~rest] = kind.fit(log_odds[rest], labels[rest]).predict(log_odds[~rest])
+        losses[name] = log_loss(p[held_out], labels[held_out])
+    return losses
+
+
+def fit_calibrator(
+    log_odds: FloatArray, labels: BoolArray, codes: IntArray, rng: np.random.Generator
+) -> Calibrator:
+    """The calibrator with the lowest cross-validated log loss, fitted on all rows."""
+    losses = cross_validated_log_loss(log_odds, labels, codes, rng)
+    return CALIBRATORS[min(losses, key=lambda name: losses[name])].fit(log_odds, labels)
+
+
+def fit_gate(
+    log_odds: FloatArray,
+    acceptable: BoolArray,
+    fallback_acceptable: BoolArray,
+    tasks: Clusters,
+    *,
+    verifier_id: str,
+    proposer_id: str,
+    calibration_hash: str,
+    seed: int,
+    cost_weight: float = COST_WEIGHT,
+) -> Gate:
+    """Fit a calibrator on half of the tasks and choose the threshold on the other half.
+
+    Args:
+        log_odds: Raw scores at natural prevalence, shape (n,); NaN rows (unparsable) take no part,
+            since no gate accepts them.
+        acceptable: Labels of the proposals, shape (n,).
+        fallback_acceptable: Labels of the fallback's actions on the same steps, shape (n,).
+        tasks: Task id per row.
+        verifier_id: Bound into the gate.
+        proposer_id: Bound into the gate.
+        calibration_hash: Bound into the gate.
+        seed: Of the halves and the folds.
+        cost_weight: Accuracy that one fallback call is worth.
+    """
+    rng = np.random.default_rng(seed)
+    scored = ~np.isnan(log_odds)
+    codes, _ = cluster_codes(tasks, log_odds.size)
+    fits = scored & (cluster_folds(codes, 2, rng) == 0)
+    selects = scored & ~fits
+    calibrator = fit_calibrator(log_odds[fits], acceptable[fits], codes[fits], rng)
+    choice = choose_by_utility(
+        calibrator.predict(log_odds[selects]),
+        acceptable[selects],
+        fallback_acceptable[selects],
+        cost_weight=cost_weight,
+        fallback_cost=1.0,
+    )
+    return Gate.from_choice(
+        calibrator,
+        choice,
+        verifier_id=verifier_id,
+        proposer_id=proposer_id,
+        calibration_hash=calibration_hash,
+        num_fit_rows=int(fits.sum()),
+        seed=seed,
+    )
+
+
+def _can_leave_out(labels: BoolArray, held_out: BoolArray) -> bool:
+    rest = labels[~held_out]
+    return bool(held_out.any() and rest.any() and not rest.all())
