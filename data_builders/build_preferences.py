@@ -1,5 +1,6 @@
 r"""Build prompt/chosen/rejected rows for DPO from rollouts and proposals.
 
+For example:
     python data_builders/build_preferences.py --rollouts runs/rollouts \
         --proposals runs/proposals --tokenizer runs/sft_model --out runs/preferences
 """

@@ -1,5 +1,6 @@
 r"""Build prompt/chosen/rejected rows for a reward model that scores single actions.
 
+For example:
     python data_builders/build_reward.py --rollouts runs/rollouts \
         --proposals runs/proposals --tokenizer Qwen/Qwen3-4B --out runs/reward
 """

@@ -1,5 +1,6 @@
 r"""Build prompt/completion rows for supervised fine-tuning from rollouts.
 
+For example:
     python data_builders/build_sft.py --rollouts runs/rollouts --tokenizer Qwen/Qwen3-1.7B \
         --out runs/sft
 """

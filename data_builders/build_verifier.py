@@ -1,5 +1,6 @@
 r"""Build prompt/completion/label rows for a verifier from labelled proposals.
 
+For example:
     python data_builders/build_verifier.py --rollouts runs/rollouts \
         --proposals runs/proposals --tokenizer Qwen/Qwen3-4B --out runs/verifier
 """

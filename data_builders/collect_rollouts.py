@@ -1,5 +1,6 @@
 r"""Roll scripted policies out in the workspace and write a rollouts folder, split by task.
 
+For example:
     python data_builders/collect_rollouts.py --policy expert noisy:0.15 --seeds 0:500 \
         --held-out-seeds 0:60 --trials 2 --out runs/rollouts
 """

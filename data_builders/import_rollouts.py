@@ -1,5 +1,6 @@
 r"""Read a foreign log and write a rollouts folder, split by task and checked for leaks.
 
+For example:
     python data_builders/import_rollouts.py --log chats.jsonl --importer openai_chat \
         --out runs/rollouts
 """

@@ -61,7 +61,7 @@ def main() -> None:
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
     )
-    check_trained_tokens(trainer, expected)
+    check_trained_tokens(trainer, expected, num_rows=len(pairs))
     run.train(trainer)
     run.save(trainer)
 

@@ -43,7 +43,7 @@ def main() -> None:
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
     )
-    check_trained_tokens(trainer, rows)
+    check_trained_tokens(trainer, rows, num_rows=len(rows))
     run.train(trainer)
     run.save(trainer)
 

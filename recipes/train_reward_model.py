@@ -12,6 +12,7 @@ from __future__ import annotations
 from datasets import Dataset
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config, get_quantization_config
 
+from specact_rl.errors import ConfigError
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import (
@@ -29,6 +30,9 @@ ARGUMENTS = (RecipeArguments, RewardConfig, ModelConfig)
 def main() -> None:
     """Parse, check, train, save."""
     arguments, training, model = parse_arguments(ARGUMENTS, default_config("train_reward_model"))
+    if model.load_in_4bit and not training.bf16:
+        # TRL keeps adapter and head in bfloat16 there, which only autocast joins with the rest.
+        raise ConfigError("load_in_4bit needs bf16: true for a reward model, got bf16: false")
     run = open_run("train_reward_model", arguments, training, model)
     if run is None:
         return
@@ -55,7 +59,7 @@ def main() -> None:
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
     )
-    check_trained_tokens(trainer, rows)
+    check_trained_tokens(trainer, rows, num_rows=len(pairs))
     run.train(trainer)
     run.save(trainer)
 

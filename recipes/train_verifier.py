@@ -89,7 +89,7 @@ def main() -> None:
         processing_class=run.tokenizer,
         compute_loss_func=WeightedCrossEntropy(weights=class_weights(labels, arguments.balance)),
     )
-    check_trained_tokens(trainer, rows)
+    check_trained_tokens(trainer, rows, num_rows=len(chosen))
     run.train(trainer)
     facts = {
         "num_rows": len(labels),

@@ -29,6 +29,7 @@ EXIT_INTERRUPTED = 130
 
 EPILOG = """\
 example:
+  specact run --preset tiny --out runs/demo
   specact recipes --list
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
 
@@ -119,7 +120,53 @@ def run_recipes(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (add_calibrate, add_recipes)
+def add_run(subparsers: Subparsers) -> None:
+    """Declare `specact run`."""
+    parser = subparsers.add_parser(
+        "run",
+        help="the whole path: tasks, training, gates, systems A-E, live episodes, report",
+        description="Run a preset from nothing to a report. The same command goes on with a run "
+        "that was stopped, and skips what is finished.",
+    )
+    parser.add_argument(
+        "--preset",
+        default="tiny",
+        metavar="NAME",
+        help="tiny (CPU, minutes), smoke (CPU, about a minute, numbers mean nothing) or qwen3 "
+        "(GPU; Qwen3 1.7B, 4B, 8B) (default: tiny)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the run, made if absent"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of tasks, training and sampling")
+    parser.set_defaults(run=run_run)
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Run the preset and end with its table, its verdicts and the report's path."""
+    from rich.console import Console
+
+    from specact_rl.eval.report import terminal_summary
+    from specact_rl.pipeline import run_preset
+    from specact_rl.presets import find_preset
+    from specact_rl.progress import progress_bars
+
+    preset = find_preset(args.preset)
+    command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
+    command += ["--seed", str(args.seed)]
+    with progress_bars() as bar:
+        results = run_preset(preset, args.out, seed=args.seed, progress=bar, command=command)
+    console = Console()
+    terminal_summary(results, console)
+    console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
+    return EXIT_OK
+
+
+SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
+    add_run,
+    add_calibrate,
+    add_recipes,
+)
 """In the order of `specact --help`."""
 
 

@@ -94,10 +94,7 @@ class Episode:
                 label_source="cost_to_go",
             )
         )
-        answer = {"role": "assistant", "content": text} if action is None else action_message(action)
-        self.messages.append(answer)
-        if observation.content:
-            self.messages.append({"role": observation.role, "content": observation.content})
+        self.messages += turn_messages(action, text, observation)
         return observation
 
     def rollout(self) -> Rollout:
@@ -122,6 +119,16 @@ def run_episode(env: Environment, policy: Policy, name: str, trial: int = 0) -> 
     while not env.done:
         episode.act(policy(env, episode.current_step()))
     return episode.rollout()
+
+
+def turn_messages(
+    action: Action | None, text: str | None, observation: Observation
+) -> list[Message]:
+    """How one step reads in the conversation: what was done, and what came back if anything."""
+    answer = {"role": "assistant", "content": text} if action is None else action_message(action)
+    if not observation.content:
+        return [answer]
+    return [answer, {"role": observation.role, "content": observation.content}]
 
 
 def lowers_cost(before: int | None, after: int | None) -> bool | None:

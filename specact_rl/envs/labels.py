@@ -6,14 +6,16 @@ action counts as much as the expert's own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from specact_rl.actions.matching import match_level
 from specact_rl.envs.base import Environment
-from specact_rl.envs.episodes import lowers_cost
+from specact_rl.envs.episodes import lowers_cost, turn_messages
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
-from specact_rl.types import Action, MatchLevel, Rollout
+from specact_rl.types import Action, MatchLevel, Message, Rollout
 
 LABEL_SOURCE = "cost_to_go"
 
@@ -37,26 +39,24 @@ class StepLabeller:
         """Replay the rollout.
 
         Raises:
-            EnvironmentFault: The environment ends or answers otherwise than it was logged.
+            EnvironmentFault: The log is not what the environment makes of the executed actions.
         """
-        self._rollout = rollout
         self._env = Workspace.from_task_id(rollout.task_id)
         self._snapshots: list[object] = []
+        messages = self._env.first_messages()
+        if rollout.tools != self._env.tools:
+            raise _fault(rollout, "at the start", "tools", self._env.tools, rollout.tools)
         for record in rollout.steps:
+            where = f"before step {record.index}"
             if self._env.done:
-                raise EnvironmentFault(
-                    f"{rollout.rollout_id}: the environment ended before step {record.index}; the "
-                    "rollout was made with another version of it"
-                )
+                raise _fault(rollout, where, "end of the episode", True, False)
+            _compare(rollout, where, messages, rollout.messages[: record.message_index])
             self._snapshots.append(self._env.snapshot())
             observation = self._env.step(record.executed)
-            logged = rollout.messages[record.message_index + 1 :][:1]
-            if observation.content and logged and logged[0]["content"] != observation.content:
-                raise EnvironmentFault(
-                    f"{rollout.rollout_id}, step {record.index}: the environment says "
-                    f"{observation.content!r}, the log {logged[0]['content']!r}; the rollout was "
-                    "made with another version of it"
-                )
+            messages += turn_messages(record.executed, record.executed_text, observation)
+        _compare(rollout, "at the end", messages, rollout.messages)
+        if rollout.success not in (None, self._env.success):
+            raise _fault(rollout, "at the end", "success", self._env.success, rollout.success)
 
     def environment_at(self, index: int) -> Environment:
         """The environment as it was before step `index`; the next call of any method moves it."""
@@ -79,3 +79,21 @@ class StepLabeller:
             same_state=env.outcome() == outcome,
             acceptable=acceptable,
         )
+
+
+def _compare(
+    rollout: Rollout, where: str, expected: Sequence[Message], logged: Sequence[Message]
+) -> None:
+    for ours, theirs in zip_longest(expected, logged):
+        if ours != theirs:
+            raise _fault(rollout, where, "message", ours, theirs)
+
+
+def _fault(
+    rollout: Rollout, where: str, what: str, expected: object, logged: object
+) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"{rollout.rollout_id}, {where}: the log must be what the environment makes of its "
+        f"actions, but {what} is {expected!r} there and {logged!r} in the log. The rollout was "
+        "edited, or made with another version of the environment: roll out again"
+    )

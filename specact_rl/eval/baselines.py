@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from specact_rl.actions.matching import match_level, reaches
+from specact_rl.actions.serialise import action_text
 from specact_rl.metrics.values import BoolArray
 from specact_rl.types import Action, MatchLevel, Step
 
@@ -22,7 +23,7 @@ def markov_actions(train: Sequence[Step], test: Sequence[Step]) -> list[Action]:
     for step in train:
         if step.reference is None:
             continue
-        key = repr((step.reference.tool, sorted(step.reference.arguments.items()), step.reference.text))
+        key = action_text(step.reference)
         if key not in index:
             index[key] = len(actions)
             actions.append(step.reference)
@@ -38,6 +39,8 @@ def markov_actions(train: Sequence[Step], test: Sequence[Step]) -> list[Action]:
 def nearest_actions(train: Sequence[Step], test: Sequence[Step]) -> list[Action]:
     """The reference action of the training step whose request and last messages are most alike."""
     known = [step for step in train if step.reference is not None]
+    if not known:
+        raise ValueError("the training steps have no reference actions")
     vectorizer = TfidfVectorizer(token_pattern=r"[\w']+", sublinear_tf=True, ngram_range=(1, 2))
     train_matrix = vectorizer.fit_transform([_context(step) for step in known])
     similarity = vectorizer.transform([_context(step) for step in test]) @ train_matrix.T

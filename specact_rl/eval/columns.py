@@ -85,10 +85,10 @@ class ProposalColumns:
 
     @classmethod
     def of(cls, table: StepTable, proposals: Sequence[Proposal]) -> ProposalColumns:
-        """Join one model's proposals to the steps.
+        """Join one model's proposals, all generated or all ranked, to the steps.
 
         Raises:
-            ConfigError: Several models, or a step without all its samples.
+            ConfigError: Several models, or a step without all its samples, or with one twice.
         """
         models = {p.model_id for p in proposals}
         if len(models) != 1:
@@ -97,11 +97,11 @@ class ProposalColumns:
         for proposal in sorted(proposals, key=lambda p: p.sample):
             by_step.setdefault(proposal.step_id, []).append(proposal)
         rows = [by_step.get(step.step_id, []) for step in table.steps]
-        sizes = {len(row) for row in rows}
-        if len(sizes) != 1 or sizes == {0}:
+        samples = {tuple(p.sample for p in row) for row in rows}
+        if samples != {tuple(range(len(rows[0])))} or samples == {()}:
             raise ConfigError(
-                f"model {models} must have the same number of proposals at every step, got "
-                f"{sorted(sizes)}; collect its outcomes again"
+                f"model {models} must have the same samples 0, 1, ... at every step, once each, "
+                f"got {sorted(samples)}; collect its outcomes again"
             )
 
         def array(value: Iterable[object], dtype: type) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from specact_rl.actions.serialise import action_text
 from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.baselines import markov_actions, matches, nearest_actions
 from specact_rl.eval.columns import LEVELS, ProposalColumns, StepTable
@@ -68,7 +69,8 @@ def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[s
     for system in SYSTEMS.values():
         if not system.gated or not outcomes.has(system):
             continue
-        assert system.proposer is not None and system.verifier is not None  # gated
+        assert system.proposer is not None  # as it is gated
+        assert system.verifier is not None
         proposer = outcomes.columns[system.proposer]
         judged = outcomes.judged[system.verifier, system.proposer]
         offer = offered_proposals(system, proposer, judged)
@@ -92,8 +94,8 @@ def _refuse_constant(system: System, log_odds: np.ndarray) -> None:
     if known.size and np.ptp(known) < 1e-9:
         raise DegenerateResultError(
             f"verifier {system.verifier!r} of system {system.name} must tell proposals apart, but "
-            f"all {known.size} have log-odds {known[0]:.4g}. Check that its classification head was "
-            "saved and that its prompt template is the one it was trained with"
+            f"all {known.size} have log-odds {known[0]:.4g}. Check that its classification head "
+            "was saved and that its prompt template is the one it was trained with"
         )
 
 
@@ -236,7 +238,8 @@ def _verifiers(test: Outcomes, gates: Mapping[str, Gate], rng: Any) -> list[dict
         single = system.num_proposals == 1 and system.proposer is not None
         if not system.gated or not single or system.name not in gates or not test.has(system):
             continue
-        assert system.proposer is not None and system.verifier is not None
+        assert system.proposer is not None  # as it is gated
+        assert system.verifier is not None
         report = verifier_report(
             system.verifier,
             test.table,
@@ -291,11 +294,14 @@ def _contrasts(test: Outcomes, runs: Mapping[str, SystemRun], rng: Any) -> list[
         row["p_holm"] = adjusted
     if "D" in runs:
         proposed = test.columns["cheap"].acceptable[:, 0]
-        skill = gate_skill_interval(
-            runs["D"].accepted, proposed, runs["A"].acceptable, tasks, rng
-        )
+        skill = gate_skill_interval(runs["D"].accepted, proposed, runs["A"].acceptable, tasks, rng)
         rows.append(
-            {"name": "D beats its random gate", "better": "D", "worse": "random", "difference": skill}
+            {
+                "name": "D beats its random gate",
+                "better": "D",
+                "worse": "random",
+                "difference": skill,
+            }
         )
     return rows
 
@@ -323,7 +329,7 @@ def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict
                         "p_accept": None if np.isnan(run.p_accept[i]) else float(run.p_accept[i]),
                         "fallback": strong.proposals[i][0].text,
                         "fallback_acceptable": bool(strong.acceptable[i, 0]),
-                        "reference": None if reference is None else (reference.text or reference.tool),
+                        "reference": None if reference is None else action_text(reference),
                     }
                 )
     return examples

@@ -6,23 +6,21 @@ are made in chunks of whole rollouts, each chunk a shard that a killed run finds
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedModel
 
-from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.serialise import action_text
-from specact_rl.envs.labels import LABEL_SOURCE, StepLabeller
-from specact_rl.models.generation import Generation, generate
-from specact_rl.models.loading import model_id, num_params
+from specact_rl.envs.labels import LABEL_SOURCE, ActionLabel, StepLabeller
+from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
 from specact_rl.rendering import Renderer
 from specact_rl.store import append_shard, done_shards, read_shards
-from specact_rl.types import Proposal, Rollout, Score, Step, proposal_id
+from specact_rl.types import Proposal, Rollout, Score, proposal_id
 from specact_rl.verifiers.base import Verifier, items_of, scores_of
 
 CHUNK_ROLLOUTS = 48
@@ -32,36 +30,6 @@ Progress = Callable[[int], None]
 """Called with the number of rollouts just finished."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModel:
-    """A loaded causal LM with all that is needed to ask it for actions."""
-
-    model_id: str
-    model: PreTrainedModel
-    renderer: Renderer
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, path: Path, renderer: Renderer) -> LanguageModel:
-        """The model, under the id of the folder it was loaded from."""
-        return cls(model_id=model_id(path, renderer), model=model, renderer=renderer)
-
-    @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
-        return num_params(self.model)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How proposals are drawn."""
-
-    num_samples: int = 1
-    """Sample 0 is greedy, further ones are drawn at `temperature`."""
-    temperature: float = 1.0
-    max_new_tokens: int = 48
-    seed: int = 0
-
-
 def generated_proposals(
     lm: LanguageModel, rollouts: Sequence[Rollout], sampling: Sampling
 ) -> list[Proposal]:
@@ -69,56 +37,21 @@ def generated_proposals(
     steps = [(i, step) for i, rollout in enumerate(rollouts) for step in rollout.each_step()]
     prompts = [p for rollout in rollouts for p in lm.renderer.rollout_ids(rollout).prompts()]
     labellers = [StepLabeller(rollout) for rollout in rollouts]
-    started = time.perf_counter()
-    generations = generate(
-        lm.model,
-        lm.renderer.tokenizer,
-        prompts,
-        num_samples=sampling.num_samples,
-        temperature=sampling.temperature,
-        max_new_tokens=sampling.max_new_tokens,
-        seed=sampling.seed,
-    )
-    seconds = (time.perf_counter() - started) / max(1, len(steps) * sampling.num_samples)
+    proposed = lm.propose([step for _, step in steps], sampling, prompts)
     return [
-        _generated(lm.model_id, step, labellers[i], sample, generation, seconds)
-        for (i, step), samples in zip(steps, generations, strict=True)
-        for sample, generation in enumerate(samples)
+        _labelled(proposal, labellers[i].label(step.index, proposal.action))
+        for (i, step), samples in zip(steps, proposed, strict=True)
+        for proposal in samples
     ]
 
 
-def _generated(
-    model_id: str,
-    step: Step,
-    labeller: StepLabeller,
-    sample: int,
-    generation: Generation,
-    seconds: float,
-) -> Proposal:
-    parsed = parse_action(generation.text, step.tools, step.history)
-    action = parsed.action if generation.finished else None
-    error = parsed.error if generation.finished else "no stop token within the token limit"
-    label = labeller.label(step.index, action)
-    return Proposal(
-        proposal_id=proposal_id(step.step_id, model_id, "generate", sample),
-        step_id=step.step_id,
-        task_id=step.task_id,
-        model_id=model_id,
-        sample=sample,
-        mode="generate",
-        text=generation.text,
-        action=action,
-        parse_error=None if action is not None else error,
+def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:
+    return dataclasses.replace(
+        proposal,
         match_level=label.match_level,
         same_state=label.same_state,
         acceptable=label.acceptable,
         label_source=LABEL_SOURCE,
-        logprob=generation.logprob,
-        num_candidates=None,
-        num_prompt_tokens=generation.num_prompt_tokens,
-        num_cached_tokens=generation.num_cached_tokens,
-        num_completion_tokens=generation.num_completion_tokens,
-        seconds=seconds,
     )
 
 
@@ -137,9 +70,9 @@ def ranked_proposals(lm: LanguageModel, rollouts: Sequence[Rollout]) -> list[Pro
         ids = [[lm.renderer.completion_ids(action) for action in each] for each in candidates]
         started = time.perf_counter()
         logprobs = score_candidates(lm.model, prompts, ids)
-        seconds = (time.perf_counter() - started) / len(steps)
-        for step, prompt, each, values, tokens in zip(
-            steps, prompts, candidates, logprobs, ids, strict=True
+        seconds = (time.perf_counter() - started) / max(1, len(steps))
+        for step, prompt, num_cached, each, values, tokens in zip(
+            steps, prompts, num_cached_tokens(prompts), candidates, logprobs, ids, strict=True
         ):
             best = int(np.argmax(values))
             label = labeller.label(step.index, each[best])
@@ -161,7 +94,7 @@ def ranked_proposals(lm: LanguageModel, rollouts: Sequence[Rollout]) -> list[Pro
                     logprob=float(values[best] - np.logaddexp.reduce(values)),
                     num_candidates=len(each),
                     num_prompt_tokens=len(prompt.ids),
-                    num_cached_tokens=0,
+                    num_cached_tokens=num_cached,
                     num_completion_tokens=sum(len(candidate) for candidate in tokens),
                     seconds=seconds,
                 )

@@ -88,9 +88,7 @@ def offered_proposals(system: System, proposer: ProposalColumns, judged: Judged 
     scores = np.where(distinct & ~np.isnan(judged.log_odds[:, :k]), judged.log_odds[:, :k], -np.inf)
     pick = scores.argmax(axis=1)
     best = scores[np.arange(n), pick]
-    return Offer(
-        distinct=distinct, pick=pick, log_odds=np.where(np.isfinite(best), best, np.nan)
-    )
+    return Offer(distinct=distinct, pick=pick, log_odds=np.where(np.isfinite(best), best, np.nan))
 
 
 def run_system(
@@ -120,8 +118,8 @@ def run_system(
     """
     n = len(table.steps)
     if system.proposer is None:
-        called = np.ones(n, dtype=np.bool_)
-        tokens = _fallback_tokens(table, strong, called)
+        every = np.ones(n, dtype=np.bool_)
+        tokens = _strong_tokens(table, strong, read=every, called=every)
         return SystemRun(
             system=system,
             accepted=np.zeros(n, dtype=np.bool_),
@@ -142,20 +140,26 @@ def run_system(
         p_accept = gate.p_accept(offer.log_odds)
     accepted = _accepted(system, offered, p_accept, gate)
     rows = np.arange(n)
-    flops = 2.0 * proposer_params * (
-        catch_up_tokens(proposer.prompt_tokens, table.rollouts, np.ones(n, dtype=np.bool_))
-        + proposer.completion_tokens[:, : offered.shape[1]].sum(axis=1)
+    flops = (
+        2.0
+        * proposer_params
+        * (
+            catch_up_tokens(proposer.prompt_tokens, table.rollouts, np.ones(n, dtype=np.bool_))
+            + proposer.completion_tokens[:, : offered.shape[1]].sum(axis=1)
+        )
     )
     seconds = proposer.seconds[:, : offered.shape[1]].sum(axis=1)
+    called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
+    read = called
     if judged is not None:
         flops += _judging_flops(table, proposer, judged, offered)
-        seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(axis=1)
-    if system.fallback:
-        rejected = ~accepted
-        reads = not (judged is not None and judged.shares_strong)
-        tokens = _fallback_tokens(table, strong, rejected, reads=reads)
-        flops += 2.0 * strong_params * tokens
-        seconds = seconds + np.where(rejected, strong.seconds[:, 0], 0.0)
+        if judged.shares_strong:
+            read = called | offered.any(axis=1)  # to judge; a fallback reads nothing anew
+        seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
+            axis=1
+        )
+    flops += 2.0 * strong_params * _strong_tokens(table, strong, read=read, called=called)
+    seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
     return SystemRun(
         system=system,
         accepted=accepted,
@@ -189,18 +193,20 @@ def _accepted(
 def _judging_flops(
     table: StepTable, proposer: ProposalColumns, judged: Judged, offered: BoolArray
 ) -> FloatArray:
-    """Prompt once per step, then each distinct proposal."""
-    called = offered.any(axis=1)
+    """Prompt once per step, then each distinct proposal.
+
+    Where the strong model judges, its reading is counted with its other calls.
+    """
+    called = offered.any(axis=1) & (not judged.shares_strong)
     read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, called)
     written = np.where(offered, proposer.completion_tokens[:, : offered.shape[1]], 0).sum(axis=1)
     flops: FloatArray = 2.0 * judged.num_params * (read + written)
     return flops
 
 
-def _fallback_tokens(
-    table: StepTable, strong: ProposalColumns, called: BoolArray, *, reads: bool = True
+def _strong_tokens(
+    table: StepTable, strong: ProposalColumns, *, read: BoolArray, called: BoolArray
 ) -> IntArray:
+    """What the strong model reads where it has to, and writes where it is asked to act."""
     written = np.where(called, strong.completion_tokens[:, 0], 0)
-    if not reads:
-        return written
-    return catch_up_tokens(strong.prompt_tokens, table.rollouts, called) + written
+    return catch_up_tokens(strong.prompt_tokens, table.rollouts, read) + written

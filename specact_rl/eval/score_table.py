@@ -38,6 +38,7 @@ from specact_rl.policy.thresholds import choose_by_accept_rate, choose_by_target
 
 __all__ = ["ScoreTable", "ScoreTableReport", "calibrate_scores", "read_score_table"]
 
+
 def calibrate_scores(
     scores: Sequence[float | None] | FloatArray,
     labels: Sequence[bool | None] | BoolArray,

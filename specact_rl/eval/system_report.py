@@ -1,4 +1,4 @@
-"""One row of the systems table: accuracy, acceptance, cost, and how it stands beside A and chance."""
+"""One row of the systems table: accuracy, acceptance, cost, and how it stands beside A."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from specact_rl.mining.task_tables import (
     MiningOptions,
@@ -193,11 +194,15 @@ def _leaving_steps(rollout: Rollout) -> dict[tuple[str, ...], StepRecord]:
     return leaving
 
 
-def history_distance(ours: list[Message], theirs: list[Message]) -> float:
+def history_distance(ours: Sequence[Message], theirs: Sequence[Message]) -> float:
     """1 minus the Dice coefficient of the two conversations' words, counted with repeats.
 
-    0 for the same words in any order, 1 for none in common.
+    0 for the same words in any order, 1 for none in common. System messages are left out: as long
+    and equal as they are, they would make all histories look alike.
     """
-    words = [Counter(" ".join(map(_bytes, messages)).split()) for messages in (ours, theirs)]
+    words = [
+        Counter(word for m in messages if m["role"] != "system" for word in _bytes(m).split())
+        for messages in (ours, theirs)
+    ]
     total = words[0].total() + words[1].total()
     return 1.0 - 2 * (words[0] & words[1]).total() / total if total else 0.0

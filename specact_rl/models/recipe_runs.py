@@ -81,7 +81,6 @@ class RecipeRun:
     rows: list[dict[str, Any]]
     origin: dict[str, Any]
     """What the result depends on, by content."""
-    template_hash: str
     started: float
 
     @property
@@ -91,12 +90,6 @@ class RecipeRun:
 
     def train(self, trainer: Trainer) -> None:
         """Train, from the last checkpoint if there is one."""
-        if self.renderer.template_hash != self.template_hash:
-            raise ConfigError(
-                "the trainer changed the chat template or special tokens after the rows were "
-                "rendered; leave chat_template_path, eos_token and pad_token unset and change the "
-                "tokenizer of the model instead"
-            )
         last = _last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
         if last is not None:
             logger.info("going on from %s", last)
@@ -200,10 +193,7 @@ def open_run(
     output_dir = Path(str(training.output_dir))
     if output_dir == Path("trainer_output"):
         raise ConfigError("output_dir must be given: the folder of the finished checkpoint")
-    if model.dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {model.dtype!r}")
-    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
-        raise ConfigError("quantised weights cannot be trained; set use_peft: true for an adapter")
+    _check_options(training, model)
     model_path = _local_model(model)
     tokenizer = load_tokenizer(model_path)
     if tokenizer.pad_token is None:
@@ -231,7 +221,6 @@ def open_run(
         renderer=renderer,
         rows=rows,
         origin=origin,
-        template_hash=renderer.template_hash,
         started=started,
     )
 
@@ -249,6 +238,25 @@ def _check_processes(arguments: RecipeArguments, training: TrainingArguments) ->
             f"one process must see one GPU, got {training.n_gpu}; set CUDA_VISIBLE_DEVICES, or "
             "launch a process for each and say so in num_processes"
         )
+
+
+def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
+    if model.dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {model.dtype!r}")
+    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
+        raise ConfigError("quantised weights cannot be trained; set use_peft: true for an adapter")
+    for name in ("packing", "padding_free"):
+        if getattr(training, name, False):
+            raise ConfigError(
+                f"{name} must be off: packing lets rows see each other where attention ignores "
+                "their borders; train_sampling_strategy: group_by_length saves padding as well"
+            )
+    for name in ("chat_template_path", "eos_token", "pad_token"):
+        if getattr(training, name, None) is not None:
+            raise ConfigError(
+                f"{name} must not be set: prompts are rendered by the model's own tokenizer, here "
+                "and at inference; change that one and save it with the model"
+            )
 
 
 def _set_up(training: TrainingArguments, model: ModelConfig, output_dir: Path) -> None:

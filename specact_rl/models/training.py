@@ -159,39 +159,46 @@ def check_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def check_trained_tokens(trainer: Trainer, expected: Sequence[TokenRow]) -> None:
+def check_trained_tokens(trainer: Trainer, expected: Sequence[TokenRow], num_rows: int) -> None:
     """Check that a trainer's batches hold these sequences, with the loss on these turns.
 
     What a trainer does with its data set (templates, packing, filters) depends on some forty
-    options; this looks at the result, in up to 512 places of the data set.
+    options; this looks at the result, in about 512 places of the data set.
+
+    Args:
+        trainer: With its data set as it will be trained on.
+        expected: The sequences it may hold, each side of a pair by itself.
+        num_rows: How many rows the data set must have.
 
     Raises:
         ModelError: They differ; shows the end of one that does.
     """
     data, collate = cast(Any, trainer.train_dataset), trainer.data_collator
+    name = type(trainer).__name__
+    if len(data) != num_rows:
+        raise ModelError(f"{name} must train on {num_rows} rows, but made {len(data)} of them")
     places = range(0, len(data), max(1, len(data) // _MAX_CHECKED))
-    columns = [name for name in data.column_names if not isinstance(data[0][name], str)]
+    columns = [c for c in data.column_names if not isinstance(data[0][c], str)]
     unseen = Counter((tuple(row.ids), tuple(row.completion)) for row in expected)
     turns = Counter(tuple(row.ids) for row in expected)
     for place in places:
-        batch = collate([{name: data[place][name] for name in columns}])
+        batch = collate([{c: data[place][c] for c in columns}])
         for ids, trained in _batch_rows(batch):
             known = turns[ids] if trained is None else unseen[(ids, trained)]
             if not known:
                 raise ModelError(
                     "a trainer must train on the tokens of inference, but a batch of "
-                    f"{type(trainer).__name__} ends with "
+                    f"{name} ends with "
                     f"{trainer.processing_class.decode(list(ids[-20:]))!r} and has its loss on "  # type: ignore[union-attr]
                     f"{len(trained if trained is not None else ids)} tokens. Packing, padding-free "
                     "batches and options that change the template or the loss mask must be off"
                 )
-    if len(data) * len(turns) == 0:
-        raise ModelError(f"{type(trainer).__name__} has no rows left to train on")
 
 
 def _batch_rows(batch: Mapping[str, Tensor]) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Per row of a batch: its tokens, and those under the loss (None if the loss is not on any)."""
-    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    ids = batch["input_ids"]
+    mask = batch.get("attention_mask", torch.ones_like(ids)).bool()
     under_loss: Tensor | None = None
     if "completion_mask" in batch:
         under_loss = batch["completion_mask"].bool()

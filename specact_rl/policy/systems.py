@@ -45,8 +45,16 @@ _TABLE = (
         verifier="classifier",
     ),
     System(name="D-rm", title="cheap + reward model", proposer="cheap", verifier="reward_model"),
-    System(name="D-logp", title="cheap + own confidence", proposer="cheap", verifier="proposer_logprob"),
+    System(
+        name="D-logp", title="cheap + own confidence", proposer="cheap", verifier="proposer_logprob"
+    ),
     System(name="D-lin", title="cheap + linear features", proposer="cheap", verifier="linear"),
+    System(
+        name="D-lin+",
+        title="cheap + linear features and confidence",
+        proposer="cheap",
+        verifier="linear_with_confidence",
+    ),
     System(
         name="D-agree",
         title="cheap + agreement of samples",
@@ -54,7 +62,12 @@ _TABLE = (
         verifier="sample_agreement",
     ),
     System(name="B-dpo", title="DPO proposer only", proposer="cheap_dpo", fallback=False),
-    System(name="D-dpo", title="DPO proposer + trained verifier", proposer="cheap_dpo", verifier="classifier"),
+    System(
+        name="D-dpo",
+        title="DPO proposer + trained verifier",
+        proposer="cheap_dpo",
+        verifier="classifier",
+    ),
     System(
         name="D-nf",
         title="D without fallback (as the source report)",

@@ -23,7 +23,7 @@ class Item:
     """The step's prompt in the verifier's own tokens, shared with the rollout's other steps."""
     proposal: Proposal
     siblings: tuple[Proposal, ...]
-    """All proposals of the same model at this step, this one included."""
+    """All proposals that the same model made in the same mode at this step, this one included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,9 @@ def items_of(
         ValueError: A proposal's step is in none of the rollouts.
     """
     wanted = {p.step_id for p in proposals}
-    siblings: dict[tuple[str, str], list[Proposal]] = {}
+    siblings: dict[tuple[str, str, str], list[Proposal]] = {}
     for proposal in proposals:
-        siblings.setdefault((proposal.step_id, proposal.model_id), []).append(proposal)
+        siblings.setdefault(_draw(proposal), []).append(proposal)
     places: dict[str, tuple[Step, StepPrompt]] = {}
     for rollout in rollouts:
         steps = list(rollout.each_step())
@@ -79,10 +79,14 @@ def items_of(
             step=places[p.step_id][0],
             prompt=places[p.step_id][1],
             proposal=p,
-            siblings=tuple(siblings[p.step_id, p.model_id]),
+            siblings=tuple(siblings[_draw(p)]),
         )
         for p in proposals
     ]
+
+
+def _draw(proposal: Proposal) -> tuple[str, str, str]:
+    return proposal.step_id, proposal.model_id, proposal.mode
 
 
 def distinct_items(items: Sequence[Item]) -> tuple[list[Item], list[int | None]]:
@@ -133,8 +137,13 @@ def scores_of(
         verifier: Who judged.
         items: What.
         judgements: How.
-        seconds: Wall time of the whole batch, shared evenly.
+        seconds: Wall time of the whole batch, shared evenly among the items that took any:
+            those with tokens, or else those that could be judged.
     """
+    worked = judgements.num_tokens > 0
+    if not worked.any():
+        worked = ~np.isnan(judgements.log_odds)
+    shares = np.where(worked, seconds / max(1, int(worked.sum())), 0.0)
     return [
         Score(
             proposal_id=item.proposal.proposal_id,
@@ -142,13 +151,14 @@ def scores_of(
             log_odds=None if np.isnan(value) else float(value),
             num_tokens=int(tokens),
             num_cached_tokens=int(cached),
-            seconds=seconds / len(items),
+            seconds=float(share),
         )
-        for item, value, tokens, cached in zip(
+        for item, value, tokens, cached, share in zip(
             items,
             judgements.log_odds,
             judgements.num_tokens,
             judgements.num_cached_tokens,
+            shares,
             strict=True,
         )
     ]

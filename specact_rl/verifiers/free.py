@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,11 @@ from specact_rl.actions.canonical import action_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.actions.taxonomy import call_context
 from specact_rl.metrics.values import BoolArray, FloatArray
+from specact_rl.store import content_hash
 from specact_rl.types import ACTION_TYPES
 from specact_rl.verifiers.base import Item, Judgements
+
+_WORD = re.compile(r"[\w'-]+")
 
 
 def _free(log_odds: Sequence[float]) -> Judgements:
@@ -85,7 +89,10 @@ class LinearVerifier:
         )
         pipeline.fit(features, labels)
         name = "linear_with_confidence" if with_confidence else "linear"
-        return cls(verifier_id=name, pipeline=pipeline, with_confidence=with_confidence)
+        weights = content_hash([float(w) for w in pipeline[-1].coef_[0]])
+        return cls(
+            verifier_id=f"{name}-{weights}", pipeline=pipeline, with_confidence=with_confidence
+        )
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item."""
@@ -127,13 +134,12 @@ def _features(item: Item, with_confidence: bool) -> Mapping[str, float]:
     action, history = item.proposal.action, item.step.history
     assert action is not None
     contents = [str(message.get("content") or "") for message in history]
-    request = contents[1] if len(contents) > 1 else contents[0]
-    last = contents[-1]
-    values = [str(value) for value in _leaves(action.arguments)]
-    words = values or str(action.text).split()
-    calls = [
-        call["function"] for message in history for call in message.get("tool_calls") or ()
-    ]
+    request = next((c for m, c in zip(history, contents, strict=True) if m["role"] == "user"), "")
+    last = contents[-1] if contents else ""
+    words = [str(value) for value in _leaves(action.arguments)]
+    if action.text is not None:
+        words = action.text.split()
+    calls = [call["function"] for message in history for call in message.get("tool_calls") or ()]
     same_tool = [call for call in calls if call["name"] == action.tool]
     repeated = sum(
         call["name"] == action.tool and call["arguments"] == action.arguments for call in calls
@@ -153,8 +159,8 @@ def _features(item: Item, with_confidence: bool) -> Mapping[str, float]:
         "in_request": _share(words, request),
         "in_last": _share(words, last),
         "in_history": _share(words, everything),
-        "any_not_in_history": any(word not in everything for word in words),
-        "user_spoke_last": history[-1]["role"] == "user",
+        "any_not_in_history": bool(words) and _share(words, everything) < 1.0,
+        "user_spoke_last": bool(history) and history[-1]["role"] == "user",
         "written_before": sum(" -> " in content for content in contents),
         "last_was_write": " -> " in last,
     }
@@ -167,7 +173,13 @@ def _features(item: Item, with_confidence: bool) -> Mapping[str, float]:
 
 
 def _share(words: Sequence[str], text: str) -> float:
-    return sum(word in text for word in words) / len(words) if words else 0.0
+    """Share of the words (or phrases) that the text holds, as whole words; 0 if there are none."""
+    held = _spaced(text)
+    return sum(_spaced(word) in held for word in words) / len(words) if words else 0.0
+
+
+def _spaced(text: str) -> str:
+    return f" {' '.join(_WORD.findall(text))} "
 
 
 def _leaves(value: Any) -> list[Any]:

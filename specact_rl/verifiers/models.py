@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from specact_rl.models.loading import num_params
+from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
 from specact_rl.rendering import Renderer
 from specact_rl.types import Proposal
@@ -88,14 +89,8 @@ def _token_counts(
     items: Sequence[Item], continuations: Sequence[Sequence[int]]
 ) -> dict[int, tuple[int, int]]:
     """(computed, cached) tokens by item: a rollout's prompts extend one another."""
-    longest: dict[str, int] = {}
-    counts: dict[int, tuple[int, int]] = {}
-    by_length = sorted(range(len(items)), key=lambda i: len(items[i].prompt.ids))
-    for i in by_length:
-        prompt = items[i].prompt
-        length = len(prompt.ids)
-        key = prompt.tokens.rollout_id
-        cached = longest.get(key, 0) if prompt.tokens.prompt_lengths[prompt.index] else 0
-        longest[key] = max(longest.get(key, 0), length)
-        counts[i] = (length - cached + len(continuations[i]), cached)
-    return counts
+    cached = num_cached_tokens([item.prompt for item in items])
+    return {
+        i: (len(item.prompt.ids) - cached[i] + len(continuations[i]), cached[i])
+        for i, item in enumerate(items)
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from specact_rl.envs.workspace.state import Call, State, Task
 from specact_rl.envs.workspace.tools import OPTIONAL_PARAMETERS, PRIORITIES, TOOLS
 
 _NO_PUNCTUATION = str.maketrans(",.?()", "     ")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _ASKED = ("priority", "hour", "person", "value")
 
 
@@ -30,6 +32,12 @@ def candidate_actions(
         yield key, _arguments(key, pools, rng)
 
 
+def spare_texts() -> Iterator[str]:
+    """Texts for states in which there is little to call; more than any state needs."""
+    yield from (f"Which {name}?" for name in _ASKED)
+    yield from (f"Answer: {word}" for word in WORDS)
+
+
 def _argument_pools(task: Task, state: State, rng: random.Random) -> dict[str, list[str]]:
     """Values to fill parameters with: those shown, and one or two that merely could be."""
     request = task.request.translate(_NO_PUNCTUATION).split()
@@ -39,7 +47,7 @@ def _argument_pools(task: Task, state: State, rng: random.Random) -> dict[str, l
         return [v for v in shown if v in vocabulary] + [rng.choice(vocabulary)]
 
     handles = sorted(h for h in state.seen if h in state.records)
-    numbers = [v for v in shown if v.isdigit()] + [str(rng.randint(8, 49))]
+    numbers = [v for v in shown if _NUMBER.fullmatch(v)] + [str(rng.randint(8, 49))]
     titles = [r["title"] for r in state.records.values() if set(r["title"].split()) & set(request)]
     return {
         "handle": [*handles, f"{rng.choice('afteopm')}{rng.randint(1, 29)}"],

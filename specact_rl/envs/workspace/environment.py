@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from specact_rl.actions.canonical import canonical_text, canonical_value
+from specact_rl.actions.schema import argument_problem
 from specact_rl.actions.serialise import action_text
-from specact_rl.actions.taxonomy import CallContext, classify_call, classify_text
+from specact_rl.actions.taxonomy import (
+    CallContext,
+    classify_call,
+    classify_text,
+    is_error_result,
+)
 from specact_rl.envs.base import Observation
-from specact_rl.envs.workspace.candidates import candidate_actions
+from specact_rl.envs.workspace.candidates import candidate_actions, spare_texts
 from specact_rl.envs.workspace.families import draw_task
 from specact_rl.envs.workspace.state import (
     State,
@@ -21,7 +29,13 @@ from specact_rl.envs.workspace.state import (
     open_goals,
     restoring_call,
 )
-from specact_rl.envs.workspace.tools import OPTIONAL_PARAMETERS, TOOLS, ToolDef, tool_spec
+from specact_rl.envs.workspace.tools import (
+    INTEGER_PARAMETERS,
+    OPTIONAL_PARAMETERS,
+    TOOLS,
+    ToolDef,
+    tool_spec,
+)
 from specact_rl.errors import RolloutFormatError
 from specact_rl.store import content_hash
 from specact_rl.types import Action, Message, ToolSpec
@@ -53,12 +67,15 @@ class Workspace:
             tool_spec(key, name, key not in self.task.undescribed, key not in self.task.hidden)
             for key, name in self.task.names.items()
         ]
+        self._schemas = {self._key_of[tool.name]: tool.parameters for tool in self.tools}
         self._state = State(
             records={handle: dict(record) for handle, record in self.task.records.items()},
             quirks=dict(self.task.quirks),
             seen=set(self.task.seen),
         )
-        self.max_steps = 2 * (self.cost_to_go() or 0) + 6
+        cost = cost_to_go(self.task, self._state)
+        assert cost is not None  # the episode has not begun
+        self.max_steps = 2 * cost + 6
 
     @classmethod
     def from_task_id(cls, task_id: str) -> Workspace:
@@ -128,8 +145,14 @@ class Workspace:
         return self._state.outcome()
 
     def cost_to_go(self) -> int | None:
-        """Expert steps left, the answer included; 0 after success, None after failure."""
-        return cost_to_go(self.task, self._state)
+        """Expert steps left, the answer included; 0 after success.
+
+        None after failure, and when fewer steps are left than the expert needs.
+        """
+        cost = cost_to_go(self.task, self._state)
+        if cost is not None and cost > self.max_steps - self._state.num_steps and not self.done:
+            return None
+        return cost
 
     def expert_action(self) -> Action:
         """The next action of an expert who knows the world but must be shown before he acts.
@@ -157,9 +180,13 @@ class Workspace:
         for handle, quirk in state.quirks.items():
             if quirk.kind == "moved" and arguments.get(first) == quirk.detail:
                 arguments[first] = quirk.detail if quirk.detail in state.seen else handle
-            elif quirk.kind == "stale" and arguments.get(first) == handle:
-                if quirk.detail in state.seen and "rev" in TOOLS[key].parameters:
-                    arguments["rev"] = quirk.detail
+            elif (
+                quirk.kind == "stale"
+                and arguments.get(first) == handle
+                and quirk.detail in state.seen
+                and "rev" in TOOLS[key].parameters
+            ):
+                arguments["rev"] = quirk.detail
         return arguments
 
     def call_action(self, key: str, arguments: dict[str, Any]) -> Action:
@@ -181,8 +208,8 @@ class Workspace:
         last = self._state.last_call
         if last is None:
             return CallContext()
-        key, arguments, failed = last
-        return CallContext(last_tool=self.task.names[key], last_arguments=arguments, failed=failed)
+        name, arguments, failed = last
+        return CallContext(last_tool=name, last_arguments=arguments, failed=failed)
 
     def legal_actions(self) -> list[Action]:
         """At least 16 distinct candidates, the expert's among them, in a seeded order.
@@ -198,6 +225,10 @@ class Workspace:
             distinct.setdefault(action_text(action), action)
             if len(distinct) == NUM_CANDIDATES:
                 break
+        for text in spare_texts() if len(distinct) < MIN_CANDIDATES else ():
+            distinct.setdefault(text, self.text_action(text))
+            if len(distinct) == MIN_CANDIDATES:
+                break
         chosen = list(distinct.values())
         rng.shuffle(chosen)
         return chosen
@@ -212,32 +243,35 @@ class Workspace:
         if state.done:
             raise RuntimeError(f"{self.task_id}: the episode is over, no action is due")
         state.num_steps += 1
+        state.last_call = None
         if action is None:
-            state.last_call = None
             return self._observe("error: not an action", role="user")
         if action.tool is None:
-            state.last_call = None
             return self._say(action.text or "")
-        key = self._key_of.get(action.tool)
-        if key is None or (key in self.task.hidden and key not in state.seen):
-            state.last_call = None
-            return self._observe(f"error: no tool {action.tool}")
-        tool = TOOLS[key]
-        problem = _argument_problem(tool, action.arguments)
-        content = problem or self._call(tool, action.arguments)
-        state.last_call = (key, dict(action.arguments), content.startswith("error"))
+        content = self._execute(action.tool, action.arguments)
+        state.last_call = (action.tool, dict(action.arguments), is_error_result(content))
         return self._observe(content)
+
+    def _execute(self, name: str, arguments: dict[str, Any]) -> str:
+        key = self._key_of.get(name)
+        if key is None or (key in self.task.hidden and key not in self._state.seen):
+            return f"error: no tool {name}"
+        # Actions of one canonical form have one effect.
+        schema = self._schemas[key]
+        arguments = canonical_value(arguments, schema)
+        return _argument_error(TOOLS[key], arguments, schema) or self._call(TOOLS[key], arguments)
 
     def _observe(self, content: str, role: str = "tool") -> Observation:
         state = self._state
-        if not state.done and state.num_steps >= self.max_steps:
+        if state.num_steps >= self.max_steps:
             state.done = True
         return Observation(content, role, state.done)  # type: ignore[arg-type]
 
     def _say(self, text: str) -> Observation:
         state, task = self._state, self.task
-        if text.endswith("?"):
-            words = set(text.rstrip("?").lower().split())
+        kind = classify_text(text)
+        if kind == "ask_clarification":
+            words = set(text.strip().rstrip("?").lower().split())
             asked = [name for name in task.replies if name in words]
             if not asked:
                 return self._observe("Please see my request.", role="user")
@@ -246,12 +280,11 @@ class Workspace:
             return self._observe(
                 "; ".join(f"{name} {task.replies[name]}" for name in asked), role="user"
             )
-        words = set(text.replace(":", " ").split())
-        refuses = text.startswith("BLOCKED")
+        words = set(canonical_text(text).replace(":", " ").split())
         state.success = (
             not open_goals(task, state)
-            and refuses == task.blocked
-            and words.issuperset(task.required_words)
+            and (kind == "BLOCKED") == task.blocked
+            and words.issuperset(word.casefold() for word in task.required_words)
             and len(text.split()) <= MAX_FINAL_WORDS
         )
         state.done = True
@@ -394,17 +427,31 @@ class Workspace:
 
 
 NUM_CANDIDATES = 20
+MIN_CANDIDATES = 16
 MAX_DRAWS = 2000
-"""Enough for 16 distinct candidates in every state that was tried (see the tests)."""
+"""Some states have fewer than NUM_CANDIDATES different ones; drawing has to end there."""
+MAX_NUMBER = 10**9
+"""Largest number that a tool takes."""
 _RECORD_PARAMETERS = frozenset({"file", "article", "ticket", "order", "event", "mail", "program"})
 
 
-def _argument_problem(tool: ToolDef, arguments: dict[str, Any]) -> str | None:
+def _argument_error(
+    tool: ToolDef, arguments: dict[str, Any], schema: Mapping[str, Any]
+) -> str | None:
     missing = [p for p in tool.parameters if p not in arguments and p not in OPTIONAL_PARAMETERS]
     if missing:
         return f"error: {missing[0]} is missing"
     unknown = [p for p in arguments if p not in tool.parameters]
-    return f"error: no parameter {unknown[0]}" if unknown else None
+    if unknown:
+        return f"error: no parameter {unknown[0]}"
+    problem = argument_problem(arguments, schema)
+    if problem is None and any(abs(arguments[p]) > MAX_NUMBER for p in _numbers(arguments)):
+        problem = f"numbers beyond {MAX_NUMBER} are not known here"
+    return f"error: {problem}" if problem else None
+
+
+def _numbers(arguments: Mapping[str, Any]) -> list[str]:
+    return [name for name in arguments if name in INTEGER_PARAMETERS]
 
 
 def _signature(spec: ToolSpec) -> str:

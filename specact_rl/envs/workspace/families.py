@@ -36,7 +36,13 @@ WORDS = (
 ).split()
 DAYS = "monday tuesday wednesday thursday friday".split()
 FLAGS = "todo done spam".split()
-QUIRK_OF = {"ticket": "stale", "program": "stale", "file": "moved", "order": "busy", "event": "busy"}
+QUIRK_OF = {
+    "ticket": "stale",
+    "program": "stale",
+    "file": "moved",
+    "order": "busy",
+    "event": "busy",
+}
 """Which unforeseeable error each service has: the same everywhere, so that experience pays."""
 QUIRK_RATE = 0.45
 
@@ -210,7 +216,12 @@ def ticket_priority(d: Draft) -> Ending:
     d.set("ticket_rank", ticket, "priority", priority, priority=priority)
     d.verify("ticket_read", ticket)
     shown = ", ".join(f"{h} {d.title(h)}" for h in sorted(d.seen))
-    phrase = d.rng.choice(("Change the priority of the {} ticket ({}).", "The priority of the {} ticket is wrong ({})."))
+    phrase = d.rng.choice(
+        (
+            "Change the priority of the {} ticket ({}).",
+            "The priority of the {} ticket is wrong ({}).",
+        )
+    )
     return _done(phrase.format(d.title(ticket), shown), ticket, priority)
 
 
@@ -258,11 +269,16 @@ def order_total(d: Draft) -> Ending:
     d.seen.update((first, second))
     a, b = (int(d.records[h]["price"]) for h in (first, second))
     key, result, phrase = d.rng.choice(
-        (("add", a + b, "What do {} and {} cost together?"), ("larger", max(a, b), "What does the dearer of {} and {} cost?"))
+        (
+            ("add", a + b, "What do {} and {} cost together?"),
+            ("larger", max(a, b), "What does the dearer of {} and {} cost?"),
+        )
     )
     d.read("order", first, 2)
     d.read("order", second, 2)
-    d.goals.append(Goal(kind="calc", call=d.use(key, a=a, b=b), target=f"{key} {min(a, b)} {max(a, b)}"))
+    d.goals.append(
+        Goal(kind="calc", call=d.use(key, a=a, b=b), target=f"{key} {min(a, b)} {max(a, b)}")
+    )
     return _answer(phrase.format(first, second), str(result))
 
 
@@ -309,7 +325,9 @@ def event_move(d: Draft) -> Ending:
         phrase = d.rng.choice(("Move the {0} on {1}.", "On {1} the {0} starts too early or late."))
     else:
         d.goals.append(Goal(kind="find", call=call, target=event, needed_by=(1, 2)))
-        phrase = d.rng.choice(("Move the {0} on {1} to {2}.", "On {1} the {0} should start at {2}."))
+        phrase = d.rng.choice(
+            ("Move the {0} on {1} to {2}.", "On {1} the {0} should start at {2}.")
+        )
     d.set("event_move", event, "hour", hour, hour=int(hour))
     d.verify("event_read", event)
     return _done(phrase.format(d.title(event), day, hour), event, hour)
@@ -324,7 +342,9 @@ def mail_report(d: Draft) -> Ending:
     d.find("ticket", ticket, 1)
     d.read("ticket", ticket, 2)
     d.effect("mail_send", person=person, text=value)
-    phrase = d.rng.choice(("Mail {0} the {1} of the {2} ticket.", "{0} wants the {1} of the {2} ticket by mail."))
+    phrase = d.rng.choice(
+        ("Mail {0} the {1} of the {2} ticket.", "{0} wants the {1} of the {2} ticket by mail.")
+    )
     return _done(phrase.format(person, name, d.title(ticket)), person, value)
 
 
@@ -348,7 +368,14 @@ def hidden_tool(d: Draft) -> Ending:
     ticket = d.records_of("ticket", 3)[0]
     d.hidden.add("ticket_archive")
     d.maybe_quirk(ticket, "ticket")
-    d.goals.append(Goal(kind="tool", call=d.use("tool_find", query="archive"), target="ticket_archive", needed_by=(2,)))
+    d.goals.append(
+        Goal(
+            kind="tool",
+            call=d.use("tool_find", query="archive"),
+            target="ticket_archive",
+            needed_by=(2,),
+        )
+    )
     d.find("ticket", ticket, 2, 3)
     d.set("ticket_archive", ticket, "status", "archived")
     d.verify("ticket_read", ticket)

@@ -51,7 +51,7 @@ class State:
     done: bool = False
     success: bool = False
     last_call: tuple[str, dict[str, Any], bool] | None = None
-    """Tool key, arguments and whether it failed, of the last step; None after text."""
+    """Tool as it was called, arguments and whether it failed, of the last step; None after text."""
 
     def copy(self) -> State:
         """A state that shares nothing mutable with this one."""
@@ -73,18 +73,22 @@ class State:
         )
 
     def outcome(self) -> tuple[Any, ...]:
-        """What two actions must agree in to have the same effect: all but counters and wording."""
+        """What two actions must agree in to have the same effect: all but counters and wording.
+
+        A copy, which later steps do not change.
+        """
+        state = self.copy()
         return (
-            self.records,
-            self.quirks,
-            self.seen,
-            self.read,
-            self.verified,
-            self.permissions,
-            self.answers,
-            self.effects,
-            self.done,
-            self.success,
+            state.records,
+            state.quirks,
+            state.seen,
+            state.read,
+            state.verified,
+            state.permissions,
+            state.answers,
+            state.effects,
+            state.done,
+            state.success,
         )
 
 
@@ -170,15 +174,19 @@ class Task:
 def open_goals(task: Task, state: State) -> list[Goal]:
     """Goals still to be met, in the expert's order, damage to be undone first."""
     met = [goal.met(state) for goal in task.goals]
-    unset = {g.target for g, ok in zip(task.goals, met, strict=True) if g.kind == "set" and not ok}
+    damage = damaged_fields(task, state) if state.written else []
+    to_be_written = {handle for handle, _ in damage} | {
+        goal.target
+        for goal, ok in zip(task.goals, met, strict=True)
+        if goal.kind in ("set", "effect") and not ok
+    }
     for i, goal in enumerate(task.goals):
-        if goal.kind == "verify" and goal.target in unset:
-            met[i] = False  # verified a wrong value: to be read again once it is right
+        if goal.kind == "verify" and goal.target in to_be_written:
+            met[i] = False  # what was looked at will change: to be read again once it is right
     for i in range(len(task.goals) - 1, -1, -1):  # backwards: a goal serves later ones only
         needed_by = task.goals[i].needed_by
         if needed_by and all(met[j] for j in needed_by):
             met[i] = True
-    damage = damaged_fields(task, state) if state.written else []
     undo = [
         Goal(kind="set", call=restoring_call(task, handle, name), target=handle, field=name)
         for handle, name in damage
@@ -232,7 +240,10 @@ def unforeseen(state: State, goals: list[Goal]) -> set[str]:
             if quirk.kind == "moved":
                 if goal.target == quirk.detail and quirk.detail not in state.seen:
                     pending.add(handle)
-            elif goal.target == handle and goal.kind in ("set", "effect"):
-                if quirk.kind == "busy" or quirk.detail not in state.seen:
-                    pending.add(handle)
+            elif (
+                goal.target == handle
+                and goal.kind in ("set", "effect")
+                and (quirk.kind == "busy" or quirk.detail not in state.seen)
+            ):
+                pending.add(handle)
     return pending

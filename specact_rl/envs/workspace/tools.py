@@ -169,9 +169,7 @@ _TABLE = (
 TOOLS: dict[str, ToolDef] = {tool.key: tool for tool in _TABLE}
 
 
-def catalogue_names(
-    keys: Iterable[str], *, held_out: bool, rng: random.Random
-) -> dict[str, str]:
+def catalogue_names(keys: Iterable[str], *, held_out: bool, rng: random.Random) -> dict[str, str]:
     """Name of each tool (by key) in one task, drawn from the training or the held-out names."""
     chosen = {}
     for key in keys:

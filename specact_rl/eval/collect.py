@@ -1,0 +1,125 @@
+"""Stages that make the outcome tables: run a model, or a verifier, once over a split."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from specact_rl.eval.outcomes import (
+    Progress,
+    generated_proposals,
+    proposals_in_shards,
+    ranked_proposals,
+    scores_in_shards,
+)
+from specact_rl.mining.build_rollouts import read_rollouts
+from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.rendering import Renderer
+from specact_rl.store import open_stage, read_table, write_table
+from specact_rl.types import Proposal, Score, SplitName
+from specact_rl.verifiers.base import Verifier
+
+SCORES_FILE = "scores.parquet"
+_SHARDS = "shards"
+
+
+def collect_proposals(
+    rollouts_dir: Path,
+    out_dir: Path,
+    lm: LanguageModel,
+    splits: Collection[SplitName],
+    *,
+    sampling: Sampling | None,
+    progress: Progress | None = None,
+) -> list[Proposal]:
+    """Every step of the splits, proposed once; a killed run goes on where it was.
+
+    Args:
+        rollouts_dir: Steps to propose at.
+        out_dir: Where the table goes.
+        lm: Who proposes.
+        splits: Which tasks.
+        sampling: How free text is drawn; None ranks the environment's candidates instead.
+        progress: Called with the number of rollouts just finished.
+    """
+    arguments = {
+        "model_id": lm.model_id,
+        "splits": sorted(splits),
+        "sampling": asdict(sampling) if sampling else None,
+    }
+    with open_stage(
+        out_dir,
+        "collect_proposals",
+        inputs={"rollouts": rollouts_dir},
+        arguments=arguments,
+        seed=sampling.seed if sampling else None,
+        overwrite=True,
+    ) as stage:
+        if not stage.done:
+            rollouts = read_rollouts(rollouts_dir, splits)
+            shards = stage.path / _SHARDS
+            proposals = proposals_in_shards(
+                shards,
+                rollouts,
+                lambda chunk: (
+                    generated_proposals(lm, chunk, sampling)
+                    if sampling
+                    else ranked_proposals(lm, chunk)
+                ),
+                progress,
+            )
+            write_table(stage.path / PROPOSALS_FILE, proposals)
+            shutil.rmtree(shards)
+            stage.counts |= {
+                "steps": len({p.step_id for p in proposals}),
+                "proposals": len(proposals),
+                "unparsable": sum(p.action is None for p in proposals),
+                "acceptable": sum(bool(p.acceptable) for p in proposals),
+                "unknown_label": sum(p.acceptable is None for p in proposals),
+            }
+    return read_table(out_dir / PROPOSALS_FILE, Proposal)
+
+
+def collect_scores(
+    rollouts_dir: Path,
+    proposals_dir: Path,
+    out_dir: Path,
+    verifier: Verifier,
+    renderer: Renderer,
+    splits: Collection[SplitName],
+    *,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Every proposal of a table, judged once; a killed run goes on where it was."""
+    with open_stage(
+        out_dir,
+        "collect_scores",
+        inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
+        arguments={"verifier_id": verifier.verifier_id, "splits": sorted(splits)},
+        overwrite=True,
+    ) as stage:
+        if not stage.done:
+            rollouts = read_rollouts(rollouts_dir, splits)
+            wanted = {step.step_id for rollout in rollouts for step in rollout.each_step()}
+            proposals = [
+                p
+                for p in read_table(proposals_dir / PROPOSALS_FILE, Proposal)
+                if p.step_id in wanted
+            ]
+            shards = stage.path / _SHARDS
+            scores = scores_in_shards(shards, rollouts, proposals, verifier, renderer, progress)
+            write_table(stage.path / SCORES_FILE, scores)
+            shutil.rmtree(shards)
+            stage.counts |= {
+                "scores": len(scores),
+                "unscored": sum(score.log_odds is None for score in scores),
+            }
+    return read_table(out_dir / SCORES_FILE, Score)
+
+
+def of_splits(proposals: Sequence[Proposal], step_ids: Collection[str]) -> list[Proposal]:
+    """The proposals at these steps."""
+    return [p for p in proposals if p.step_id in step_ids]

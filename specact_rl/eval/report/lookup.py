@@ -1,0 +1,96 @@
+"""Where things are in a results dict whose every part may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from specact_rl.eval.report.numbers import JSON, metric
+from specact_rl.metrics.frontier import AgreementRates
+
+VERIFIER_TITLES = {
+    "classifier": "trained verifier",
+    "reward_model": "reward model",
+    "strong_judge": "strong judge",
+    "proposer_logprob": "own confidence",
+    "sample_agreement": "agreement of samples",
+    "linear": "linear features",
+    "linear_with_confidence": "linear + confidence",
+}
+
+
+def part(results: JSON, *keys: str) -> Any:
+    """The list or dict at a path; an empty dict when it is missing."""
+    found: Any = results
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found or {}
+
+
+def rows(results: JSON, *keys: str) -> list[JSON]:
+    """The list of rows at a path; empty when it is missing."""
+    return list(part(results, *keys))
+
+
+def system(results: JSON, name: str) -> JSON | None:
+    """A system's row of the replay table."""
+    return _named(rows(results, "replay", "systems"), "name", name)
+
+
+def contrast(results: JSON, better: str, worse: str) -> JSON | None:
+    """A declared contrast of two systems."""
+    found = [r for r in rows(results, "replay", "contrasts") if r.get("better") == better]
+    return _named(found, "worse", worse)
+
+
+def verifier(results: JSON, of_system: str) -> JSON | None:
+    """The verifier's row of a gated system."""
+    return _named(rows(results, "replay", "verifiers"), "system", of_system)
+
+
+def proposer(results: JSON, role: str) -> JSON | None:
+    """A proposer's row."""
+    return _named(rows(results, "replay", "proposers"), "role", role)
+
+
+def verifier_title(name: str) -> str:
+    """A verifier's key as a reader would say it."""
+    return VERIFIER_TITLES.get(name, name.replace("_", " "))
+
+
+def overhead(results: JSON) -> float | None:
+    """FLOPs of D's proposing and verifying alone, in units of the strong model alone.
+
+    System D without a fallback does just that. It is also the accept rate at which D breaks even
+    if a fallback costs what an average strong call does.
+    """
+    found = metric(system(results, "D-nf"), "relative_flops")
+    return None if found is None else found.value
+
+
+def accept_rate(row: JSON | None) -> float | None:
+    """A system's accept rate; None where it has no proposer."""
+    found = metric(row, "accept_rate")
+    return None if found is None else found.value
+
+
+def agreement(results: JSON) -> AgreementRates | None:
+    """How often D's proposer and its fallback are right, and right alone; None if not known."""
+    peak = (system(results, "D") or {}).get("peak_oracle")
+    cheap, strong = (metric(system(results, name), "acceptable") for name in ("B", "A"))
+    if peak is None or cheap is None or strong is None:
+        return None
+    if cheap.value is None or strong.value is None:
+        return None
+    # Any right answer picked: strong + only_cheap. Both right: cheap - only_cheap.
+    only_cheap = max(0.0, float(peak) - strong.value)
+    return AgreementRates(
+        cheap=cheap.value,
+        strong=strong.value,
+        only_cheap=only_cheap,
+        only_strong=max(0.0, strong.value - cheap.value + only_cheap),
+    )
+
+
+def _named(found: list[JSON], key: str, name: str) -> JSON | None:
+    return next((row for row in found if row.get(key) == name), None)

@@ -1,0 +1,77 @@
+"""The page: every section that the results can fill, in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
+from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
+from specact_rl.eval.report.numbers import JSON
+from specact_rl.eval.report.run_sections import (
+    examples_section,
+    pairs_section,
+    reproduce_section,
+    summary,
+    title,
+    training_section,
+)
+from specact_rl.eval.report.system_sections import (
+    action_types_section,
+    contrasts_section,
+    live_section,
+    replay_section,
+)
+from specact_rl.eval.report.verdicts import findings
+
+HOW_TO_READ = (
+    "Shown: the whole 95 % interval is on one side, and a declared contrast also survives Holm's "
+    "correction. Not shown is not the same as equal."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A report before it is a file."""
+
+    title: str
+    summary: list[Block]
+    sections: list[Section]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """Every figure, in order."""
+        return [b for s in self.sections for b in s.blocks if isinstance(b, Picture)]
+
+
+def build_page(results: JSON) -> Page:
+    """The page of a results dict; a section without data is left out."""
+    found = [section(results) for section in SECTIONS]
+    return Page(
+        title=title(results),
+        summary=summary(results),
+        sections=[section for section in found if section is not None],
+    )
+
+
+def _verdicts_section(results: JSON) -> Section | None:
+    items = tuple(findings(results))
+    if not items:
+        return None
+    return Section(title="Verdicts", blocks=[Paragraph(text=HOW_TO_READ), Findings(items=items)])
+
+
+SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
+    _verdicts_section,
+    replay_section,
+    live_section,
+    proposers_section,
+    verifiers_section,
+    pairs_section,
+    action_types_section,
+    contrasts_section,
+    examples_section,
+    training_section,
+    reproduce_section,
+)
+"""In the order of the page."""

@@ -1,0 +1,269 @@
+"""Sections about the run itself: what it was, pairs, examples, training, times, command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from specact_rl.eval.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Example,
+    Paragraph,
+    Section,
+    Table,
+    table,
+    words,
+)
+from specact_rl.eval.report.lookup import part, rows, system
+from specact_rl.eval.report.numbers import (
+    DASH,
+    JSON,
+    duration,
+    fixed,
+    metric,
+    parameters,
+    percent,
+)
+from specact_rl.metrics.values import MetricValue
+
+MAX_TEXT = 400
+"""Characters of an example's text that are shown."""
+OPTIONAL = {
+    "live": "live episodes",
+    "pairs": "preference pairs",
+    "training": "training",
+}
+
+
+def title(results: JSON) -> str:
+    """Heading of the page."""
+    preset = part(results, "meta").get("preset")
+    return "Speculative tool actions" + (f": preset {preset}" if preset else "")
+
+
+def summary(results: JSON) -> list[Block]:
+    """What was run and what the numbers mean."""
+    meta = part(results, "meta")
+    models = [
+        f"{role.replace('_', ' ')} {parameters(n)}" for role, n in part(meta, "num_params").items()
+    ]
+    splits = part(results, "splits")
+    test, calibration = splits.get("test"), splits.get("calibration")
+    told = []
+    if models:
+        told.append(f"Models and parameters: {', '.join(models)}.")
+    if calibration:
+        told.append(f"Gates were fitted on {_size(calibration)} and frozen before testing.")
+    if test:
+        told.append(f"Everything below was measured on {_size(test)} of the test split.")
+    if meta.get("label"):
+        told.append(f"What counts as right: {_sentence(meta['label'])}")
+    if meta.get("calibration_rule"):
+        told.append(f"Thresholds: {_sentence(meta['calibration_rule'])}")
+    if meta.get("wall_seconds") is not None:
+        told.append(f"The run took {duration(meta['wall_seconds'])}{_on(meta)}.")
+    missing = [words_ for key, words_ in OPTIONAL.items() if not rows(results, key)]
+    if missing:
+        told.append(f"Not in this run: {', '.join(missing)}.")
+    blocks: list[Block] = [Paragraph(text=" ".join(told))] if told else []
+    if not rows(results, "replay", "systems"):
+        blocks.append(Paragraph(text="There are no replay results: nothing was evaluated."))
+    return blocks
+
+
+def _size(split: JSON) -> str:
+    return f"{split.get('num_steps')} steps of {split.get('num_tasks')} tasks"
+
+
+def _sentence(text: object) -> str:
+    return str(text).rstrip(".") + "."
+
+
+def _on(meta: JSON) -> str:
+    cores = part(meta, "machine").get("cores")
+    return f" on {cores} cores" if cores else ""
+
+
+def splits_table(results: JSON) -> Table | None:
+    """Tasks, steps and families of each split; None without any."""
+    splits = part(results, "splits")
+    if not splits:
+        return None
+    return table(
+        ("split", "tasks", "steps", "families"),
+        [
+            (
+                words(str(name).replace("_", " ")),
+                words(split.get("num_tasks")),
+                words(split.get("num_steps")),
+                words(len(split["families"]) if split.get("families") else None),
+            )
+            for name, split in splits.items()
+        ],
+        caption="Splits, by task; no task is in two of them.",
+    )
+
+
+def pairs_section(results: JSON) -> Section | None:
+    """Preference pairs by strategy."""
+    found = rows(results, "pairs")
+    if not found:
+        return None
+    shown = table(
+        (
+            "strategy",
+            "pairs",
+            "dropped",
+            "chosen is better, %",
+            "tied",
+            "chosen − rejected, tokens",
+            "messages",
+        ),
+        [
+            (
+                words(str(row["strategy"])),
+                words(row.get("count")),
+                words(_reasons(row)),
+                _precision_cell(row),
+                words(part(row, "precision").get("num_ties")),
+                words(_gap(row, "length_gap", "mean_tokens")),
+                words(_gap(row, "turn_gap", "mean_turns")),
+            )
+            for row in found
+        ],
+        caption=(
+            "Pairs mined for preference training. Chosen is better: measured by branching the "
+            "environment from both sides, ties counted against; DPO learns length where the gap "
+            "in tokens is far from 0."
+        ),
+    )
+    return Section(title="Preference pairs", blocks=[shown])
+
+
+def _precision_cell(row: JSON) -> Cell:
+    shown = percent(_precision(row), count=True)
+    note = row.get("note") or shown.note
+    return replace(shown, main=shown.main or DASH, note=note)
+
+
+def _precision(row: JSON) -> MetricValue | None:
+    found = row.get("precision")
+    if isinstance(found, Mapping) and "better" in found:
+        return metric(found, "better")
+    return metric(row, "precision")
+
+
+def _gap(row: JSON, key: str, of_gaps: str) -> str | None:
+    value = row[key] if row.get(key) is not None else part(row, "gaps").get(of_gaps)
+    return None if value is None else fixed(float(value), 1, signed=True)
+
+
+def _reasons(row: JSON) -> str:
+    """Dropped pairs by reason; a reason may carry its strategy's name before a colon."""
+    found = {str(k).rsplit(":", 1)[-1]: n for k, n in part(row, "dropped").items() if n}
+    return ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in found.items())
+
+
+def examples_section(results: JSON) -> Section | None:
+    """A few logged steps and what D did at them."""
+    found = rows(results, "replay", "examples")
+    if not found:
+        return None
+    return Section(title="Examples of D's decisions", blocks=[_example(row) for row in found])
+
+
+def _example(row: JSON) -> Example:
+    decision = "accepted" if row.get("accepted") else "rejected"
+    right = "acceptable" if row.get("acceptable") else "not acceptable"
+    p = row.get("p_accept")
+    confidence = "could not be scored" if p is None else f"p_accept {fixed(p, 2)}"
+    fallback = "acceptable" if row.get("fallback_acceptable") else "not acceptable"
+    lines = (
+        ("request", row.get("request")),
+        ("last message", row.get("last")),
+        ("proposal", row.get("proposal")),
+        (f"strong model ({fallback})", row.get("fallback")),
+        ("expert", row.get("reference")),
+    )
+    return Example(
+        verdict=f"{decision}, {right} ({confidence})",
+        lines=tuple((word, _shortened(str(text))) for word, text in lines if text),
+    )
+
+
+def _shortened(text: str) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= MAX_TEXT else one_line[: MAX_TEXT - 1] + "…"
+
+
+def training_section(results: JSON) -> Section | None:
+    """Recipes and stages with their times."""
+    recipes, stages = rows(results, "training"), rows(results, "meta", "stages")
+    blocks: list[Block] = []
+    if recipes:
+        blocks.append(
+            table(
+                ("recipe", "model", "rows", "time", "first loss", "last loss"),
+                [
+                    (
+                        words(row["recipe"]),
+                        words(row.get("model")),
+                        words(row.get("rows")),
+                        words(duration(row.get("seconds"))),
+                        _loss(row, "first_loss"),
+                        _loss(row, "last_loss"),
+                    )
+                    for row in recipes
+                ],
+                caption="Training, each recipe in a process of its own.",
+                num_words=2,
+            )
+        )
+    if stages:
+        blocks.append(
+            table(
+                ("stage", "time", ""),
+                [
+                    (
+                        words(str(row["name"]).replace("_", " ")),
+                        words(duration(row.get("seconds"))),
+                        words("was there already" if row.get("skipped") else ""),
+                    )
+                    for row in stages
+                ],
+                caption="Stages in order.",
+            )
+        )
+    return Section(title="Training and times", blocks=blocks) if blocks else None
+
+
+def _loss(row: JSON, key: str) -> Cell:
+    value = row.get(key)
+    return words(None if value is None else fixed(float(value), 3))
+
+
+def reproduce_section(results: JSON) -> Section | None:
+    """The command, the seed and the versions."""
+    meta = part(results, "meta")
+    if not meta:
+        return None
+    blocks: list[Block] = []
+    if meta.get("command"):
+        blocks.append(Code(text=str(meta["command"])))
+    facts = {
+        "seed": meta.get("seed"),
+        "code version": meta.get("code_version"),
+        "metrics version": meta.get("metrics_version"),
+        **{str(name).replace("_", " "): value for name, value in part(meta, "machine").items()},
+    }
+    gate = (system(results, "D") or {}).get("gate_id")
+    facts["gate of D"] = gate
+    shown = [(words(name), words(value)) for name, value in facts.items() if value is not None]
+    if shown:
+        blocks.append(table(("", "value"), shown, num_words=2))
+    found = splits_table(results)
+    if found is not None:
+        blocks.append(found)
+    return Section(title="How to reproduce", blocks=blocks)

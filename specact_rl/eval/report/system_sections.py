@@ -1,0 +1,248 @@
+"""Sections about whole systems: replay, reference gates, live episodes, action types, contrasts."""
+
+from __future__ import annotations
+
+from specact_rl.eval.report import figures
+from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
+from specact_rl.eval.report.lookup import agreement, part, rows, system
+from specact_rl.eval.report.numbers import (
+    JSON,
+    cell,
+    fixed,
+    metric,
+    percent,
+    points,
+    say_rows,
+)
+
+NO_FALLBACK = "no fallback: the proposal stands, as in the source report"
+
+
+def systems_table(results: JSON) -> Table | None:
+    """A to E and their variants in replay; None without any."""
+    found = rows(results, "replay", "systems")
+    if not found:
+        return None
+    return table(
+        (
+            "system",
+            "",
+            "acceptable, %",
+            "same arguments, %",
+            "accepted, %",
+            "wrong among accepted, %",
+            "FLOPs, × A",
+            "assumed cost",
+            "difference from A, points",
+            "over random gate, points",
+        ),
+        [
+            (
+                Cell(main=str(row["name"]), note=None if _falls_back(row) else NO_FALLBACK),
+                words(row.get("title")),
+                percent(metric(row, "acceptable")),
+                percent(metric(row, "arguments")),
+                percent(metric(row, "accept_rate")),
+                percent(metric(row, "selective_risk"), count=True),
+                cell(metric(row, "relative_flops"), most=2),
+                words(_plain(row, "assumed_cost", 2)),
+                points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
+                points(metric(row, "skill")),
+            )
+            for row in found
+        ],
+        caption=(
+            f"Replay, {say_rows(metric(found[0], 'acceptable'))}; 95 % intervals over tasks in "
+            "brackets. The assumed cost takes the source report's constants (cheap 0.15, verifier "
+            "0.10, strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a "
+            "rejected proposal pays for its fallback in both."
+        ),
+        num_words=2,
+    )
+
+
+def _falls_back(row: JSON) -> bool:
+    return bool(row.get("fallback")) or row["name"] in ("A", "B")
+
+
+def reference_table(results: JSON) -> Table | None:
+    """Each gate beside gates that need no verifier; None without any."""
+    found = [r for r in rows(results, "replay", "systems") if r.get("random_gate") is not None]
+    if not found:
+        return None
+    return table(
+        (
+            "system",
+            "accepted, %",
+            "worst gate, %",
+            "random gate, %",
+            "this gate, %",
+            "oracle gate, %",
+            "oracle at its best rate, %",
+        ),
+        [
+            (
+                words(row["name"]),
+                percent(metric(row, "accept_rate")),
+                _share(row, "worst_gate"),
+                _share(row, "random_gate"),
+                percent(metric(row, "acceptable")),
+                _share(row, "oracle_gate"),
+                _share(row, "peak_oracle"),
+            )
+            for row in found
+        ],
+        caption=(
+            "Share acceptable of each gate beside the expected worst, random and best that any "
+            f"gate with the same accept rate and proposals could reach.{_ends(results)}"
+        ),
+    )
+
+
+def _ends(results: JSON) -> str:
+    always, never = (metric(system(results, name), "acceptable") for name in ("B", "A"))
+    if always is None or never is None:
+        return ""
+    told = (
+        f" Always accepting is B ({percent(always).main} %), never is A ({percent(never).main} %)"
+    )
+    rates = agreement(results)
+    if rates is None:
+        return told + "."
+    return (
+        f"{told}; only the cheap model is right in {fixed(100 * rates.only_cheap, 1)} % of steps, "
+        f"only the strong one in {fixed(100 * rates.only_strong, 1)} %."
+    )
+
+
+def _share(row: JSON, key: str) -> Cell:
+    value = row.get(key)
+    return words(None if value is None else fixed(100.0 * float(value), 1))
+
+
+def replay_section(results: JSON) -> Section | None:
+    """Table A to E, frontier, reference gates."""
+    blocks: list[Block | None] = [
+        systems_table(results),
+        figures.frontier(results),
+        reference_table(results),
+    ]
+    return _section("Systems in replay", blocks)
+
+
+def live_section(results: JSON) -> Section | None:
+    """Whole episodes, never in one table with replay."""
+    found = rows(results, "live")
+    if not found:
+        if not rows(results, "replay", "systems"):
+            return None
+        return Section(
+            title="Live episodes", blocks=[Paragraph(text="No live episodes in this run.")]
+        )
+    why = (
+        "Here each system acts alone from the first step to the last, so an accepted mistake "
+        "changes everything after it. Replay judges single steps of the expert's course, where "
+        "each history is given. The two measure different things and never share a row."
+    )
+    shown = table(
+        (
+            "system",
+            "",
+            "tasks completed, %",
+            "difference from A, points",
+            "steps",
+            "steps over the expert's",
+            "accepted, %",
+            "FLOPs, × A",
+            "MFLOPs per task",
+            "s per task",
+        ),
+        [
+            (
+                words(row["name"]),
+                words(row.get("title")),
+                percent(metric(row, "success")),
+                points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
+                cell(metric(row, "num_steps"), most=1),
+                cell(metric(row, "excess_steps"), most=1),
+                percent(metric(row, "accept_rate")),
+                cell(metric(row, "relative_flops"), most=2),
+                words(_plain(row, "mflops_per_task", 0)),
+                words(_plain(row, "seconds_per_task", 2)),
+            )
+            for row in found
+        ],
+        caption=(
+            f"Live, n = {found[0].get('n')} tasks; 95 % intervals in brackets. Steps over the "
+            "expert's are of completed tasks alone."
+        ),
+        num_words=2,
+    )
+    return _section("Live episodes", [Paragraph(text=why), shown, figures.live_success(results)])
+
+
+def _plain(row: JSON, key: str, places: int) -> str | None:
+    value = row.get(key)
+    return None if value is None else fixed(float(value), places)
+
+
+def action_types_section(results: JSON) -> Section | None:
+    """What D accepts, by the type of the action that is due."""
+    kinds = part(system(results, "D") or {}, "by_type")
+    if not kinds:
+        return None
+    shown = table(
+        ("action type", "n", "accepted by D, %", "D acceptable, %", "A acceptable, %"),
+        [
+            (
+                words(name),
+                words(kind["n"]),
+                *(
+                    percent(metric(kind, key))
+                    for key in ("accept_rate", "acceptable", "strong_acceptable")
+                ),
+            )
+            for name, kind in kinds.items()
+        ],
+        caption="Test steps by the type of the expert's action; no intervals.",
+    )
+    return _section("Accept rate by action type", [figures.accept_by_type(results), shown])
+
+
+def contrasts_section(results: JSON) -> Section | None:
+    """The comparisons that were declared before any result."""
+    found = rows(results, "replay", "contrasts")
+    if not found:
+        return None
+    shown = table(
+        ("comparison", "systems", "difference, points", "p", "Holm p"),
+        [
+            (
+                words(row["name"]),
+                words(f"{row['better']} − {row['worse']}"),
+                points(metric(row, "difference")),
+                words(p_value(row.get("p_value"))),
+                words(p_value(row.get("p_holm"))),
+            )
+            for row in found
+        ],
+        caption=(
+            f"Share acceptable, paired by step, {say_rows(metric(found[0], 'difference'))}. p: "
+            "sign flips of whole tasks, two-sided; Holm's correction is over the rows that have "
+            "one. The last row is the skill of D's gate and has an interval only."
+        ),
+        num_words=2,
+    )
+    return Section(title="Declared contrasts", blocks=[shown])
+
+
+def p_value(p: float | None) -> str | None:
+    """A p-value with three decimals."""
+    if p is None:
+        return None
+    return "< 0.001" if p < 0.001 else fixed(p, 3)
+
+
+def _section(title: str, blocks: list[Block | None]) -> Section | None:
+    present = [block for block in blocks if block is not None]
+    return Section(title=title, blocks=present) if present else None

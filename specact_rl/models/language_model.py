@@ -1,0 +1,115 @@
+"""A causal LM that is asked for actions: steps in, parsed proposals out. Knows no labels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from specact_rl.actions.parsing import parse_action
+from specact_rl.models.generation import Generation, generate
+from specact_rl.models.loading import model_id, num_params
+from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
+from specact_rl.types import Proposal, Step, proposal_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How proposals are drawn."""
+
+    num_samples: int = 1
+    """Sample 0 is greedy, further ones are drawn at `temperature`."""
+    temperature: float = 1.0
+    max_new_tokens: int = 48
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModel:
+    """A loaded causal LM with all that is needed to ask it for actions."""
+
+    model_id: str
+    model: PreTrainedModel
+    renderer: Renderer
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, path: Path, renderer: Renderer) -> LanguageModel:
+        """The model, under the id of the folder it was loaded from."""
+        return cls(model_id=model_id(path, renderer), model=model, renderer=renderer)
+
+    @property
+    def num_params(self) -> int:
+        """Weights in a forward pass."""
+        return num_params(self.model)
+
+    def propose(
+        self,
+        steps: Sequence[Step],
+        sampling: Sampling,
+        prompts: Sequence[StepPrompt] | None = None,
+    ) -> list[list[Proposal]]:
+        """Free-text proposals at each step, unlabelled; a step's do not depend on the others.
+
+        Args:
+            steps: Where.
+            sampling: How.
+            prompts: Their prompts as places in tokenised rollouts, whose prefixes are then read
+                once; None renders each step by itself.
+        """
+        if prompts is None:
+            prompts = [step_prompt(self.renderer, step) for step in steps]
+        started = time.perf_counter()
+        generations = generate(
+            self.model,
+            self.renderer.tokenizer,
+            prompts,
+            num_samples=sampling.num_samples,
+            temperature=sampling.temperature,
+            max_new_tokens=sampling.max_new_tokens,
+            seed=sampling.seed,
+        )
+        seconds = (time.perf_counter() - started) / max(1, len(steps) * sampling.num_samples)
+        return [
+            [
+                _proposal(self.model_id, step, sample, generation, seconds)
+                for sample, generation in enumerate(samples)
+            ]
+            for step, samples in zip(steps, generations, strict=True)
+        ]
+
+
+def step_prompt(renderer: Renderer, step: Step) -> StepPrompt:
+    """The prompt of one step by itself, sharing its prefix with nothing."""
+    return RolloutTokens.of_prompt(renderer.prompt_ids(step), step.step_id).prompts()[0]
+
+
+def _proposal(
+    model_id: str, step: Step, sample: int, generation: Generation, seconds: float
+) -> Proposal:
+    parsed = parse_action(generation.text, step.tools, step.history)
+    action = parsed.action if generation.finished else None
+    error = parsed.error if generation.finished else "no stop token within the token limit"
+    return Proposal(
+        proposal_id=proposal_id(step.step_id, model_id, "generate", sample),
+        step_id=step.step_id,
+        task_id=step.task_id,
+        model_id=model_id,
+        sample=sample,
+        mode="generate",
+        text=generation.text,
+        action=action,
+        parse_error=None if action is not None else error,
+        match_level="none",
+        same_state=None,
+        acceptable=None,
+        label_source="none",
+        logprob=generation.logprob,
+        num_candidates=None,
+        num_prompt_tokens=generation.num_prompt_tokens,
+        num_cached_tokens=generation.num_cached_tokens,
+        num_completion_tokens=generation.num_completion_tokens,
+        seconds=seconds,
+    )

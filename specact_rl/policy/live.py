@@ -1,0 +1,316 @@
+"""The live speculative loop: a system's models, verifier and gate deciding on steps as they come.
+
+Decides as the replay of recorded outcomes does. Knows steps, not environments: who executes the
+actions calls `decide_steps` once per round with the steps that are due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+
+from specact_rl.metrics.cost import forward_flops
+from specact_rl.models.language_model import Sampling, step_prompt
+from specact_rl.policy.gates import Gate
+from specact_rl.policy.systems import System
+from specact_rl.rendering import Renderer
+from specact_rl.types import Action, Decision, Proposal, Step
+from specact_rl.verifiers.base import Item, Judgements, Verifier, distinct_items
+from specact_rl.verifiers.models import StrongJudge
+
+Role = Literal["proposer", "verifier", "strong"]
+
+
+class ActionModel(Protocol):
+    """What is asked for actions; `LanguageModel` is one."""
+
+    @property
+    def model_id(self) -> str:
+        """Name, and hash of the weights where there are any."""
+
+    @property
+    def num_params(self) -> int:
+        """Weights in a forward pass."""
+
+    def propose(self, steps: Sequence[Step], sampling: Sampling) -> list[list[Proposal]]:
+        """`sampling.num_samples` proposals at each step, the greedy one first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """What one model did at one step."""
+
+    role: Role
+    num_params: int
+    """0 for a verifier that runs no model."""
+    num_prompt_tokens: int
+    """Length of the prompt, whatever of it is cached; `TokenLedger` says what has to be read."""
+    num_new_tokens: int
+    """Tokens after the prompt: written ones, or a judged proposal's."""
+    seconds: float
+    """Share of the batch's wall time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveDecision:
+    """What a system does at one step."""
+
+    action: Action | None
+    """To be executed; None when `text` could not be parsed."""
+    text: str
+    """What the model that acts wrote."""
+    accepted: bool
+    """The proposal is executed. False: the strong model's action."""
+    pick: int | None
+    """Sample that was offered to the gate; None without a proposer."""
+    p_accept: float | None
+    """Calibrated probability in [0, 1]; None without a gate, or with nothing to judge."""
+    reason: str
+    """As in `Decision`, and "no_proposer" or "no_fallback" where the system leaves no choice."""
+    calls: tuple[ModelCall, ...]
+    """In the order they were made."""
+
+
+@dataclass(slots=True)
+class TokenLedger:
+    """The tokens of one episode's calls, cached prefixes not paid twice.
+
+    A model pays for the prompt beyond its last call in the episode, and for all new tokens: the
+    rule of the replay. It assumes that an episode's prompts extend one another.
+    """
+
+    _read: dict[Role, int] = field(default_factory=dict)
+
+    def flops(self, calls: Sequence[ModelCall]) -> int:
+        """Forward FLOPs of a step's calls, which are then behind the ledger."""
+        total = 0
+        for call in calls:
+            unread = max(0, call.num_prompt_tokens - self._read.get(call.role, 0))
+            self._read[call.role] = call.num_prompt_tokens
+            total += forward_flops(call.num_params, unread + call.num_new_tokens)
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSystem:
+    """A system with its parts, ready to act."""
+
+    system: System
+    strong: ActionModel
+    """Acts where there is no proposer, or where its proposal is rejected."""
+    proposer: ActionModel | None = None
+    verifier: Verifier | None = None
+    """A `StrongJudge` is the strong model itself: it is handed the strong model's own proposals
+    of each round, and its reading is the fallback's."""
+    renderer: Renderer | None = None
+    """Of the verifier's prompts; needed with one."""
+    gate: Gate | None = None
+    """Needed where the system has a verifier and a fallback, refused elsewhere."""
+    sampling: Sampling
+    """Of the proposals. `num_samples` are drawn and paid for, the system's `num_proposals` are
+    offered; a verifier that compares siblings (agreement) needs as many as it was fitted with."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts are the system's.
+
+        Raises:
+            ValueError: One is missing or too much, or too few samples are drawn.
+            ConfigError: The gate was fitted for another verifier or proposer.
+        """
+        system = self.system
+        for name, wanted in (
+            ("proposer", system.proposer is not None),
+            ("verifier", system.verifier is not None),
+            ("renderer", system.verifier is not None),
+            ("gate", system.gated),
+        ):
+            if (getattr(self, name) is not None) != wanted:
+                raise ValueError(
+                    f"system {system.name} {'needs a' if wanted else 'has no'} {name}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.proposer is not None and self.sampling.num_samples < system.num_proposals:
+            raise ValueError(
+                f"system {system.name} offers {system.num_proposals} proposals, "
+                f"got num_samples={self.sampling.num_samples!r}"
+            )
+        if self.gate is not None and self.verifier is not None and self.proposer is not None:
+            self.gate.check_matches(
+                verifier_id=self.verifier.verifier_id, proposer_id=self.proposer.model_id
+            )
+
+    def decide_steps(self, steps: Sequence[Step]) -> list[LiveDecision]:
+        """What to do at each of the steps; they are batched, and do not depend on each other.
+
+        Raises:
+            ValueError: Two steps of the same id.
+        """
+        if len({step.step_id for step in steps}) < len(steps):
+            raise ValueError("steps that are decided together must have distinct ids")
+        if self.proposer is None:
+            own = self._strong_actions(steps)
+            return [self._strong_alone(own[step.step_id]) for step in steps]
+        proposed = self.proposer.propose(steps, self.sampling)
+        # The judge compares with the strong model's own action, so that it comes first.
+        own = self._strong_actions(steps) if isinstance(self.verifier, StrongJudge) else {}
+        offers = self._offers(steps, proposed, own)
+        decisions = [
+            self._decide(samples, offer) for samples, offer in zip(proposed, offers, strict=True)
+        ]
+        rejected = [s for s, d in zip(steps, decisions, strict=True) if not d.accept]
+        fallback = own or self._strong_actions(rejected)
+        return [
+            self._combined(samples, offer, decision, fallback.get(step.step_id))
+            for step, samples, offer, decision in zip(
+                steps, proposed, offers, decisions, strict=True
+            )
+        ]
+
+    def _strong_actions(self, steps: Sequence[Step]) -> dict[str, Proposal]:
+        """The strong model's greedy proposal by step id."""
+        if not steps:
+            return {}
+        proposed = self.strong.propose(steps, replace(self.sampling, num_samples=1))
+        return {step.step_id: row[0] for step, row in zip(steps, proposed, strict=True)}
+
+    def _strong_alone(self, own: Proposal) -> LiveDecision:
+        return LiveDecision(
+            action=own.action,
+            text=own.text,
+            accepted=False,
+            pick=None,
+            p_accept=None,
+            reason="no_proposer",
+            calls=(_writing("strong", self.strong.num_params, [own]),),
+        )
+
+    def _offers(
+        self,
+        steps: Sequence[Step],
+        proposed: Sequence[Sequence[Proposal]],
+        own: Mapping[str, Proposal],
+    ) -> list[_Offer]:
+        """The likeliest distinct proposal of each step."""
+        if self.verifier is None:
+            return [_Offer(pick=0, log_odds=None, call=None) for _ in steps]
+        verifier = self.verifier
+        if isinstance(verifier, StrongJudge):
+            verifier = replace(verifier, own=own)
+        items, _ = distinct_items(self._items(steps, proposed))
+        if not items:
+            return [_Offer(pick=0, log_odds=None, call=None) for _ in steps]
+        started = time.perf_counter()
+        judged = verifier.judge(items)
+        seconds = (time.perf_counter() - started) / len(items)
+        of_step: dict[str, list[int]] = {step.step_id: [] for step in steps}
+        for i, item in enumerate(items):
+            of_step[item.step.step_id].append(i)
+        return [
+            _offer(verifier, [items[i] for i in places], _rows(judged, places), seconds)
+            for places in of_step.values()
+        ]
+
+    def _items(self, steps: Sequence[Step], proposed: Sequence[Sequence[Proposal]]) -> list[Item]:
+        assert self.renderer is not None  # checked on construction
+        items = []
+        for step, samples in zip(steps, proposed, strict=True):
+            prompt = step_prompt(self.renderer, step)
+            items += [
+                Item(step=step, prompt=prompt, proposal=proposal, siblings=tuple(samples))
+                for proposal in samples[: self.system.num_proposals]
+            ]
+        return items
+
+    def _decide(self, samples: Sequence[Proposal], offer: _Offer) -> Decision:
+        if not self.system.fallback:
+            return Decision(accept=True, p_accept=None, reason="no_fallback")
+        if self.gate is not None:
+            return self.gate.decide_one(offer.log_odds)
+        parsed = samples[offer.pick].action is not None
+        return Decision(accept=parsed, p_accept=None, reason="accepted" if parsed else "unparsable")
+
+    def _combined(
+        self,
+        samples: Sequence[Proposal],
+        offer: _Offer,
+        decision: Decision,
+        own: Proposal | None,
+    ) -> LiveDecision:
+        assert self.proposer is not None  # else the strong model is alone
+        calls = [_writing("proposer", self.proposer.num_params, samples)]
+        if offer.call is not None:
+            calls.append(offer.call)
+        acting = samples[offer.pick]
+        if own is not None:
+            call = _writing("strong", self.strong.num_params, [own])
+            # An accepted proposal is judged, not replaced: as in the replay, the judge is charged
+            # for reading it, and not for the action it was compared with. The time did pass.
+            calls.append(replace(call, num_new_tokens=0) if decision.accept else call)
+        if not decision.accept:
+            assert own is not None  # every rejected step was asked for
+            acting = own
+        return LiveDecision(
+            action=acting.action,
+            text=acting.text,
+            accepted=decision.accept,
+            pick=offer.pick,
+            p_accept=decision.p_accept,
+            reason=decision.reason,
+            calls=tuple(calls),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """What is put before the gate at one step."""
+
+    pick: int
+    """Place among the samples; 0 where nothing was scored."""
+    log_odds: float | None
+    """None without a verifier, or where nothing was scored."""
+    call: ModelCall | None
+    """The judging; None where there was nothing to judge."""
+
+
+def _offer(verifier: Verifier, items: Sequence[Item], judged: Judgements, seconds: float) -> _Offer:
+    """The likeliest of one step's distinct proposals, each judged in `seconds`."""
+    if not items:
+        return _Offer(pick=0, log_odds=None, call=None)
+    length = len(items[0].prompt.ids)
+    # The prompt once, then what each distinct proposal adds to it.
+    added = np.maximum(judged.num_tokens + judged.num_cached_tokens - length, 0)
+    call = ModelCall(
+        role="strong" if isinstance(verifier, StrongJudge) else "verifier",
+        num_params=verifier.num_params,
+        num_prompt_tokens=length,
+        num_new_tokens=int(added.sum()),
+        seconds=seconds * len(items),
+    )
+    scores = np.where(np.isfinite(judged.log_odds), judged.log_odds, -np.inf)
+    best = int(scores.argmax())
+    if not np.isfinite(scores[best]):
+        return _Offer(pick=0, log_odds=None, call=call)
+    return _Offer(pick=items[best].proposal.sample, log_odds=float(scores[best]), call=call)
+
+
+def _rows(judged: Judgements, places: Sequence[int]) -> Judgements:
+    rows = list(places)
+    return Judgements(
+        log_odds=judged.log_odds[rows],
+        num_tokens=judged.num_tokens[rows],
+        num_cached_tokens=judged.num_cached_tokens[rows],
+    )
+
+
+def _writing(role: Role, num_params: int, samples: Sequence[Proposal]) -> ModelCall:
+    return ModelCall(
+        role=role,
+        num_params=num_params,
+        num_prompt_tokens=samples[0].num_prompt_tokens,
+        num_new_tokens=sum(sample.num_completion_tokens for sample in samples),
+        seconds=sum(sample.seconds for sample in samples),
+    )

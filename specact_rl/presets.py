@@ -1,0 +1,149 @@
+"""Presets: the sizes and models of a whole run. Data; `pipeline` runs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from specact_rl.errors import ConfigError
+from specact_rl.types import SplitName
+
+BUILTIN = "builtin:"
+"""Prefix of a base that the package ships."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One way to go from nothing to a report."""
+
+    name: str
+    cheap_base: str
+    """Folder, hub id, or `builtin:1m` / `builtin:4m`."""
+    strong_base: str
+    verifier_base: str
+    catalogue: str
+    """"compact" for tiny models, "template" for pretrained ones."""
+    configs: str
+    """Folder of recipes/configs."""
+    num_tasks: int
+    """In-family tasks, over all splits."""
+    num_held_out_tasks: int
+    """Tasks of families kept out of training; all of them test."""
+    noise: float
+    """Share of random actions in the logged rollouts."""
+    fractions: dict[SplitName, float]
+    num_samples: int
+    """Proposals per step of the cheap model; the first is greedy."""
+    temperature: float
+    max_new_tokens: int
+    num_live_tasks: int
+    pair_strategies: tuple[str, ...]
+    max_pairs_per_task: int
+    dtype: str
+    """Of the models when they propose and judge."""
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="tiny",
+            cheap_base="builtin:1m",
+            strong_base="builtin:4m",
+            verifier_base="builtin:4m",
+            catalogue="compact",
+            configs="tiny",
+            num_tasks=1500,
+            num_held_out_tasks=100,
+            noise=0.15,
+            fractions={
+                "train_proposer": 0.23,
+                "train_verifier": 0.32,
+                "calibration": 0.2,
+                "test": 0.25,
+            },
+            num_samples=3,
+            temperature=1.0,
+            max_new_tokens=40,
+            num_live_tasks=100,
+            pair_strategies=("same_prefix", "divergence", "hard_negative"),
+            max_pairs_per_task=8,
+            dtype="float32",
+        ),
+        Preset(
+            name="smoke",
+            cheap_base="builtin:1m",
+            strong_base="builtin:1m",
+            verifier_base="builtin:1m",
+            catalogue="compact",
+            configs="smoke",
+            num_tasks=90,
+            num_held_out_tasks=6,
+            noise=0.15,
+            fractions={
+                "train_proposer": 0.2,
+                "train_verifier": 0.2,
+                "calibration": 0.35,
+                "test": 0.25,
+            },
+            num_samples=3,
+            temperature=1.0,
+            max_new_tokens=32,
+            num_live_tasks=4,
+            pair_strategies=("same_prefix", "hard_negative"),
+            max_pairs_per_task=4,
+            dtype="float32",
+        ),
+        Preset(
+            name="qwen3",
+            cheap_base="Qwen/Qwen3-1.7B",
+            strong_base="Qwen/Qwen3-8B",
+            verifier_base="Qwen/Qwen3-4B",
+            catalogue="template",
+            configs="qwen3",
+            num_tasks=3000,
+            num_held_out_tasks=200,
+            noise=0.15,
+            fractions={
+                "train_proposer": 0.3,
+                "train_verifier": 0.3,
+                "calibration": 0.2,
+                "test": 0.2,
+            },
+            num_samples=3,
+            temperature=1.0,
+            max_new_tokens=128,
+            num_live_tasks=100,
+            pair_strategies=("same_prefix", "divergence", "hard_negative"),
+            max_pairs_per_task=8,
+            dtype="bfloat16",
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by its name.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be one of {list(PRESETS)!r}, got {name!r}")
+    return PRESETS[name]
+
+
+def model_path(base: str) -> str:
+    """Folder or hub id of a base; `builtin:` ones are in the package.
+
+    Raises:
+        ConfigError: No such builtin base.
+    """
+    if not base.startswith(BUILTIN):
+        return base
+    folder = Path(__file__).parent / "models" / "bases" / base.removeprefix(BUILTIN)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"base {base!r} must be in {folder}, but is not; recipes/pretrain_base.py makes it"
+        )
+    return str(folder)

@@ -1,0 +1,310 @@
+"""Whole episodes: who runs beside whom changes nothing, and the table is what the episodes say."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from specact_rl.actions.parsing import parse_action
+from specact_rl.actions.serialise import action_text
+from specact_rl.envs.episodes import expert_policy, run_episode
+from specact_rl.envs.workspace.environment import Workspace
+from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows, run_live
+from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
+from specact_rl.policy.calibrators import PlattCalibrator
+from specact_rl.policy.gates import Gate
+from specact_rl.policy.live import LiveSystem
+from specact_rl.policy.systems import SYSTEMS
+from specact_rl.policy.thresholds import ThresholdChoice
+from specact_rl.rendering import Renderer
+from specact_rl.types import Proposal, proposal_id
+from specact_rl.verifiers import ProposerConfidence
+
+TASKS = [f"ws-{seed:06d}" for seed in range(4)]
+BROKEN = "<tool_call>"
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    texts = ["read file f3 of the ticket t1; done", "Which file?"]
+    return Renderer(tokenizer=train_tokenizer(texts, 300), catalogue="compact")
+
+
+@pytest.fixture(scope="module")
+def tiny_lm(renderer):
+    """Random weights; some of its turns end in time and are an answer, others are cut off."""
+    torch.manual_seed(0)
+    tokenizer = renderer.tokenizer
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        tie_word_embeddings=True,
+        initializer_range=0.5,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    stop = tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[stop] *= 2.0
+    return LanguageModel(model_id="tiny", model=model, renderer=renderer)
+
+
+@dataclass
+class ExpertModel:
+    """Writes what the expert does on an unspoilt course, or always the same."""
+
+    model_id: str
+    num_params: int = 10
+    says: str | None = None
+    rounds: list[int] = field(default_factory=list)
+
+    def propose(self, steps, sampling):
+        self.rounds.append(len(steps))
+        return [[self.proposal(step)] * sampling.num_samples for step in steps]
+
+    def proposal(self, step):
+        text = self.says
+        if text is None:
+            rollout = run_episode(Workspace.from_task_id(step.task_id), expert_policy, "expert")
+            text = action_text(rollout.steps[step.index].executed)
+        parsed = parse_action(text, step.tools, step.history)
+        return Proposal(
+            proposal_id=proposal_id(step.step_id, self.model_id, "generate", 0),
+            step_id=step.step_id,
+            task_id=step.task_id,
+            model_id=self.model_id,
+            sample=0,
+            mode="generate",
+            text=text,
+            action=parsed.action,
+            parse_error=parsed.error,
+            match_level="none",
+            same_state=None,
+            acceptable=None,
+            label_source="none",
+            logprob=-0.1,
+            num_candidates=None,
+            num_prompt_tokens=100 + 10 * step.index,
+            num_cached_tokens=0,
+            num_completion_tokens=7,
+            seconds=0.25,
+        )
+
+
+def make_gate(proposer_id, threshold):
+    choice = ThresholdChoice(
+        threshold=threshold,
+        rule="utility",
+        num_rows=10,
+        num_accepted=5,
+        num_errors=1,
+        feasible=True,
+        message="",
+    )
+    return Gate.from_choice(
+        PlattCalibrator(slope=1.0, intercept=0.0),
+        choice,
+        verifier_id="proposer_logprob",
+        proposer_id=proposer_id,
+        calibration_hash="abc",
+        num_fit_rows=10,
+        seed=0,
+    )
+
+
+def gated(proposer, strong, renderer, threshold):
+    return LiveSystem(
+        system=SYSTEMS["D-logp"],
+        strong=strong,
+        proposer=proposer,
+        verifier=ProposerConfidence(),
+        renderer=renderer,
+        gate=make_gate(proposer.model_id, threshold),
+        sampling=Sampling(),
+    )
+
+
+def strong_only(strong):
+    return LiveSystem(system=SYSTEMS["A"], strong=strong, sampling=Sampling())
+
+
+def sampling_system(lm, renderer, seed):
+    """Three sampled proposals of a real model, some of which are accepted."""
+    system = replace(SYSTEMS["E"], verifier="proposer_logprob")
+    return LiveSystem(
+        system=system,
+        strong=lm,
+        proposer=lm,
+        verifier=ProposerConfidence(),
+        renderer=renderer,
+        gate=make_gate(lm.model_id, 1e-7),
+        sampling=Sampling(num_samples=3, max_new_tokens=6, seed=seed),
+    )
+
+
+def without_seconds(episodes):
+    return [replace(episode, seconds=0.0) for episode in episodes]
+
+
+def test_episodes_in_lockstep_are_those_run_alone(tiny_lm, renderer):
+    system = sampling_system(tiny_lm, renderer, seed=0)
+    together = run_live(system, TASKS)
+    alone = [episode for task in TASKS for episode in run_live(system, [task])]
+    assert without_seconds(together) == without_seconds(alone)
+    assert len({episode.num_steps for episode in together}) > 1  # some ended before others
+    assert sum(episode.num_accepted for episode in together) > 0
+    assert sum(episode.num_fallback for episode in together) > 0
+
+
+def test_episodes_depend_on_the_seed_and_on_nothing_else(tiny_lm, renderer):
+    first, again, other = (
+        without_seconds(run_live(sampling_system(tiny_lm, renderer, seed), TASKS))
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_model_that_writes_the_experts_actions_needs_the_experts_steps():
+    for episode in run_live(strong_only(ExpertModel("expert")), TASKS):
+        assert episode.success
+        assert episode.num_steps == episode.expert_steps == episode.num_fallback
+        assert (episode.num_accepted, episode.num_unparsable) == (0, 0)
+        # prompts of 100, 110, …: the last one's length is read in all, 7 tokens written a step
+        read = 100 + 10 * (episode.num_steps - 1)
+        assert episode.flops == 2 * 10 * (read + 7 * episode.num_steps)
+        assert episode.seconds == pytest.approx(0.25 * episode.num_steps)
+
+
+def test_text_that_is_no_action_counts_as_a_step_until_the_environment_ends_the_episode():
+    for episode in run_live(strong_only(ExpertModel("broken", says=BROKEN)), TASKS):
+        assert not episode.success
+        assert episode.num_steps == Workspace.from_task_id(episode.task_id).max_steps
+        assert episode.num_unparsable == episode.num_steps
+
+
+@pytest.mark.parametrize(("threshold", "accepts"), [(0.0, True), (None, False)])
+def test_gate_decides_whose_actions_are_executed(threshold, accepts, renderer):
+    lost = ExpertModel("lost", says="I give up now")
+    system = gated(lost, ExpertModel("expert"), renderer, threshold)
+    for episode in run_live(system, TASKS):
+        assert episode.success == (not accepts)
+        assert (episode.num_accepted > 0, episode.num_fallback > 0) == (accepts, not accepts)
+
+
+def test_unparsable_proposals_go_to_the_strong_model_whatever_the_threshold(renderer):
+    broken = ExpertModel("broken", says=BROKEN)
+    for episode in run_live(gated(broken, ExpertModel("expert"), renderer, 0.0), TASKS):
+        assert episode.success
+        assert (episode.num_accepted, episode.num_unparsable) == (0, 0)
+
+
+def test_each_round_asks_for_the_steps_of_all_episodes_that_go_on():
+    model = ExpertModel("expert")
+    lengths = [episode.num_steps for episode in run_live(strong_only(model), TASKS)]
+    assert model.rounds == [sum(n > i for n in lengths) for i in range(max(lengths))]
+
+
+def test_progress_counts_every_episode_once():
+    finished = []
+    run_live(strong_only(ExpertModel("expert")), TASKS, progress=finished.append)
+    assert sum(finished) == len(TASKS)
+    assert all(count > 0 for count in finished)
+
+
+def test_same_task_twice_is_refused():
+    with pytest.raises(ValueError, match="distinct"):
+        run_live(strong_only(ExpertModel("expert")), [TASKS[0], TASKS[0]])
+
+
+def test_episodes_on_disk_are_not_run_again(tmp_path):
+    model = ExpertModel("expert")
+    finished = []
+    first = live_in_shards(tmp_path, strong_only(model), TASKS, finished.append)
+    rounds = len(model.rounds)
+    again = live_in_shards(tmp_path, strong_only(model), TASKS, finished.append)
+    assert again == first
+    assert len(model.rounds) == rounds
+    assert sum(finished) == 2 * len(TASKS)
+
+
+def episodes(system, successes, steps, accepted, flops):
+    return [
+        LiveEpisode(
+            system=system,
+            task_id=f"t{i}",
+            family="f",
+            success=success,
+            num_steps=steps,
+            expert_steps=4,
+            num_accepted=accepted,
+            num_fallback=steps - accepted,
+            num_unparsable=1,
+            flops=flops * (i + 1),
+            seconds=2.0 + i,
+        )
+        for i, success in enumerate(successes)
+    ]
+
+
+def test_rows_are_what_the_episodes_say():
+    results = {
+        "A": episodes("A", [True, True, False, True], 5, 0, 8_000_000),
+        # handed over in another order: rows are paired by task
+        "D": episodes("D", [True, False, False, False], 8, 6, 2_000_000)[::-1],
+    }
+    a, d = live_rows(results, np.random.default_rng(0))
+    assert (a["name"], a["n"], a["accept_rate"]) == ("A", 4, None)
+    assert a["success"].value == pytest.approx(0.75)
+    assert a["success"].low < 0.75 < a["success"].high
+    assert a["excess_steps"] == pytest.approx(1.0)  # 5 steps against the expert's 4
+    assert a["mflops_per_task"] == pytest.approx(20.0)  # (8 + 16 + 24 + 32) / 4
+    assert a["relative_flops"].value == pytest.approx(1.0)
+    assert a["difference_from_a"].value == 0.0
+    assert (d["name"], d["title"]) == ("D", SYSTEMS["D"].title)
+    assert d["success"].value == pytest.approx(0.25)
+    assert (d["num_steps"], d["excess_steps"]) == (8.0, 4.0)
+    assert d["accept_rate"].value == pytest.approx(0.75)  # 6 of 8 steps
+    assert d["unparsable_rate"] == pytest.approx(1 / 8)
+    assert d["relative_flops"].value == pytest.approx(0.25)
+    # a quarter on each task by itself, so that no resampling of tasks moves it
+    assert d["relative_flops"].low == pytest.approx(0.25)
+    assert d["seconds_per_task"] == pytest.approx(3.5)
+    # by task: 0, -1, 0, -1
+    assert d["difference_from_a"].value == pytest.approx(-0.5)
+    assert d["difference_from_a"].num_clusters == 4
+
+
+def test_excess_steps_of_a_system_that_never_succeeds_are_unknown():
+    results = {
+        "A": episodes("A", [True, True], 5, 0, 1),
+        "B": episodes("B", [False, False], 9, 9, 1),
+    }
+    assert live_rows(results, np.random.default_rng(0))[1]["excess_steps"] is None
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"D": episodes("D", [True, True], 5, 0, 1)}, "need system 'A'"),
+        (
+            {
+                "A": episodes("A", [True, True], 5, 0, 1),
+                "D": episodes("D", [True], 5, 0, 1),
+            },
+            "must have run on the 2 tasks",
+        ),
+        ({"A": episodes("A", [True], 5, 0, 1) * 2}, "one episode per task"),
+    ],
+    ids=["no A", "other tasks", "task twice"],
+)
+def test_results_that_cannot_be_paired_are_refused(results, message):
+    with pytest.raises(ValueError, match=message):
+        live_rows(results, np.random.default_rng(0))
