@@ -13,22 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from datasets import Dataset
-from peft import get_peft_model, prepare_model_for_kbit_training
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from trl import ModelConfig
 
 from specact_rl.errors import ConfigError
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import (
     BALANCES,
-    LABEL_NAMES,
     Balance,
     WeightedCrossEntropy,
     binary_labels,
@@ -36,6 +28,7 @@ from specact_rl.models.training import (
     check_trained_tokens,
     class_weights,
     fit_rows,
+    new_classifier,
     sampled_rows,
     token_rows,
 )
@@ -80,7 +73,7 @@ def main() -> None:
     )
     chosen = sampled_rows(labels, arguments.balance)
     trainer = Trainer(
-        model=build_classifier(run.model_path, run.tokenizer.pad_token_id, training, model),
+        model=new_classifier(run.model_path, run.tokenizer.pad_token_id, training, model),
         args=training,
         train_dataset=Dataset.from_dict(
             {"input_ids": [rows[i].ids for i in chosen], "labels": [labels[i] for i in chosen]}
@@ -101,31 +94,6 @@ def main() -> None:
         "dataset_hash": run.origin["dataset_hash"],
     }
     run.save(trainer, {"verifier.json": facts})
-
-
-def build_classifier(path, pad_token_id, training, model):  # type: ignore[no-untyped-def]
-    """The model with a new head of two outputs, its adapter and quantisation as configured."""
-    set_seed(training.seed)  # the head and the adapter are random
-    classifier = AutoModelForSequenceClassification.from_pretrained(
-        path,
-        id2label=LABEL_NAMES,
-        label2id={name: label for label, name in LABEL_NAMES.items()},
-        pad_token_id=pad_token_id,
-        dtype=model.dtype,
-        attn_implementation=model.attn_implementation,
-        quantization_config=get_quantization_config(model),
-        use_safetensors=True,
-    )
-    if not model.use_peft:
-        return classifier
-    if model.load_in_4bit or model.load_in_8bit:
-        classifier = prepare_model_for_kbit_training(
-            classifier, use_gradient_checkpointing=training.activation_checkpointing
-        )
-    elif training.activation_checkpointing:
-        classifier.enable_input_require_grads()
-    model.lora_task_type = "SEQ_CLS"  # with another one the head is trained, but not saved
-    return get_peft_model(classifier, get_peft_config(model))
 
 
 if __name__ == "__main__":

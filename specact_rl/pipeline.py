@@ -25,7 +25,7 @@ from specact_rl.envs.collect import plan_episodes
 from specact_rl.errors import ConfigError, SpecActError
 from specact_rl.eval.collect import SCORES_FILE, collect_proposals, collect_scores
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
-from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, evaluate
+from specact_rl.eval.evaluate import Outcomes, Ranked, calibrate, calibration_rule, evaluate
 from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
@@ -98,8 +98,12 @@ class Folders:
         return self.root / "models" / role
 
     def proposals(self, role: str) -> Path:
-        """Proposals table of a model, `_ranked` ones apart."""
+        """Free-text proposals table of a model."""
         return self.root / "outcomes" / role
+
+    def ranked(self, role: str) -> Path:
+        """Ranked proposals table of a model."""
+        return self.root / "outcomes" / f"{role}--ranked"
 
     def scores(self, verifier: str, role: str) -> Path:
         """Scores table of a verifier on a model's proposals."""
@@ -165,7 +169,7 @@ class Run:
             self.propose("cheap_dpo", EVALUATED, 1)
         with self.stage("cheap and strong rank"):
             for role in ("cheap", "strong"):
-                self.propose(role, ("test",), 0)
+                self.rank(role)
         with self.stage("verifiers judge"):
             self.judge()
         with self.stage("calibrate"):
@@ -194,7 +198,7 @@ class Run:
         """Scripted rollouts of the preset's tasks, split by task."""
         first = self.seed * TASKS_PER_SEED
         plans = plan_episodes(
-            [f"noisy:{self.preset.noise}"],
+            self.preset.policies,
             range(first, first + self.preset.num_tasks),
             held_out_seeds=range(first, first + self.preset.num_held_out_tasks),
         )
@@ -262,16 +266,28 @@ class Run:
             )
 
     def propose(self, role: str, splits: tuple[SplitName, ...], num_samples: int) -> None:
-        """A model's proposals on some splits; 0 samples ranks candidates instead."""
-        name = role if num_samples else f"{role}_ranked"
-        title = f"{role} {'proposes' if num_samples else 'ranks'}"
-        with self.progress(title, len(self.rollouts(splits))) as advance:
+        """A model's free-text proposals on some splits."""
+        with self.progress(f"{role} proposes", len(self.rollouts(splits))) as advance:
             collect_proposals(
                 self.folders.rollouts,
-                self.folders.proposals(name),
+                self.folders.proposals(role),
                 self.model(role),
                 splits,
-                sampling=self.sampling(num_samples) if num_samples else None,
+                sampling=self.sampling(num_samples),
+                progress=advance,
+            )
+
+    def rank(self, role: str) -> None:
+        """A model's choice among candidates on some test tasks."""
+        tasks = self.test_tasks(self.preset.num_ranked_tasks)
+        with self.progress(f"{role} ranks", None) as advance:
+            collect_proposals(
+                self.folders.rollouts,
+                self.folders.ranked(role),
+                self.model(role),
+                ("test",),
+                sampling=None,
+                tasks=tasks,
                 progress=advance,
             )
 
@@ -323,7 +339,7 @@ class Run:
 
     def live(self) -> list[dict[str, Any]]:
         """Whole episodes of the headline systems on the same test tasks."""
-        tasks = self.live_tasks()
+        tasks = self.test_tasks(self.preset.num_live_tasks)
         gates = self.gates()
         episodes = {}
         with self.progress("live episodes", len(tasks) * len(LIVE_SYSTEMS)) as advance:
@@ -344,11 +360,11 @@ class Run:
                 episodes[name] = read_shards(self.folders.live / name, LiveEpisode)
         return live_rows(episodes, np.random.default_rng(self.seed))
 
-    def live_tasks(self) -> list[str]:
-        """Test tasks for live episodes, drawn by lot."""
+    def test_tasks(self, count: int) -> list[str]:
+        """Test tasks drawn by lot; fewer are among more."""
         tasks = sorted({rollout.task_id for rollout in self.rollouts(("test",))})
         chosen = np.random.default_rng(self.seed).permutation(len(tasks))
-        return sorted(tasks[i] for i in chosen[: self.preset.num_live_tasks])
+        return sorted(tasks[i] for i in chosen[:count])
 
     def live_system(self, system: System, gate: Gate | None) -> LiveSystem:
         """A system with its models loaded."""
@@ -366,7 +382,21 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """The replay part of the results."""
         train = [s for r in self.rollouts(("train_proposer",)) for s in r.each_step()]
-        return evaluate(self.outcomes("test"), self.gates(), train, seed=self.seed)
+        tasks = set(self.test_tasks(self.preset.num_ranked_tasks))
+        table = StepTable.of(r for r in self.rollouts(("test",)) if r.task_id in tasks)
+        steps = {step.step_id for step in table.steps}
+        ranked = {}
+        for role in ("cheap", "strong"):
+            proposals = read_table(self.folders.ranked(role) / PROPOSALS_FILE, Proposal)
+            here = [p for p in proposals if p.step_id in steps]
+            ranked[role] = ProposalColumns.of(table, here)
+        return evaluate(
+            self.outcomes("test"),
+            self.gates(),
+            train,
+            ranked=Ranked(table=table, columns=ranked),
+            seed=self.seed,
+        )
 
     def results(self, replay: dict[str, Any], live: list[dict[str, Any]]) -> dict[str, Any]:
         """All that results.json holds."""
@@ -487,13 +517,9 @@ class Run:
                 log_odds=score_matrix(roles[role], scores),
                 seconds=score_seconds(roles[role], scores),
             )
-        ranked = {}
-        if split == "test":
-            ranked = {role: columns(f"{role}_ranked") for role in ("cheap", "strong")}
         return Outcomes(
             table=table,
             columns=roles,
-            ranked=ranked,
             judged=judged,
             num_params={role: self.model(role).num_params for role in roles},
         )

@@ -29,13 +29,16 @@ class Preset:
     """In-family tasks, over all splits."""
     num_held_out_tasks: int
     """Tasks of families kept out of training; all of them test."""
-    noise: float
-    """Share of random actions in the logged rollouts."""
+    policies: tuple[str, ...]
+    """Who acted in the logged rollouts, each once on every task; see `envs.collect`. Two that
+    differ give tasks with a success and a failure, which some pair strategies need."""
     fractions: dict[SplitName, float]
     num_samples: int
     """Proposals per step of the cheap model; the first is greedy."""
     temperature: float
     max_new_tokens: int
+    num_ranked_tasks: int
+    """Test tasks at whose steps candidates are ranked."""
     num_live_tasks: int
     pair_strategies: tuple[str, ...]
     max_pairs_per_task: int
@@ -50,24 +53,25 @@ PRESETS: dict[str, Preset] = {
             name="tiny",
             cheap_base="builtin:1m",
             strong_base="builtin:4m",
-            verifier_base="builtin:4m",
+            verifier_base="builtin:1m",
             catalogue="compact",
             configs="tiny",
-            num_tasks=1500,
+            num_tasks=700,
             num_held_out_tasks=100,
-            noise=0.15,
+            policies=("noisy:0.15", "noisy:0.4"),
             fractions={
-                "train_proposer": 0.23,
-                "train_verifier": 0.32,
+                "train_proposer": 0.22,
+                "train_verifier": 0.27,
                 "calibration": 0.2,
-                "test": 0.25,
+                "test": 0.31,
             },
             num_samples=3,
             temperature=1.0,
             max_new_tokens=40,
+            num_ranked_tasks=60,
             num_live_tasks=100,
             pair_strategies=("same_prefix", "divergence", "hard_negative"),
-            max_pairs_per_task=8,
+            max_pairs_per_task=4,
             dtype="float32",
         ),
         Preset(
@@ -77,9 +81,9 @@ PRESETS: dict[str, Preset] = {
             verifier_base="builtin:1m",
             catalogue="compact",
             configs="smoke",
-            num_tasks=90,
-            num_held_out_tasks=6,
-            noise=0.15,
+            num_tasks=45,
+            num_held_out_tasks=3,
+            policies=("noisy:0.15", "noisy:0.4"),
             fractions={
                 "train_proposer": 0.2,
                 "train_verifier": 0.2,
@@ -89,6 +93,7 @@ PRESETS: dict[str, Preset] = {
             num_samples=3,
             temperature=1.0,
             max_new_tokens=32,
+            num_ranked_tasks=4,
             num_live_tasks=4,
             pair_strategies=("same_prefix", "hard_negative"),
             max_pairs_per_task=4,
@@ -103,7 +108,7 @@ PRESETS: dict[str, Preset] = {
             configs="qwen3",
             num_tasks=3000,
             num_held_out_tasks=200,
-            noise=0.15,
+            policies=("noisy:0.15", "noisy:0.4"),
             fractions={
                 "train_proposer": 0.3,
                 "train_verifier": 0.3,
@@ -113,6 +118,7 @@ PRESETS: dict[str, Preset] = {
             num_samples=3,
             temperature=1.0,
             max_new_tokens=128,
+            num_ranked_tasks=60,
             num_live_tasks=100,
             pair_strategies=("same_prefix", "divergence", "hard_negative"),
             max_pairs_per_task=8,

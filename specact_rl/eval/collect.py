@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def collect_proposals(
     splits: Collection[SplitName],
     *,
     sampling: Sampling | None,
+    tasks: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> list[Proposal]:
     """Every step of the splits, proposed once; a killed run goes on where it was.
@@ -43,11 +44,13 @@ def collect_proposals(
         lm: Who proposes.
         splits: Which tasks.
         sampling: How free text is drawn; None ranks the environment's candidates instead.
+        tasks: Only these; None takes all of the splits.
         progress: Called with the number of rollouts just finished.
     """
     arguments = {
         "model_id": lm.model_id,
         "splits": sorted(splits),
+        "tasks": None if tasks is None else sorted(tasks),
         "sampling": asdict(sampling) if sampling else None,
     }
     with open_stage(
@@ -60,6 +63,8 @@ def collect_proposals(
     ) as stage:
         if not stage.done:
             rollouts = read_rollouts(rollouts_dir, splits)
+            if tasks is not None:
+                rollouts = [rollout for rollout in rollouts if rollout.task_id in tasks]
             shards = stage.path / _SHARDS
             proposals = proposals_in_shards(
                 shards,
@@ -118,8 +123,3 @@ def collect_scores(
                 "unscored": sum(score.log_odds is None for score in scores),
             }
     return read_table(out_dir / SCORES_FILE, Score)
-
-
-def of_splits(proposals: Sequence[Proposal], step_ids: Collection[str]) -> list[Proposal]:
-    """The proposals at these steps."""
-    return [p for p in proposals if p.step_id in step_ids]

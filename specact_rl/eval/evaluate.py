@@ -7,7 +7,7 @@ looked at. Everything here is joins; no model runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,6 @@ class Outcomes:
     table: StepTable
     columns: dict[str, ProposalColumns]
     """Free-text proposals by role: cheap, strong, cheap_dpo."""
-    ranked: dict[str, ProposalColumns] = field(default_factory=dict)
-    """Ranked proposals by role."""
     judged: dict[tuple[str, str], Judged]
     """By key of the verifier and role of the proposer."""
     num_params: dict[str, int]
@@ -56,6 +54,15 @@ class Outcomes:
         if system.proposer not in self.columns:
             return False
         return system.verifier is None or (system.verifier, system.proposer) in self.judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """Ranked proposals, which stand apart from free text and may cover fewer steps."""
+
+    table: StepTable
+    columns: dict[str, ProposalColumns]
+    """By role."""
 
 
 def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[str, Gate]:
@@ -100,7 +107,12 @@ def _refuse_constant(system: System, log_odds: np.ndarray) -> None:
 
 
 def evaluate(
-    test: Outcomes, gates: Mapping[str, Gate], train_steps: Sequence[Step], *, seed: int
+    test: Outcomes,
+    gates: Mapping[str, Gate],
+    train_steps: Sequence[Step],
+    *,
+    ranked: Ranked | None = None,
+    seed: int,
 ) -> dict[str, Any]:
     """The replay part of results.json.
 
@@ -108,6 +120,7 @@ def evaluate(
         test: Outcomes of the test split.
         gates: Frozen gates by system.
         train_steps: Steps with references that the proposers were trained on, for the baselines.
+        ranked: For rows of their own; None leaves them out.
         seed: Of every interval.
     """
     rng = np.random.default_rng(seed)
@@ -125,7 +138,7 @@ def evaluate(
         reports.append(row)
     return {
         "proposers": [_proposer_rows(role, c, test, rng) for role, c in test.columns.items()],
-        "ranking": [_ranking_row(role, c, test, rng) for role, c in test.ranked.items()],
+        "ranking": _ranking(ranked, rng) if ranked else [],
         "baselines": _baselines(test, train_steps, rng),
         "verifiers": _verifiers(test, gates, rng),
         "systems": reports,
@@ -196,9 +209,15 @@ def _effective_k(coverage: Sequence[float]) -> float | None:
     return float(np.log1p(-coverage[-1]) / np.log1p(-coverage[0]))
 
 
-def _ranking_row(role: str, columns: ProposalColumns, test: Outcomes, rng: Any) -> dict[str, Any]:
+def _ranking(ranked: Ranked, rng: Any) -> list[dict[str, Any]]:
+    tasks = ranked.table.task_ids
+    return [_ranking_row(role, columns, tasks, rng) for role, columns in ranked.columns.items()]
+
+
+def _ranking_row(
+    role: str, columns: ProposalColumns, tasks: np.ndarray, rng: Any
+) -> dict[str, Any]:
     sizes = np.array([row[0].num_candidates for row in columns.proposals], dtype=np.float64)
-    tasks = test.table.task_ids
     return {
         "role": role,
         "num_candidates": float(sizes.mean()),

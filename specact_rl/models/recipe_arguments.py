@@ -77,19 +77,22 @@ def parse_arguments(
 
     Args:
         types: Dataclasses whose fields are the keys.
-        default_config: Read when the command line has no `--config`.
+        default_config: Read when the command line has no `--config`; named after the recipe.
         argv: None for the arguments of this process.
 
     Raises:
         ConfigError: An unknown key, or a value that does not fit.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(default_config.stem, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path, default=default_config)
     found, rest = first.parse_known_args(argv)
     _check_keys(found.config, types)
     # A shortened key would be taken for the option it begins.
     parser = TrlParser(
-        types, allow_abbrev=False, usage="%(prog)s [--config FILE.yaml] [--key value ...]"
+        types,
+        prog=default_config.stem,
+        allow_abbrev=False,
+        usage="%(prog)s [--config FILE.yaml] [--key value ...]",
     )
     parser.set_defaults_with_config(**_DEFAULTS)
     if parser.get_default("gradient_checkpointing"):

@@ -1,20 +1,30 @@
 """Training rows → tokens: what a trainer is given, and the check that it trains on just that.
 
 Prompts and turns come from the renderer that inference uses, stop token last. Knows nothing of
-files, arguments or where a model is saved.
+files or where a model is saved.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import torch
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from trl.trainer.model_config import ModelConfig
+from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from specact_rl.errors import ConfigError, ModelError
 from specact_rl.rendering import Renderer, check_parity
@@ -231,6 +241,37 @@ class CutAfterStop:
 
     def _cut(self, ids: list[int]) -> list[int]:
         return ids[: len(ids) - ids[::-1].index(self.stop_token_id)]
+
+
+def new_classifier(
+    path: str, pad_token_id: int, training: TrainingArguments, model: ModelConfig
+) -> PreTrainedModel | PeftModel:
+    """A checkpoint with a new head of two outputs, quantised and adapted as `model` says.
+
+    Head and adapter are random and follow `training.seed`.
+    """
+    set_seed(training.seed)
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        id2label=LABEL_NAMES,
+        label2id={name: label for label, name in LABEL_NAMES.items()},
+        pad_token_id=pad_token_id,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        quantization_config=get_quantization_config(model),
+        use_safetensors=True,
+    )
+    if not model.use_peft:
+        return cast(PreTrainedModel, classifier)
+    if model.load_in_4bit or model.load_in_8bit:
+        classifier = prepare_model_for_kbit_training(
+            classifier, use_gradient_checkpointing=training.activation_checkpointing
+        )
+    elif training.activation_checkpointing:
+        classifier.enable_input_require_grads()
+    # With another task type the head is trained, but not saved.
+    config = get_peft_config(replace(model, lora_task_type="SEQ_CLS"))
+    return cast(PeftModel, get_peft_model(classifier, config))
 
 
 def binary_labels(rows: Sequence[Mapping[str, Any]]) -> list[int]:

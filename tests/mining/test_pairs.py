@@ -279,6 +279,14 @@ def test_the_same_pair_in_two_trials_is_kept_once(make):
     assert result.dropped == {"same_prefix:duplicate": 2}
 
 
+def test_the_same_sides_after_other_calls_are_another_pair(make):
+    right = make.call("read_file", file="f1")
+    rollout = make.rollout([(make.call("find", query="x"), "f1", right), (right, "a", right)])
+    wrong = make.call("read_file", file="f9")
+    proposals = [make.proposal(rollout, index, wrong, False) for index in range(2)]
+    assert len(mine("same_prefix", [rollout], proposals).pairs) == 2
+
+
 def test_a_pair_of_two_strategies_counts_for_the_first_named(make, logged):
     proposals = [
         make.proposal(logged, 0, make.call("read_file", file="f1"), True),

@@ -67,6 +67,15 @@ def test_continuation_value_of_the_expert_is_the_discounted_number_of_steps(roll
     assert expert_value()(env, pair.chosen) == pytest.approx(DISCOUNT ** (cost - 1))
 
 
+def test_every_continuation_starts_from_the_same_state(rollouts, judged):
+    replays = Replays(rollouts)
+    pair = judged[0]
+    values = [
+        expert_value(num_episodes=n)(replays.environment_at(pair.step), pair.chosen) for n in (1, 3)
+    ]
+    assert values[0] == pytest.approx(values[1])
+
+
 def test_a_side_that_ends_in_failure_is_worth_nothing(rollouts, judged):
     replays = Replays(rollouts)
     pair = judged[0]

@@ -243,7 +243,7 @@ def test_live_decisions_are_those_of_the_replay(name, seed, rollouts, table, ren
 @pytest.mark.parametrize("name", ["A", "B", "C", "D", "E", "E-nf"])
 def test_live_flops_are_those_of_the_replay(name, rollouts, table, renderer):
     system = SYSTEMS[name]
-    live = make_system(system, table, renderer, num_broken=0, num_samples=system.num_proposals)
+    live = make_system(system, table, renderer, num_samples=system.num_proposals)
     # The replay joins three samples; it charges for those that the system offers.
     run = replayed(live, rollouts, table)
     ledgers = {rollout: TokenLedger() for rollout in set(table.rollouts.tolist())}

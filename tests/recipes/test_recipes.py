@@ -196,6 +196,20 @@ def test_dpo_truncation_keeps_every_pair(world, run_recipe, tmp_path):
     assert log["num_tokens"] == 16 * limit
 
 
+def test_hub_model_is_taken_at_its_revision(world, run_recipe, tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo_id, *, revision, **options):
+        asked.append((repo_id, revision))
+        return str(world.base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    options = ["--model_name_or_path", "org/model", "--model_revision", "abc123"]
+    log = run_recipe("train_verifier", tmp_path / "out", *options)
+    assert asked == [("org/model", "abc123")]
+    assert log["origin"]["base_model_id"].startswith("base-")
+
+
 # Stopping and going on
 
 
@@ -287,7 +301,7 @@ def test_more_processes_promised_than_there_are(recipe, refused):
         (["--padding_free"], "packing"),
         (["--chat_template_path", "x.jinja"], "chat_template_path"),
         (["--learning_rat", "1"], "--learning_rat"),
-        (["--learning_rate", "fast"], "invalid float value"),
+        (["--learning_rate", "fast"], "sft_proposer: error: .*invalid float value"),
         (["--catalogue", "none"], "invalid choice"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

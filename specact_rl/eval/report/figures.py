@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 
 from specact_rl.eval.report.blocks import Picture
 from specact_rl.eval.report.frontier_figure import draw_frontier
-from specact_rl.eval.report.lookup import part, rows, system, verifier, verifier_title
+from specact_rl.eval.report.lookup import (
+    action_type_title,
+    part,
+    rows,
+    system,
+    verifier,
+    verifier_title,
+)
 from specact_rl.eval.report.numbers import JSON, fixed, metric
 from specact_rl.eval.report.palette import (
     BLUE,
@@ -42,8 +49,9 @@ def reliability(results: JSON) -> Picture | None:
         alt="Reliability diagram of system D's verifier: share acceptable against p_accept",
         caption=(
             f"Reliability of D's verifier on the test split, n = {row['n']} proposals in "
-            f"{len(bins)} bins of equal mass; on the dashed line they are right. Bars are Wilson 95 % intervals; they take steps as "
-            "independent, so steps of one task make them a little too short."
+            f"{len(bins)} bins of equal mass; on the dashed line they are right. Bars are Wilson "
+            "95 % intervals; they take steps as independent, so that steps of one task make them "
+            "a little too short."
         ),
         draw=lambda: _draw_reliability(row, bins),
     )
@@ -148,12 +156,20 @@ def _draw_risk_coverage(judges: list[JSON], of_d: JSON | None) -> Figure:
             transform=axes.transAxes,
             va="center",
         )
-    rate, risk = metric(of_d, "accept_rate"), metric(of_d, "selective_risk")
-    if rate is not None and risk is not None and rate.value and risk.value is not None:
-        axes.plot([rate.value], [risk.value], "o", color=INK, markersize=8, zorder=4)
+    _mark_operating_point(axes, judges, of_d)
     axes.set(xlabel="share accepted (coverage)", ylabel="selective risk", xlim=(0, 1.01))
     axes.set_ylim(bottom=0)
     return figure
+
+
+def _mark_operating_point(axes: Axes, judges: list[JSON], of_d: JSON | None) -> None:
+    judge = next((row for row in judges if row.get("system") == "D"), None)
+    rate, risk = metric(of_d, "accept_rate"), metric(of_d, "selective_risk")
+    if judge is None or rate is None or risk is None or risk.value is None or not rate.value:
+        return
+    # The accept rate is of all steps, coverage of the proposals that could be judged.
+    coverage = min(1.0, rate.value * rate.n / judge["n"])
+    axes.plot([coverage], [risk.value], "o", color=INK, markersize=8, zorder=4)
 
 
 def frontier(results: JSON) -> Picture | None:
@@ -203,7 +219,7 @@ def _draw_by_type(kinds: JSON) -> Figure:
     figure = Figure(figsize=(9.0, 0.42 * len(names) + 1.3))
     rates, accuracy = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": (1, 1)})
     shares = [100.0 * kinds[name]["accept_rate"] for name in names]
-    rates.barh(names, shares, color=SKY, height=0.62)
+    rates.barh(range(len(names)), shares, color=SKY, height=0.62)
     for i, (name, share) in enumerate(zip(names, shares, strict=True)):
         label = f"{fixed(share, 0)} %, n = {kinds[name]['n']}"
         inside = share > 65.0
@@ -211,6 +227,7 @@ def _draw_by_type(kinds: JSON) -> Figure:
             share + (-1.5 if inside else 1.5), i, label, va="center",
             ha="right" if inside else "left", fontsize=9.5, color=INK,
         )  # fmt: skip
+    rates.set_yticks(range(len(names)), [action_type_title(name) for name in names])
     for i, name in enumerate(names):
         ours, strong = 100 * kinds[name]["acceptable"], 100 * kinds[name]["strong_acceptable"]
         accuracy.plot([ours, strong], [i, i], color=LIGHT, linewidth=3, zorder=1)

@@ -68,6 +68,8 @@ def _draw_envelopes(axes: Axes, results: JSON) -> Labels:
     cost, own = metric(row, "relative_flops"), accept_rate(row)
     if row is None or rates is None or cost is None or cost.value is None or own is None:
         return []
+    if ends is None and own in (0.0, 1.0):
+        return []  # every gate is the same there
     if ends is None:
         return _draw_marks(axes, row, cost.value)
     a = np.linspace(0.0, 1.0, 101)

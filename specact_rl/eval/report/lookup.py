@@ -58,6 +58,11 @@ def verifier_title(name: str) -> str:
     return VERIFIER_TITLES.get(name, name.replace("_", " "))
 
 
+def action_type_title(name: str) -> str:
+    """An action type as a reader would say it: the type `verifier` is no verifier."""
+    return {"verifier": "verification", "BLOCKED": "blocked"}.get(name, name.replace("_", " "))
+
+
 def overhead(results: JSON) -> float | None:
     """FLOPs of D's proposing and verifying alone, in units of the strong model alone.
 

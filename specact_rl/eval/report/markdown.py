@@ -41,9 +41,9 @@ def page_markdown(page: Page) -> str:
 
 def escaped(text: str) -> str:
     """Text from logs and models without effect as Markdown or HTML, on one line."""
-    for character in "\\`*_|<>[]":
+    for character in "\\`*_|<":
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(text.replace("](", "]\\(").split())
 
 
 def _block(block: Block) -> Iterator[str]:

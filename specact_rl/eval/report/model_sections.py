@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from specact_rl.eval.report import figures
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
-from specact_rl.eval.report.lookup import part, rows, verifier_title
+from specact_rl.eval.report.lookup import action_type_title, part, rows, verifier_title
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
@@ -240,7 +240,7 @@ def _within_types(found: Sequence[JSON]) -> Table | None:
         return cell(metric(part(row, "auroc_within_types"), kind), most=2, count=True)
 
     return table(
-        ("verifier", *kinds),
+        ("verifier", *map(action_type_title, kinds)),
         [
             (
                 words(f"{verifier_title(str(row['name']))} ({row.get('system')})"),

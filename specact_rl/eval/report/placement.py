@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 NUM_DIRECTIONS = 16
 NUM_RINGS = 12
+LOOKS_LIKE_ANOTHERS = 60.0
+"""Square pixels covered that are as bad as a label nearer to another point than to its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,12 @@ class Box:
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
 
+    def distance(self, point: tuple[float, float]) -> float:
+        """Pixels from a point to the nearest edge; 0 inside."""
+        x = max(self.left - point[0], 0.0, point[0] - self.right)
+        y = max(self.bottom - point[1], 0.0, point[1] - self.top)
+        return math.hypot(x, y)
+
     def outside(self, bounds: Box) -> float:
         """Area that lies out of bounds."""
         area = (self.right - self.left) * (self.top - self.bottom)
@@ -41,7 +49,7 @@ def place_labels(
     """A box for each label, near its anchor and free of the others where there is room.
 
     Labels are placed in turn, those with the most crowded anchors first, each at the nearest of
-    the positions on rings around its anchor that covers least.
+    the positions on rings around its anchor that covers least and is not nearer to another.
 
     Args:
         anchors: Points to be named, in pixels.
@@ -61,6 +69,8 @@ def place_labels(
                 angle = 2.0 * math.pi * turn / NUM_DIRECTIONS
                 box = _around(anchors[i], sizes[i], angle, gap + 9.0 * ring)
                 covered = sum(map(box.overlap, taken)) + 10.0 * box.outside(bounds)
+                if any(box.distance(a) < box.distance(anchors[i]) for a in anchors):
+                    covered += LOOKS_LIKE_ANOTHERS
                 if covered < least - 1e-6:
                     best, least = box, covered
             if least == 0.0:

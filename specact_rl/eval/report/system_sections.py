@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specact_rl.eval.report import figures
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
-from specact_rl.eval.report.lookup import agreement, part, rows, system
+from specact_rl.eval.report.lookup import action_type_title, agreement, part, rows, system
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
@@ -195,7 +195,7 @@ def action_types_section(results: JSON) -> Section | None:
         ("action type", "n", "accepted by D, %", "D acceptable, %", "A acceptable, %"),
         [
             (
-                words(name),
+                words(action_type_title(name)),
                 words(kind["n"]),
                 *(
                     percent(metric(kind, key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -14,8 +14,17 @@ from specact_rl.eval.report.system_sections import systems_table
 from specact_rl.eval.report.verdicts import findings
 
 COLOURS = {"shown": "green", "against": "yellow", "open": "dim", "note": "cyan"}
-DROPPED = ("", "same arguments, %", "assumed cost", "wrong among accepted, %")
-"""Columns that are in the report but would not fit on a terminal."""
+HEADERS = {
+    "system": "system",
+    "acceptable, %": "acceptable\n%",
+    "accepted, %": "accepted\n%",
+    "FLOPs, × A": "FLOPs\n× A",
+    "difference from A, points": "points\nfrom A",
+    "over random gate, points": "points over\nrandom gate",
+}
+"""Columns of the report that fit on a terminal of 80, and their heads there."""
+WITHOUT_INTERVAL = ("accepted, %", "FLOPs, × A")
+"""Columns whose intervals are in the report alone."""
 
 
 def terminal_summary(results: JSON, console: Console) -> None:
@@ -36,17 +45,17 @@ def terminal_summary(results: JSON, console: Console) -> None:
 
 
 def _rich(systems: Table) -> RichTable:
-    kept = [j for j, header in enumerate(systems.headers) if header not in DROPPED]
+    kept = [j for j, header in enumerate(systems.headers) if header in HEADERS]
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for j in kept:
-        shown.add_column(
-            escape(systems.headers[j]), justify="left" if j < systems.num_word_columns else "right"
-        )
+        justify: JustifyMethod = "left" if j < systems.num_word_columns else "right"
+        shown.add_column(HEADERS[systems.headers[j]], justify=justify, no_wrap=True)
     for row in systems.rows:
-        shown.add_row(*(_text(row[j]) for j in kept))
+        shown.add_row(*(_text(row[j], systems.headers[j]) for j in kept))
     return shown
 
 
-def _text(cell: Cell) -> str:
-    below = f"\n[dim]{escape(cell.below)}[/dim]" if cell.below else ""
-    return escape(cell.main) + below
+def _text(cell: Cell, header: str) -> str:
+    if not cell.below or header in WITHOUT_INTERVAL:
+        return escape(cell.main)
+    return f"{escape(cell.main)}\n[dim]{escape(cell.below)}[/dim]"

@@ -1,0 +1,439 @@
+import copy
+import io
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, write_report
+from specact_rl.eval.report.figures import reliability, render
+from specact_rl.eval.report.lookup import agreement
+from specact_rl.eval.report.numbers import (
+    cell,
+    detectable,
+    independent_difference,
+    percent,
+    points,
+)
+from specact_rl.eval.report.placement import Box, place_labels
+from specact_rl.eval.report.verdicts import findings
+from specact_rl.metrics.frontier import agreement_rates
+from specact_rl.metrics.values import MetricValue
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
+PARTS = ("meta", "splits", "replay", "live", "pairs", "training")
+REPLAY_PARTS = (
+    "proposers ranking baselines verifiers systems contrasts examples"  # as evaluate() names them
+).split()
+
+
+@pytest.fixture
+def results():
+    return json.loads(FIXTURE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def report_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    written = write_report(json.loads(FIXTURE.read_text(encoding="utf-8")), folder)
+    assert all(path.is_file() for path in written)
+    return folder
+
+
+def mv(value, low=None, high=None, n=400, note=None):
+    return {
+        "value": value, "low": low, "high": high, "n": n, "num_clusters": 50, "note": note,
+    }  # fmt: skip
+
+
+def systems(*rows):
+    return {"replay": {"systems": list(rows)}}
+
+
+def contrast(better, worse, difference, p_holm=0.001):
+    row = {"name": "", "better": better, "worse": worse, "difference": difference}
+    return {"replay": {"contrasts": [row | {"p_value": p_holm, "p_holm": p_holm}]}}
+
+
+def only(results):
+    found = findings(results)
+    assert len(found) == 1, [f.text for f in found]
+    return found[0]
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_report_has_both_pages_and_the_figures(report_dir):
+    figures = {path.name for path in (report_dir / "figures").iterdir()}
+    assert figures == {
+        "frontier.png",
+        "reliability.png",
+        "risk_coverage.png",
+        "accept_by_type.png",
+        "live_success.png",
+    }
+    assert {path.name for path in report_dir.iterdir()} == {"report.md", "report.html", "figures"}
+
+
+def test_html_needs_no_other_file_no_network_and_no_script(report_dir):
+    html = (report_dir / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'src="([^"]{0,30})', html)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not re.search(r"<script|<link|https?://|@import|url\(", html)
+
+
+def test_html_shows_text_of_logs_as_text(report_dir, results):
+    assert "<b>Ada</b>" in results["replay"]["examples"][0]["request"]
+    html = (report_dir / "report.html").read_text(encoding="utf-8")
+    assert "<b>Ada</b>" not in html
+    assert "&lt;b&gt;Ada&lt;/b&gt;" in html
+
+
+def test_markdown_links_only_figures_that_were_written(report_dir):
+    markdown = (report_dir / "report.md").read_text(encoding="utf-8")
+    linked = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
+    assert len(linked) == 5
+    assert all((report_dir / path).is_file() for path in linked)
+
+
+def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head(results):
+    lines = to_markdown(results).splitlines()
+    tables = 0
+    for i, line in enumerate(lines):
+        if line.startswith("| ---"):
+            tables += 1
+            width = len(re.findall(r"(?<!\\)\|", line))
+            rows = [lines[i - 1]]
+            for row in lines[i + 1 :]:
+                if not row.startswith("|"):
+                    break
+                rows.append(row)
+            assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {width}
+    assert tables >= 12
+
+
+def test_same_results_draw_the_same_bytes(results):
+    picture = reliability(results)
+    assert render(picture, "svg") == render(picture, "svg")
+
+
+def test_results_without_anything_say_so(tmp_path):
+    write_report({}, tmp_path)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "nothing was evaluated" in markdown
+    assert "##" not in markdown
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_missing_part_leaves_out_its_headings_only(results, missing):
+    whole = set(re.findall(r"^## .*", to_markdown(results), re.MULTILINE))
+    del results[missing]
+    left = set(re.findall(r"^## .*", to_markdown(results), re.MULTILINE))
+    headings = {
+        "meta": {"## How to reproduce"},
+        "pairs": {"## Preference pairs"},
+        "splits": set(),
+        "training": set(),  # the times of the stages stay
+        "live": set(),  # the heading stays, with a line that says why it is empty
+        "replay": {
+            "## Verdicts",
+            "## Systems in replay",
+            "## Proposers",
+            "## Verifiers",
+            "## Accept rate by action type",
+            "## Declared contrasts",
+            "## Examples of D's decisions",
+        },
+    }
+    assert whole - left == headings[missing]
+
+
+@pytest.mark.parametrize("missing", REPLAY_PARTS)
+def test_any_part_of_the_replay_may_be_empty(results, missing):
+    assert missing in results["replay"]
+    results["replay"][missing] = []
+    assert to_markdown(results).startswith("# ")
+
+
+def test_no_system_has_live_and_replay_numbers_in_one_row(results):
+    markdown = to_markdown(results)
+    replay, live = (
+        markdown.split(f"## {title}")[1].split("\n## ")[0]
+        for title in ("Systems in replay", "Live episodes")
+    )
+    assert "tasks completed" not in replay
+    assert "same arguments" not in live
+
+
+def test_undefined_number_is_a_dash_with_its_note(results):
+    row = results["replay"]["systems"][3]
+    row["selective_risk"] = mv(None, n=0, note="nothing is accepted")
+    markdown = to_markdown(results)
+    line = next(line for line in markdown.splitlines() if line.startswith("| D |"))
+    letter = re.search(r"– \((\w)\)", line).group(1)
+    assert f"({letter}) nothing is accepted." in markdown
+
+
+def test_terminal_summary_fits_80_columns_and_has_every_system(results):
+    stream = io.StringIO()
+    terminal_summary(results, Console(file=stream, width=80))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    first_words = {line.split()[0] for line in lines if line.split()}
+    assert {row["name"] for row in results["replay"]["systems"]} <= first_words
+    assert "…" not in stream.getvalue()
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_number_has_no_digit_that_its_interval_does_not_support():
+    assert percent(MetricValue(value=0.7149, low=0.68, high=0.75, n=400)).main == "71.5"
+    # Half of the interval is 12 points: its second digit is a whole point.
+    assert percent(MetricValue(value=0.7149, low=0.60, high=0.84, n=40)).main == "71"
+    # Without an interval n = 16 rows decide: 0.98 / 4 is 24 points.
+    assert percent(MetricValue(value=0.4375, n=16)).main == "44"
+    assert cell(MetricValue(value=0.8512, low=0.7, high=0.95, n=40)).main == "0.85"
+
+
+def test_difference_shows_its_sign_and_no_negative_zero():
+    assert points(MetricValue(value=-0.031, low=-0.06, high=-0.002, n=9)).main == "−3.1"
+    assert points(MetricValue(value=0.031, low=0.002, high=0.06, n=9)).main == "+3.1"
+    assert points(MetricValue(value=-0.0001, low=-0.02, high=0.02, n=9)).main == "0.0"
+
+
+def test_detectable_difference_is_2_8_standard_errors():
+    # 95 % interval of 0.1 +- 1.96 x 0.01; power 80 % needs (1.960 + 0.842) standard errors.
+    m = MetricValue(value=0.1, low=0.1 - 0.0196, high=0.1 + 0.0196, n=100)
+    assert detectable(m) == pytest.approx(0.02802, abs=1e-4)
+    assert detectable(MetricValue(value=0.1, n=100)) is None
+
+
+def test_difference_of_independent_numbers_adds_squared_errors():
+    a = MetricValue(value=0.6, low=0.57, high=0.64, n=100)
+    b = MetricValue(value=0.5, low=0.47, high=0.54, n=100)
+    found = independent_difference(a, b)
+    # low: sqrt(.03^2 + .04^2) = .05 below .1; high: sqrt(.04^2 + .03^2) = .05 above it
+    assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.05, 0.15))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_agreement_of_the_models_is_recovered_from_the_table(pairs):
+    cheap, strong = np.array(pairs, dtype=bool).T
+    rates = agreement_rates(cheap, strong)
+    found = agreement(
+        systems(
+            {"name": "A", "acceptable": rates.strong},
+            {"name": "B", "acceptable": rates.cheap},
+            {"name": "D", "peak_oracle": rates.peak_oracle},
+        )
+    )
+    assert found.only_cheap == pytest.approx(rates.only_cheap)
+    assert found.only_strong == pytest.approx(rates.only_strong)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(150, 450), st.floats(100, 300)), min_size=1, max_size=12, unique=True
+    )
+)
+def test_labels_cover_neither_each_other_nor_a_point(anchors):
+    window = Box(left=0, bottom=0, right=600, top=400)
+    boxes = place_labels(anchors, [(40.0, 14.0)] * len(anchors), [], window)
+    assert all(a.overlap(b) == 0.0 for a, b in combinations(boxes, 2))
+    for box in boxes:
+        assert box.outside(window) == pytest.approx(0.0)
+        assert not any(box.left < x < box.right and box.bottom < y < box.top for x, y in anchors)
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_verdicts_are_one_line_each_and_claim_no_equality(results):
+    found = verdicts(results)
+    assert len(found) >= 10
+    for verdict in found:
+        assert "\n" not in verdict
+        assert not re.search(r"\bequal\b|no difference|the same as A", verdict)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_holm", "status", "words"),
+    [
+        (mv(0.1, 0.05, 0.15), 0.001, "shown", "better than the cheap one"),
+        (mv(-0.1, -0.15, -0.05), 0.001, "against", "worse than the cheap one"),
+        (mv(0.02, -0.03, 0.07), 0.5, "open", "not shown that the strong model is better"),
+        (mv(0.05, 0.001, 0.1), 0.2, "open", "not after the correction for all contrasts"),
+        (mv(0.0, note="no interval: every row has the same value"), 1.0, "open", "no interval"),
+    ],
+)
+def test_strong_model_beats_cheap_only_when_interval_and_correction_say_so(
+    difference, p_holm, status, words
+):
+    found = only(contrast("A", "B", difference, p_holm))
+    assert found.status == status
+    assert words in found.text
+
+
+def test_open_comparison_says_what_could_have_been_seen():
+    # Standard error .1 / (2 x 1.96) = .0255; times 2.80 = 7.1 points.
+    found = only(contrast("B-dpo", "B", mv(0.0, -0.05, 0.05), 0.9))
+    assert found.status == "open"
+    assert "about 7.1 points would mostly go unseen" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("difference", "not_worse", "status", "words"),
+    [
+        (mv(0.0, -0.01, 0.01), True, "shown", "keeps A's accuracy within 2 points"),
+        (mv(0.04, 0.01, 0.07), True, "shown", "more accurate than A"),
+        (mv(-0.06, -0.08, -0.04), False, "against", "loses more than 2 points"),
+        (mv(-0.03, -0.05, -0.01), False, "against", "less accurate than A"),
+        (mv(-0.01, -0.04, 0.02), False, "open", "not shown that D keeps A's accuracy"),
+    ],
+)
+def test_accuracy_of_d_is_judged_against_the_margin(difference, not_worse, status, words):
+    row = {
+        "name": "D",
+        "accept_rate": mv(0.5, 0.4, 0.6),
+        "difference_from_a": difference,
+        "not_worse_than_a": not_worse,
+        "equivalence": {"margin": 0.02, "verdict": "inconclusive"},
+    }
+    found = only(systems(row))
+    assert found.status == status
+    assert words in found.text
+
+
+def test_gate_that_accepts_nothing_gets_no_credit_for_accuracy():
+    row = {
+        "name": "D",
+        "threshold": None,
+        "accept_rate": mv(0.0),
+        "difference_from_a": mv(0.0),
+        "not_worse_than_a": True,
+        "skill": mv(0.0),
+    }
+    found = findings(systems(row))
+    assert [f.status for f in found] == ["note", "note"]
+    assert "because it accepts nothing" in found[0].claim
+    assert "strong model at a higher price" in found[1].claim
+
+
+def test_gate_that_accepts_everything_is_named():
+    row = {"name": "C", "threshold": 0.0, "accept_rate": mv(1.0)}
+    assert "accepts everything" in only(systems(row)).claim
+
+
+def test_system_without_a_gate_is_not_called_degenerate():
+    assert verdicts(systems({"name": "B", "accept_rate": mv(1.0)})) == []
+
+
+@pytest.mark.parametrize(
+    ("cost", "overhead", "status", "words"),
+    [
+        (mv(0.8, 0.75, 0.85), 0.4, "shown", "cheaper than A in FLOPs, by 20 %"),
+        (mv(1.3, 1.2, 1.4), 0.4, "against", "breaks even at an accept rate of 40 %"),
+        (mv(1.8, 1.7, 1.9), 1.3, "against", "no accept rate can save anything"),
+        (mv(1.0, 0.9, 1.1), 0.4, "open", "not shown that D is cheaper"),
+    ],
+)
+def test_cost_of_d_is_explained_by_what_proposing_and_verifying_take(cost, overhead, status, words):
+    found = only(
+        systems(
+            {"name": "D", "relative_flops": cost, "accept_rate": mv(0.5, 0.4, 0.6)},
+            {"name": "D-nf", "relative_flops": mv(overhead)},
+        )
+    )
+    assert found.status == status
+    assert words in found.text
+
+
+def test_dearer_fallback_is_told_as_catching_up():
+    # (1.3 - 0.4) / (1 - 0.5) = 1.8 average calls per rejection
+    found = only(
+        systems(
+            {"name": "D", "relative_flops": mv(1.3, 1.2, 1.4), "accept_rate": mv(0.5, 0.4, 0.6)},
+            {"name": "D-nf", "relative_flops": mv(0.4)},
+        )
+    )
+    assert "1.80 times an average call" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("gains", "status", "words"),
+    [
+        ([mv(0.05, 0.02, 0.08), mv(0.03, 0.01, 0.05)], "shown", "beats every free one"),
+        ([mv(0.05, 0.02, 0.08), mv(0.01, -0.02, 0.04)], "open", "not shown"),
+        ([mv(0.05, 0.02, 0.08), mv(-0.03, -0.05, -0.01)], "against", "worse than linear features"),
+    ],
+)
+def test_trained_verifier_has_to_beat_all_free_ones(gains, status, words):
+    row = {
+        "name": "classifier",
+        "system": "D",
+        "n": 400,
+        "auroc": mv(0.8, 0.76, 0.84),
+        "gain_over": dict(zip(("proposer_logprob", "linear"), gains, strict=True)),
+    }
+    found = only({"replay": {"verifiers": [row]}})
+    assert found.status == status
+    assert words in found.claim
+
+
+@pytest.mark.parametrize(
+    ("error", "p_value", "status"),
+    [(0.09, 0.001, "against"), (0.03, 0.3, "open"), (0.058, 0.03, "open")],
+)
+def test_calibration_is_judged_against_the_null_band(error, p_value, status):
+    row = {
+        "name": "classifier",
+        "system": "D",
+        "n": 400,
+        "debiased_ece": mv(error),
+        "null_band": {"observed": error, "low": 0.0, "high": 0.06, "p_value": p_value},
+        "brier_skill": mv(-0.01),
+    }
+    found = only({"replay": {"verifiers": [row]}})
+    assert found.status == status
+    assert "no more than the base rate" in found.evidence
+
+
+def test_live_order_that_differs_beyond_chance_is_held_against_replay():
+    def both(live_a, live_b):
+        replay = systems({"name": "A", "acceptable": mv(0.7)}, {"name": "B", "acceptable": mv(0.6)})
+        live = [{"name": "A", "success": live_a}, {"name": "B", "success": live_b}]
+        return only(replay | {"live": live})
+
+    assert both(mv(0.5, 0.4, 0.6), mv(0.3, 0.2, 0.4)).status == "note"
+    assert both(mv(0.5, 0.4, 0.6), mv(0.55, 0.45, 0.65)).status == "open"
+    swapped = both(mv(0.3, 0.25, 0.35), mv(0.6, 0.55, 0.65))
+    assert swapped.status == "against"
+    assert "1 of 1 pairs" in swapped.claim
+
+
+def test_drop_outside_the_families_has_an_interval():
+    # .6 [.55, .65] inside, .4 [.35, .45] outside: -20 points +- sqrt(2) x 5 = 7.1
+    groups = {
+        "in_family": {"acceptable": mv(0.6, 0.55, 0.65)},
+        "out_of_family": {"acceptable": mv(0.4, 0.35, 0.45)},
+    }
+    found = only({"replay": {"proposers": [{"role": "cheap", "groups": groups}]}})
+    assert found.status == "against"
+    assert "−20.0 points [−27.1, −12.9]" in found.evidence
+
+
+def test_reading_a_report_changes_nothing_in_the_results(results):
+    before = copy.deepcopy(results)
+    to_markdown(results)
+    verdicts(results)
+    assert results == before
