@@ -344,17 +344,22 @@ class Run:
         episodes = {}
         with self.progress("live episodes", len(tasks) * len(LIVE_SYSTEMS)) as advance:
             for name in LIVE_SYSTEMS:
-                system = self.live_system(SYSTEMS[name], gates.get(name))
+                system = SYSTEMS[name]
                 with open_stage(
                     self.folders.live / name,
                     "live",
                     inputs={"gates": self.folders.gates},
-                    arguments={"tasks": tasks, "strong": self.model("strong").model_id},
+                    arguments={
+                        "tasks": tasks,
+                        "models": self.model_ids(),
+                        "system": asdict(system),
+                    },
                     seed=self.seed,
                     overwrite=True,
                 ) as stage:
                     if not stage.done:
-                        live_in_shards(stage.path, system, tasks, advance)
+                        acting = self.live_system(system, gates.get(name))
+                        live_in_shards(stage.path, acting, tasks, advance)
                     else:
                         advance(len(tasks))
                 episodes[name] = read_shards(self.folders.live / name, LiveEpisode)
@@ -366,6 +371,10 @@ class Run:
         chosen = np.random.default_rng(self.seed).permutation(len(tasks))
         return sorted(tasks[i] for i in chosen[:count])
 
+    def model_ids(self) -> dict[str, str]:
+        """Ids of the models that act, by role."""
+        return {role: self.model(role).model_id for role in ("cheap", "strong", "cheap_dpo")}
+
     def live_system(self, system: System, gate: Gate | None) -> LiveSystem:
         """A system with its models loaded."""
         verifier, renderer = self.verifier(system.verifier) if system.verifier else (None, None)
@@ -376,7 +385,7 @@ class Run:
             verifier=verifier,
             renderer=renderer,
             gate=gate,
-            sampling=self.sampling(system.num_proposals),
+            sampling=self.sampling(max(system.num_proposals, system.num_compared)),
         )
 
     def evaluate(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import Episode
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
-from specact_rl.eval.system_report import NUM_RESAMPLES, _ratio
+from specact_rl.eval.system_report import NUM_RESAMPLES, ratio_of_totals
 from specact_rl.metrics.paired import (
     cluster_bootstrap_mean,
     paired_cluster_bootstrap,
@@ -220,7 +220,7 @@ def _row(
         "accept_rate": None,
         "unparsable_rate": sum(e.num_unparsable for e in episodes) / int(steps.sum()),
         "mflops_per_task": float(flops.mean()) / 1e6,
-        "relative_flops": _ratio(flops, strong_flops, tasks, rng),
+        "relative_flops": ratio_of_totals(flops, strong_flops, tasks, rng),
         "seconds_per_task": float(np.mean([episode.seconds for episode in episodes])),
         "difference_from_a": paired_cluster_bootstrap(
             success,

@@ -24,7 +24,7 @@ class Judged:
     num_params: int
     """0 for a verifier that runs no model."""
     shares_strong: bool
-    """Whether it is the strong model itself, whose reading a fallback can reuse."""
+    """Whether it is the strong model itself, which then reads and acts at every step."""
     log_odds: FloatArray
     """Shape (n, k), NaN where unparsable."""
     seconds: FloatArray
@@ -118,8 +118,7 @@ def run_system(
     """
     n = len(table.steps)
     if system.proposer is None:
-        every = np.ones(n, dtype=np.bool_)
-        tokens = _strong_tokens(table, strong, read=every, called=every)
+        tokens = _strong_tokens(table, strong, np.ones(n, dtype=np.bool_))
         return SystemRun(
             system=system,
             accepted=np.zeros(n, dtype=np.bool_),
@@ -138,6 +137,7 @@ def run_system(
     offered, pick, p_accept = offer.distinct, offer.pick, np.full(n, np.nan)
     if gate is not None:
         p_accept = gate.p_accept(offer.log_odds)
+    drawn = max(system.num_proposals, system.num_compared)
     accepted = _accepted(system, offered, p_accept, gate)
     rows = np.arange(n)
     flops = (
@@ -145,20 +145,19 @@ def run_system(
         * proposer_params
         * (
             catch_up_tokens(proposer.prompt_tokens, table.rollouts, np.ones(n, dtype=np.bool_))
-            + proposer.completion_tokens[:, : offered.shape[1]].sum(axis=1)
+            + proposer.completion_tokens[:, :drawn].sum(axis=1)
         )
     )
-    seconds = proposer.seconds[:, : offered.shape[1]].sum(axis=1)
+    seconds = proposer.seconds[:, :drawn].sum(axis=1)
     called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
-    read = called
     if judged is not None:
         flops += _judging_flops(table, proposer, judged, offered)
-        if judged.shares_strong:
-            read = called | offered.any(axis=1)  # to judge; a fallback reads nothing anew
+        if judged.shares_strong:  # it compares with its own best action, which it has to write
+            called = np.ones(n, dtype=np.bool_)
         seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
             axis=1
         )
-    flops += 2.0 * strong_params * _strong_tokens(table, strong, read=read, called=called)
+    flops += 2.0 * strong_params * _strong_tokens(table, strong, called)
     seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
     return SystemRun(
         system=system,
@@ -204,9 +203,7 @@ def _judging_flops(
     return flops
 
 
-def _strong_tokens(
-    table: StepTable, strong: ProposalColumns, *, read: BoolArray, called: BoolArray
-) -> IntArray:
-    """What the strong model reads where it has to, and writes where it is asked to act."""
+def _strong_tokens(table: StepTable, strong: ProposalColumns, called: BoolArray) -> IntArray:
+    """What the strong model reads and writes where it is asked to act."""
     written = np.where(called, strong.completion_tokens[:, 0], 0)
-    return catch_up_tokens(strong.prompt_tokens, table.rollouts, read) + written
+    return catch_up_tokens(strong.prompt_tokens, table.rollouts, called) + written

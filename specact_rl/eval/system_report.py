@@ -50,7 +50,7 @@ def system_report(
         "same_state": _mean(run.same_state, tasks, rng),
         **{level: _mean(run.levels[level], tasks, rng) for level in LEVELS},
         "mflops_per_step": float(run.flops.mean()) / 1e6,
-        "relative_flops": _ratio(run.flops, strong_only.flops, tasks, rng),
+        "relative_flops": ratio_of_totals(run.flops, strong_only.flops, tasks, rng),
         "ms_per_step": float(run.seconds.mean()) * 1e3,
         "assumed_cost": _assumed_cost(run),
         "num_distinct": float(run.num_distinct.mean()),
@@ -111,7 +111,7 @@ def gate_skill_interval(
     )
 
 
-def _ratio(a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: Any) -> MetricValue:
+def ratio_of_totals(a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: Any) -> MetricValue:
     """Total of a over total of b, clusters resampled."""
     codes, num_clusters = cluster_codes(tasks, a.size)
     sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1)

@@ -264,13 +264,14 @@ def new_classifier(
     if not model.use_peft:
         return cast(PreTrainedModel, classifier)
     if model.load_in_4bit or model.load_in_8bit:
-        classifier = prepare_model_for_kbit_training(
+        classifier = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
             classifier, use_gradient_checkpointing=training.activation_checkpointing
         )
     elif training.activation_checkpointing:
         classifier.enable_input_require_grads()
     # With another task type the head is trained, but not saved.
     config = get_peft_config(replace(model, lora_task_type="SEQ_CLS"))
+    assert config is not None  # as use_peft is set
     return cast(PeftModel, get_peft_model(classifier, config))
 
 

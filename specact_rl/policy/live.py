@@ -246,10 +246,7 @@ class LiveSystem:
             calls.append(offer.call)
         acting = samples[offer.pick]
         if own is not None:
-            call = _writing("strong", self.strong.num_params, [own])
-            # An accepted proposal is judged, not replaced: as in the replay, the judge is charged
-            # for reading it, and not for the action it was compared with. The time did pass.
-            calls.append(replace(call, num_new_tokens=0) if decision.accept else call)
+            calls.append(_writing("strong", self.strong.num_params, [own]))
         if not decision.accept:
             assert own is not None  # every rejected step was asked for
             acting = own

@@ -21,6 +21,8 @@ class System:
     proposer: str | None = None
     """Role of the model that proposes; None asks the strong model at once."""
     num_proposals: int = 1
+    num_compared: int = 1
+    """Samples that the verifier compares, drawn and paid for though not all are offered."""
     verifier: str | None = None
     """Key of the scores that gate; None accepts every parsable proposal."""
     fallback: bool = True
@@ -59,6 +61,7 @@ _TABLE = (
         name="D-agree",
         title="cheap + agreement of samples",
         proposer="cheap",
+        num_compared=NUM_PROPOSALS,
         verifier="sample_agreement",
     ),
     System(name="B-dpo", title="DPO proposer only", proposer="cheap_dpo", fallback=False),

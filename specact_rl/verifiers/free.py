@@ -168,7 +168,6 @@ def _features(item: Item, with_confidence: bool) -> Mapping[str, float]:
     features["repeated_words"] = sum(n - 1 for n in counts.values())
     if with_confidence:
         features["confidence"] = _confidence(item)
-        features["agreement"] = _agreement(item)
     return features
 
 

@@ -329,9 +329,10 @@ def test_gate_that_accepts_nothing_gets_no_credit_for_accuracy():
     assert "strong model at a higher price" in found[1].claim
 
 
-def test_gate_that_accepts_everything_is_named():
-    row = {"name": "C", "threshold": 0.0, "accept_rate": mv(1.0)}
-    assert "accepts everything" in only(systems(row)).claim
+@pytest.mark.parametrize(("threshold", "rate"), [(0.0, 0.96), (0.3, 1.0)])
+def test_gate_that_accepts_everything_it_can_judge_is_named(threshold, rate):
+    row = {"name": "C", "threshold": threshold, "accept_rate": mv(rate)}
+    assert "its gate decides nothing" in only(systems(row)).claim
 
 
 def test_system_without_a_gate_is_not_called_degenerate():

@@ -1,6 +1,5 @@
 """Training rows as tokens, the losses on them, and the check of what a trainer made of them."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -330,8 +329,3 @@ def test_loss_of_a_batch_is_the_sum_over_its_parts():
         for s in (slice(0, 2), slice(2, 6))
     ]
     assert whole.item() == pytest.approx(sum(parts).item())
-
-
-def test_rows_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        row_of(1, 1).prompt = []

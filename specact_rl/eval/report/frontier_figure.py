@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from specact_rl.eval.report.lookup import accept_rate, agreement, overhead, system
 from specact_rl.eval.report.numbers import JSON, metric
@@ -113,7 +114,7 @@ def _write_labels(axes: Axes, labels: Labels) -> None:
     anchors = [tuple(map(float, to_pixels.transform((x, y)))) for _, x, y, _ in labels]
     sizes = []
     for text, *_ in labels:
-        drawn = axes.text(0, 0, text, fontsize=10.5)
+        drawn = axes.text(0, 0, text, fontsize=10.5, weight=_weight(text))
         extent = drawn.get_window_extent()
         sizes.append((extent.width + 2.0, extent.height + 2.0))
         drawn.remove()
@@ -121,17 +122,19 @@ def _write_labels(axes: Axes, labels: Labels) -> None:
     for (text, x, y, colour), box in zip(labels, found, strict=True):
         centre = to_data.transform(((box.left + box.right) / 2, (box.bottom + box.top) / 2))
         start = to_pixels.transform((x, y))
-        near = (
-            min(max(start[0], box.left), box.right),
-            min(max(start[1], box.bottom), box.top),
-        )
+        near = box.nearest((float(start[0]), float(start[1])))
         if np.hypot(*(np.subtract(near, start))) > 14.0:
             end = to_data.transform(near)
             axes.plot([x, end[0]], [y, end[1]], color=colour, linewidth=0.7, alpha=0.6, zorder=1)
         axes.text(
             centre[0], centre[1], text, color=colour, fontsize=10.5, ha="center", va="center",
-            weight="bold" if text in MAIN else "normal", zorder=5,
+            weight=_weight(text), zorder=5,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
+
+
+def _weight(text: str) -> str:
+    return "bold" if text in MAIN else "normal"
 
 
 def _line_boxes(axes: Axes) -> list[Box]:

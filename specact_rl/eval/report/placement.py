@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 NUM_DIRECTIONS = 16
 NUM_RINGS = 12
-LOOKS_LIKE_ANOTHERS = 60.0
-"""Square pixels covered that are as bad as a label nearer to another point than to its own."""
+LOOKS_LIKE_ANOTHERS = 300.0
+"""Square pixels covered that are as bad as a label that seems to name another point."""
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,12 @@ class Box:
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
 
-    def distance(self, point: tuple[float, float]) -> float:
-        """Pixels from a point to the nearest edge; 0 inside."""
-        x = max(self.left - point[0], 0.0, point[0] - self.right)
-        y = max(self.bottom - point[1], 0.0, point[1] - self.top)
-        return math.hypot(x, y)
+    def nearest(self, point: Point) -> Point:
+        """The place in the box, edges included, that is nearest to a point."""
+        return (
+            min(max(point[0], self.left), self.right),
+            min(max(point[1], self.bottom), self.top),
+        )
 
     def outside(self, bounds: Box) -> float:
         """Area that lies out of bounds."""
@@ -40,7 +43,7 @@ class Box:
 
 
 def place_labels(
-    anchors: Sequence[tuple[float, float]],
+    anchors: Sequence[Point],
     sizes: Sequence[tuple[float, float]],
     obstacles: Sequence[Box],
     bounds: Box,
@@ -49,7 +52,7 @@ def place_labels(
     """A box for each label, near its anchor and free of the others where there is room.
 
     Labels are placed in turn, those with the most crowded anchors first, each at the nearest of
-    the positions on rings around its anchor that covers least and is not nearer to another.
+    the positions on rings around its anchor that covers least and names no other point.
 
     Args:
         anchors: Points to be named, in pixels.
@@ -69,7 +72,7 @@ def place_labels(
                 angle = 2.0 * math.pi * turn / NUM_DIRECTIONS
                 box = _around(anchors[i], sizes[i], angle, gap + 9.0 * ring)
                 covered = sum(map(box.overlap, taken)) + 10.0 * box.outside(bounds)
-                if any(box.distance(a) < box.distance(anchors[i]) for a in anchors):
+                if _names_another(box, anchors[i], anchors):
                     covered += LOOKS_LIKE_ANOTHERS
                 if covered < least - 1e-6:
                     best, least = box, covered
@@ -79,9 +82,24 @@ def place_labels(
     return [placed[i] for i in range(len(anchors))]
 
 
-def _around(
-    anchor: tuple[float, float], size: tuple[float, float], angle: float, gap: float
-) -> Box:
+def _names_another(box: Box, own: Point, anchors: Sequence[Point]) -> bool:
+    """Whether the label is nearer to another point, or its leader runs over one."""
+    end = box.nearest(own)
+    length = math.dist(own, end)
+    for other in anchors:
+        if math.dist(other, own) < 1.0:
+            continue
+        if math.dist(other, box.nearest(other)) < length:
+            return True
+        along = (other[0] - own[0]) * (end[0] - own[0]) + (other[1] - own[1]) * (end[1] - own[1])
+        share = min(1.0, max(0.0, along / max(length**2, 1e-9)))
+        foot = (own[0] + share * (end[0] - own[0]), own[1] + share * (end[1] - own[1]))
+        if share > 0.0 and math.dist(other, foot) < 6.0:
+            return True
+    return False
+
+
+def _around(anchor: Point, size: tuple[float, float], angle: float, gap: float) -> Box:
     """A box whose nearest edge is about `gap` from the anchor in the given direction."""
     x = anchor[0] + math.cos(angle) * (gap + size[0] / 2.0)
     y = anchor[1] + math.sin(angle) * (gap + size[1] / 2.0)

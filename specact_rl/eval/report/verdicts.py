@@ -305,21 +305,19 @@ def new_families(results: JSON) -> Iterator[Finding]:
 def degenerate_gates(results: JSON) -> Iterator[Finding]:
     """Gates that accept everything or nothing."""
     for row in rows(results, "replay", "systems"):
-        rate = accept_rate(row)
-        if rate not in (0.0, 1.0) or "threshold" not in row:
+        if "threshold" not in row:
             continue
-        name = row["name"]
-        message = str((verifier(results, str(name)) or {}).get("gate_message") or "")
-        chosen = f" On the calibration split {message}." if message else ""
+        name, rate = str(row["name"]), accept_rate(row)
         if rate == 0.0:
             claim = f"{name} accepts nothing: it is the strong model at a higher price."
+        elif rate == 1.0 or row["threshold"] == 0.0:
+            claim = f"{name} accepts every proposal that can be judged: its gate decides nothing."
         else:
-            claim = f"{name} accepts everything: it is its proposer at a higher price."
-        yield Finding(
-            status="note",
-            claim=claim,
-            evidence=f"Accept rate {say_percent(metric(row, 'accept_rate'))}.{chosen}",
-        )
+            continue
+        message = str((verifier(results, name) or {}).get("gate_message") or "")
+        chosen = f" Threshold: {message}." if message else ""
+        evidence = f"Accept rate {say_percent(metric(row, 'accept_rate'))}.{chosen}"
+        yield Finding(status="note", claim=claim, evidence=evidence)
 
 
 def _of(side: str) -> Status:
