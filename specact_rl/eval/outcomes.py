@@ -139,11 +139,11 @@ def scores_in_shards(
     progress: Progress | None = None,
 ) -> list[Score]:
     """Score chunk by chunk, keeping each in `folder`; chunks that are there are not run again."""
-    by_task: dict[str, list[Proposal]] = {}
+    by_rollout: dict[str, list[Proposal]] = {}
     for proposal in proposals:
-        by_task.setdefault(proposal.step_id.rsplit("/", 1)[0], []).append(proposal)
+        by_rollout.setdefault(proposal.step_id.rsplit("/", 1)[0], []).append(proposal)
     for index, chunk in _missing(folder, rollouts, progress):
-        chosen = [p for rollout in chunk for p in by_task.get(rollout.rollout_id, [])]
+        chosen = [p for rollout in chunk for p in by_rollout.get(rollout.rollout_id, [])]
         append_shard(folder, index, verifier_scores(verifier, chunk, chosen, renderer))
         _report(progress, chunk)
     return read_shards(folder, Score)

@@ -117,8 +117,9 @@ def run_system(
         ValueError: A part that the system needs is missing.
     """
     n = len(table.steps)
+    every = np.ones(n, dtype=np.bool_)
     if system.proposer is None:
-        tokens = _strong_tokens(table, strong, np.ones(n, dtype=np.bool_))
+        tokens = _strong_tokens(table, strong, every).astype(np.float64)
         return SystemRun(
             system=system,
             accepted=np.zeros(n, dtype=np.bool_),
@@ -140,20 +141,15 @@ def run_system(
     drawn = max(system.num_proposals, system.num_compared)
     accepted = _accepted(system, offered, p_accept, gate)
     rows = np.arange(n)
-    flops = (
-        2.0
-        * proposer_params
-        * (
-            catch_up_tokens(proposer.prompt_tokens, table.rollouts, np.ones(n, dtype=np.bool_))
-            + proposer.completion_tokens[:, :drawn].sum(axis=1)
-        )
-    )
+    read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, every)
+    written = proposer.completion_tokens[:, :drawn].sum(axis=1)
+    flops: FloatArray = 2.0 * proposer_params * (read + written)
     seconds = proposer.seconds[:, :drawn].sum(axis=1)
     called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
     if judged is not None:
         flops += _judging_flops(table, proposer, judged, offered)
         if judged.shares_strong:  # it compares with its own best action, which it has to write
-            called = np.ones(n, dtype=np.bool_)
+            called = every
         seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
             axis=1
         )
@@ -182,8 +178,7 @@ def _accepted(
     if not system.fallback:
         return np.ones(offered.shape[0], dtype=np.bool_)  # what was proposed stands, come what may
     if system.verifier is None:
-        anything: BoolArray = offered.any(axis=1)
-        return anything
+        return np.asarray(offered.any(axis=1))
     if gate is None:
         raise ValueError(f"system {system.name} needs its gate")
     return gate.decide(p_accept)
@@ -196,7 +191,7 @@ def _judging_flops(
 
     Where the strong model judges, its reading is counted with its other calls.
     """
-    called = offered.any(axis=1) & (not judged.shares_strong)
+    called = np.asarray(offered.any(axis=1) & (not judged.shares_strong))
     read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, called)
     written = np.where(offered, proposer.completion_tokens[:, : offered.shape[1]], 0).sum(axis=1)
     flops: FloatArray = 2.0 * judged.num_params * (read + written)

@@ -12,4 +12,14 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "linear": LinearVerifier,
 }
 
-__all__ = ["VERIFIERS", "Item", "Judgements", "Verifier"]
+__all__ = [
+    "VERIFIERS",
+    "ClassifierVerifier",
+    "Item",
+    "Judgements",
+    "LinearVerifier",
+    "ProposerConfidence",
+    "SampleAgreement",
+    "StrongJudge",
+    "Verifier",
+]

@@ -1,90 +1,87 @@
-"""Scripted rollouts: what is planned is rolled out, once, whatever was killed in between."""
-
 import random
-from collections import Counter
 
 import pytest
 
 from specact_rl.envs import collect
-from specact_rl.envs.collect import (
-    collect_episodes,
-    parse_seeds,
-    plan_episodes,
-    scripted_policy,
-)
+from specact_rl.envs.collect import collect_episodes, parse_seeds, plan_episodes, scripted_policy
+from specact_rl.envs.corpus import FIRST_CORPUS_SEED
 from specact_rl.errors import ConfigError
-
-PLANS = plan_episodes(["expert", "noisy:0.5"], range(3), held_out_seeds=range(2), trials=2)
-
-
-def test_every_policy_acts_on_every_task_the_expert_once(tmp_path):
-    rollouts = collect_episodes(tmp_path, PLANS)
-    counts = Counter((r.policy, r.task_id) for r in rollouts)
-    tasks = {"ws-000000", "ws-000001", "ws-000002", "ws-h000000", "ws-h000001"}
-    assert {task for _, task in counts} == tasks
-    assert all(n == (1 if policy == "expert" else 2) for (policy, _), n in counts.items())
-    assert len({r.rollout_id for r in rollouts}) == len(rollouts)
-    assert all(r.success for r in rollouts if r.policy == "expert")
+from specact_rl.store import done_shards
 
 
-def test_killed_collection_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "SHARD_EPISODES", 4)
-    whole = collect_episodes(tmp_path / "whole", PLANS)
-
-    class Killed(BaseException):
-        pass
-
-    def dies(name, rng, made=[]):  # noqa: B006 - counts the policies made
-        made.append(name)
-        if len(made) == 10:
-            raise Killed
-        return scripted_policy(name, rng)
-
-    with pytest.raises(Killed):
-        collect_episodes(tmp_path / "killed", PLANS, make_policy=dies)
-    made = []
-
-    def counted(name, rng):
-        made.append(name)
-        return scripted_policy(name, rng)
-
-    assert collect_episodes(tmp_path / "killed", PLANS, make_policy=counted) == whole
-    assert len(made) == len(PLANS) - 8  # two shards of four were there
-
-
-def test_progress_counts_what_was_there_already(tmp_path):
-    seen = []
-    for _ in range(2):
-        collect_episodes(tmp_path, PLANS, progress=seen.append)
-    assert seen == [len(PLANS)] * 2
-
-
-@pytest.mark.parametrize("name", ["noisy", "noisy:2", "noisy:x", "noisy:nan", "strong"])
-def test_unknown_policies_are_refused(name):
-    with pytest.raises(ConfigError, match="polic"):
-        scripted_policy(name, random.Random(0))
+def test_every_policy_meets_every_task_and_only_chance_is_repeated():
+    plans = plan_episodes(["expert", "noisy:0.5"], range(3), held_out_seeds=[7], trials=2)
+    assert [(p.seed, p.held_out, p.policy, p.trial) for p in plans if p.seed in (0, 7)] == [
+        (0, False, "expert", 0),
+        (0, False, "noisy:0.5", 0),
+        (0, False, "noisy:0.5", 1),
+        (7, True, "expert", 0),
+        (7, True, "noisy:0.5", 0),
+        (7, True, "noisy:0.5", 1),
+    ]
+    assert len(plans) == 4 * 3
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("policies", "seeds", "options", "complaint"),
     [
-        ({"policies": []}, "distinct"),
-        ({"policies": ["expert", "expert"]}, "distinct"),
-        ({"trials": 0}, "at least 1"),
-        ({"seeds": []}, "none"),
-        ({"seeds": [10_000_000]}, "pretrained"),
-        ({"seeds": [-1]}, "pretrained"),
-        ({"environment": "office"}, "workspace"),
+        ([], [0], {}, "distinct"),
+        (["expert", "expert"], [0], {}, "distinct"),
+        (["expert"], [], {}, "got none"),
+        (["expert"], [-1], {}, r"got \[-1\]"),
+        (["expert"], [FIRST_CORPUS_SEED], {}, "pretrained"),
+        (["expert"], [0], {"trials": 0}, "trials"),
+        (["expert"], [0], {"environment": "moon"}, "'moon'"),
     ],
-    ids=str,
 )
-def test_plans_that_make_no_sense_are_refused(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        plan_episodes(**{"policies": ["expert"], "seeds": [1], **arguments})
+def test_plans_that_cannot_be_are_refused(policies, seeds, options, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        plan_episodes(policies, seeds, **options)
 
 
-def test_seeds_are_a_count_or_a_range():
-    assert parse_seeds("3") == range(3)
-    assert parse_seeds("3:5") == range(3, 5)
-    with pytest.raises(ConfigError, match="START:STOP"):
-        parse_seeds("all")
+@pytest.mark.parametrize("name", ["novice", "noisy:", "noisy:2", "noisy:x", "noisy:nan"])
+def test_unknown_policies_are_refused(name):
+    with pytest.raises(ConfigError, match="policy"):
+        scripted_policy(name, random.Random(0))
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3:6", [3, 4, 5]), ("2", [0, 1]), ("4:4", [])])
+def test_seeds_are_a_range_or_a_count(text, seeds):
+    assert list(parse_seeds(text)) == seeds
+
+
+def test_other_seeds_are_refused():
+    with pytest.raises(ConfigError, match="'1-5'"):
+        parse_seeds("1-5")
+
+
+def test_rollouts_come_in_the_order_of_the_plan_and_the_same_each_time(tmp_path):
+    plans = plan_episodes(["expert", "noisy:0.3"], range(4), trials=2)
+    rollouts = collect_episodes(tmp_path / "a", plans)
+    assert [(r.policy, r.trial) for r in rollouts] == [(p.policy, p.trial) for p in plans]
+    assert len({r.rollout_id for r in rollouts}) == len(plans)
+    assert all(r.success for r in rollouts if r.policy == "expert")
+    # other episodes before it change nothing
+    assert collect_episodes(tmp_path / "b", plans[6:]) == rollouts[6:]
+
+
+def test_a_killed_run_goes_on_at_the_shard_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "SHARD_EPISODES", 2)
+    plans = plan_episodes(["expert"], range(5))
+    asked = []
+
+    def make_policy(name, rng, limit=None):
+        if limit is not None and len(asked) == limit:
+            raise KeyboardInterrupt
+        asked.append(name)
+        return scripted_policy(name, rng)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect_episodes(tmp_path, plans, lambda name, rng: make_policy(name, rng, limit=3))
+    assert done_shards(tmp_path) == [0]
+    asked.clear()
+    finished = []
+    rollouts = collect_episodes(tmp_path, plans, make_policy, progress=finished.append)
+    assert len(asked) == 3
+    assert finished == [2, 2, 1]
+    assert [r.task_id for r in rollouts] == [f"ws-{seed:06d}" for seed in range(5)]

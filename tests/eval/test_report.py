@@ -178,7 +178,7 @@ def test_undefined_number_is_a_dash_with_its_note(results):
     row = results["replay"]["systems"][3]
     row["selective_risk"] = mv(None, n=0, note="nothing is accepted")
     markdown = to_markdown(results)
-    line = next(line for line in markdown.splitlines() if line.startswith("| D |"))
+    line = next(line for line in markdown.splitlines() if line.startswith("| D cheap"))
     letter = re.search(r"– \((\w)\)", line).group(1)
     assert f"({letter}) nothing is accepted." in markdown
 

@@ -57,7 +57,7 @@ def _draw_system(axes: Axes, row: JSON) -> tuple[str, float, float, str]:
     whole = bool(row.get("fallback")) or name == "A"
     axes.plot(
         [x], [y], "o", color=colour, markersize=8 if name in MAIN else 6,
-        markerfacecolor=colour if whole else "white", markeredgewidth=1.6, zorder=4,
+        markerfacecolor=colour if whole else "white", markeredgewidth=1.6, zorder=6,
     )  # fmt: skip
     return name, x, y, colour
 

@@ -30,6 +30,8 @@ from specact_rl.metrics.values import MetricValue
 
 MAX_TEXT = 400
 """Characters of an example's text that are shown."""
+MACHINE = {"memory_gb": "memory, GB"}
+"""Words for what the machine's fields do not say by their names."""
 OPTIONAL = {
     "live": "live episodes",
     "pairs": "preference pairs",
@@ -256,13 +258,13 @@ def reproduce_section(results: JSON) -> Section | None:
         "seed": meta.get("seed"),
         "code version": meta.get("code_version"),
         "metrics version": meta.get("metrics_version"),
-        **{str(name).replace("_", " "): value for name, value in part(meta, "machine").items()},
+        **{MACHINE.get(name, name): value for name, value in part(meta, "machine").items()},
     }
     gate = (system(results, "D") or {}).get("gate_id")
     facts["gate of D"] = gate
     shown = [(words(name), words(value)) for name, value in facts.items() if value is not None]
     if shown:
-        blocks.append(table(("", "value"), shown, num_words=2))
+        blocks.append(table(("", ""), shown, num_words=2))
     found = splits_table(results)
     if found is not None:
         blocks.append(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from specact_rl.eval.report import figures
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
 from specact_rl.eval.report.lookup import action_type_title, agreement, part, rows, system
@@ -26,7 +28,6 @@ def systems_table(results: JSON) -> Table | None:
     return table(
         (
             "system",
-            "",
             "acceptable, %",
             "same arguments, %",
             "accepted, %",
@@ -38,8 +39,7 @@ def systems_table(results: JSON) -> Table | None:
         ),
         [
             (
-                Cell(main=str(row["name"]), note=None if _falls_back(row) else NO_FALLBACK),
-                words(row.get("title")),
+                replace(_named(row), note=None if _falls_back(row) else NO_FALLBACK),
                 percent(metric(row, "acceptable")),
                 percent(metric(row, "arguments")),
                 percent(metric(row, "accept_rate")),
@@ -57,8 +57,11 @@ def systems_table(results: JSON) -> Table | None:
             "0.10, strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a "
             "rejected proposal pays for its fallback in both."
         ),
-        num_words=2,
     )
+
+
+def _named(row: JSON) -> Cell:
+    return Cell(main=str(row["name"]), below=str(row.get("title") or ""))
 
 
 def _falls_back(row: JSON) -> bool:
@@ -147,7 +150,6 @@ def live_section(results: JSON) -> Section | None:
     shown = table(
         (
             "system",
-            "",
             "tasks completed, %",
             "difference from A, points",
             "steps",
@@ -159,8 +161,7 @@ def live_section(results: JSON) -> Section | None:
         ),
         [
             (
-                words(row["name"]),
-                words(row.get("title")),
+                _named(row),
                 percent(metric(row, "success")),
                 points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
                 cell(metric(row, "num_steps"), most=1),
@@ -176,7 +177,6 @@ def live_section(results: JSON) -> Section | None:
             f"Live, n = {found[0].get('n')} tasks; 95 % intervals in brackets. Steps over the "
             "expert's are of completed tasks alone."
         ),
-        num_words=2,
     )
     return _section("Live episodes", [Paragraph(text=why), shown, figures.live_success(results)])
 

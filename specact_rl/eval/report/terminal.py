@@ -23,8 +23,8 @@ HEADERS = {
     "over random gate, points": "points over\nrandom gate",
 }
 """Columns of the report that fit on a terminal of 80, and their heads there."""
-WITHOUT_INTERVAL = ("accepted, %", "FLOPs, × A")
-"""Columns whose intervals are in the report alone."""
+ONE_LINE = ("system", "accepted, %", "FLOPs, × A")
+"""Columns whose titles and intervals are in the report alone."""
 
 
 def terminal_summary(results: JSON, console: Console) -> None:
@@ -56,6 +56,6 @@ def _rich(systems: Table) -> RichTable:
 
 
 def _text(cell: Cell, header: str) -> str:
-    if not cell.below or header in WITHOUT_INTERVAL:
+    if not cell.below or header in ONE_LINE:
         return escape(cell.main)
     return f"{escape(cell.main)}\n[dim]{escape(cell.below)}[/dim]"
