@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from specact_rl import __version__
 from specact_rl.errors import ConfigError, SpecActError
@@ -145,12 +145,14 @@ def add_run(subparsers: Subparsers) -> None:
 def run_run(args: argparse.Namespace) -> int:
     """Run the preset and end with its table, its verdicts and the report's path."""
     from rich.console import Console
+    from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.report import terminal_summary
     from specact_rl.pipeline import run_preset
     from specact_rl.presets import find_preset
     from specact_rl.progress import progress_bars
 
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     preset = find_preset(args.preset)
     command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
     command += ["--seed", str(args.seed)]
@@ -185,12 +187,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class CurrentStderrHandler(logging.StreamHandler[TextIO]):
+    """Logs to whatever stderr is now, so that lines go above progress bars and not through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Show the library's log on stderr while a command runs, at level INFO."""
     library = logging.getLogger("specact_rl")
     previous_level = library.level
-    handler = logging.StreamHandler(sys.stderr)
+    handler = CurrentStderrHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
     library.addHandler(handler)
     library.setLevel(logging.INFO)

@@ -42,6 +42,7 @@ from specact_rl.models.loading import (
     model_id,
     num_params,
 )
+from specact_rl.models.processes import TIED_TO_PARENT, die_with_parent
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS, System
@@ -59,7 +60,7 @@ from specact_rl.store import (
     read_table,
     write_json,
 )
-from specact_rl.types import Proposal, Rollout, Score, SplitName
+from specact_rl.types import SPLITS, Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers import (
     ClassifierVerifier,
     LinearVerifier,
@@ -189,8 +190,13 @@ class Run:
         logger.info("%s", name)
         started = time.perf_counter()
         yield
-        seconds = time.perf_counter() - started
-        self.stage_seconds.append({"name": name, "seconds": round(seconds, 1)})
+        seconds = round(time.perf_counter() - started, 1)
+        # The longest a stage ever took here: on a later run it is skipped, which is not its time.
+        path = self.folders.root / "times.json"
+        times = read_json(path) if path.is_file() else {}
+        times[name] = max(seconds, times.get(name, 0.0))
+        write_json(path, times)
+        self.stage_seconds.append({"name": name, "seconds": times[name]})
 
     # -------------------------------------------------------------------- stages
 
@@ -280,12 +286,13 @@ class Run:
     def rank(self, role: str) -> None:
         """A model's choice among candidates on some test tasks."""
         tasks = self.test_tasks(self.preset.num_ranked_tasks)
+        test: tuple[SplitName, ...] = ("test",)
         with self.progress(f"{role} ranks", None) as advance:
             collect_proposals(
                 self.folders.rollouts,
                 self.folders.ranked(role),
                 self.model(role),
-                ("test",),
+                test,
                 sampling=None,
                 tasks=tasks,
                 progress=advance,
@@ -410,8 +417,8 @@ class Run:
     def results(self, replay: dict[str, Any], live: list[dict[str, Any]]) -> dict[str, Any]:
         """All that results.json holds."""
         splits = {}
-        for split in ("train_proposer", "train_verifier", *EVALUATED):
-            rollouts = self.rollouts((cast(SplitName, split),))
+        for split in SPLITS:
+            rollouts = self.rollouts((split,))
             splits[split] = {
                 "num_tasks": len({r.task_id for r in rollouts}),
                 "num_steps": sum(len(r.steps) for r in rollouts),
@@ -673,7 +680,14 @@ def launch(recipe: str, config: Path, arguments: dict[str, str], log: Path) -> N
     for name, value in arguments.items():
         command += [f"--{name}", value]
     with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env={**os.environ, TIED_TO_PARENT: "1"},
+            preexec_fn=die_with_parent,
+        )
     if done.returncode != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         own = [line for line in lines if f"{recipe}: error:" in line]

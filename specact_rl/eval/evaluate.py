@@ -178,9 +178,9 @@ def _proposer_rows(role: str, columns: ProposalColumns, test: Outcomes, rng: Any
     rows: dict[str, Any] = {}
     for group, here in _groups(test.table).items():
         tasks = test.table.task_ids[here]
-        hits = {
+        hits: dict[str, BoolArray] = {
             "parsed": columns.parsed,
-            **{level: columns.levels[level] for level in LEVELS},
+            **{str(level): columns.levels[level] for level in LEVELS},
             "same_state": columns.same_state,
             "acceptable": columns.acceptable,
         }

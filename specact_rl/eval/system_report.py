@@ -114,7 +114,7 @@ def gate_skill_interval(
 def ratio_of_totals(a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: Any) -> MetricValue:
     """Total of a over total of b, clusters resampled."""
     codes, num_clusters = cluster_codes(tasks, a.size)
-    sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1)
+    sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1).astype(np.float64)
     draws = resampled_sums(sums, NUM_RESAMPLES, rng)
     interval = percentile_interval(draws[:, 0] / draws[:, 1], 0.95)
     return MetricValue(

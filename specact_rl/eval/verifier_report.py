@@ -9,6 +9,7 @@ import numpy as np
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.replay import Judged
 from specact_rl.metrics.calibration import (
+    ReliabilityCurve,
     brier_skill,
     calibration_null_band,
     debiased_ece,
@@ -99,8 +100,8 @@ def _within_types(
     return found
 
 
-def _reliability_rows(curve: Any) -> list[dict[str, float]]:
-    rows = []
+def _reliability_rows(curve: ReliabilityCurve) -> list[dict[str, float | None]]:
+    rows: list[dict[str, float | None]] = []
     for mean, fraction, count in zip(
         curve.mean_predicted, curve.fraction_acceptable, curve.count, strict=True
     ):

@@ -1,10 +1,13 @@
 """The workspace as a suite of tasks: solvable by the expert, and by nobody who does not work."""
 
 import random
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import specact_rl
 from specact_rl.actions.schema import argument_problem, find_tool
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.envs.episodes import expert_policy, run_episode
@@ -181,3 +184,13 @@ def test_calculations_refuse_what_is_no_number():
         call = Action(type="tool_call", tool=tool.name, arguments={"a": a, "b": 1})
         assert env.step(call).content.startswith("error: ")
         env.restore(Workspace(seed).snapshot())
+
+
+def test_documentation_names_every_family_and_tool_with_a_request_it_makes():
+    text = Path(specact_rl.__file__).parents[1].joinpath("docs/workspace.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`(?:, held out)? \| `(ws-h?\d+)` \| (.+?) \|", text, re.M)
+    assert [name for name, _, _ in rows] == [*FAMILIES, *HELD_OUT_FAMILIES]
+    for name, task_id, request in rows:
+        env = Workspace.from_task_id(task_id)
+        assert (env.family, env.task.request) == (name, request)
+    assert set(TOOLS) <= set(re.findall(r"`(\w+)`", text))

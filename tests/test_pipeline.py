@@ -1,0 +1,119 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from specact_rl.cli import main
+from specact_rl.presets import PRESETS, find_preset, model_path
+
+TIMES = {
+    "seconds",
+    "wall_seconds",
+    "ms_per_step",
+    "seconds_per_task",
+    "stages",
+    "command",
+}
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    return value
+
+
+def start(out, log):
+    command = [sys.executable, "-m", "specact_rl.cli", "run", "--preset", "smoke"]
+    return subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=log.open("w")
+    )
+
+
+def results(out):
+    return json.loads((out / "evaluation" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    log = folder / "log.txt"
+    assert start(folder / "run", log).wait() == 0, log.read_text()[-2000:]
+    return folder / "run"
+
+
+def test_smoke_run_ends_in_a_report_with_every_system(smoke_run):
+    found = results(smoke_run)
+    names = [row["name"] for row in found["replay"]["systems"]]
+    assert {"A", "B", "C", "D", "E", "B-dpo", "D-dpo", "D-nf", "E-nf", "D-rm"} <= set(names)
+    assert [row["name"] for row in found["live"]][:5] == ["A", "B", "C", "D", "E"]
+    page = (smoke_run / "report" / "report.html").read_text()
+    assert "<svg" in page or "data:image" in page
+    assert (smoke_run / "report" / "report.md").read_text().startswith("# ")
+
+
+def test_rejected_steps_of_a_gated_system_are_the_strong_models(smoke_run):
+    found = results(smoke_run)
+    rows = {row["name"]: row for row in found["replay"]["systems"]}
+    # acc_D - acc_A = a (P(C|g) - P(S|g)): with nothing accepted, D is A
+    for name in ("C", "D", "E", "D-lin"):
+        if rows[name]["accept_rate"]["value"] == 0.0:
+            assert rows[name]["acceptable"]["value"] == rows["A"]["acceptable"]["value"]
+        assert rows[name]["random_gate"] >= rows[name]["worst_gate"] - 1e-9
+        assert rows[name]["oracle_gate"] >= rows[name]["acceptable"]["value"] - 1e-9
+
+
+def test_same_command_again_trains_and_proposes_nothing(smoke_run, tmp_path):
+    before = results(smoke_run)
+    tables = sorted(smoke_run.glob("outcomes/*/manifest.json"))
+    written = {path: path.stat().st_mtime_ns for path in [*tables, *smoke_run.glob("models/*/*")]}
+    assert start(smoke_run, tmp_path / "log.txt").wait() == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert without_times(results(smoke_run)) == without_times(before)
+
+
+def test_folder_of_another_seed_is_refused(smoke_run, capsys):
+    code = main(["run", "--preset", "smoke", "--out", str(smoke_run), "--seed", "1"])
+    assert code == 2
+    assert "holds another run (differs in seed)" in capsys.readouterr().err
+
+
+def test_unknown_preset_is_refused(tmp_path, capsys):
+    assert main(["run", "--preset", "huge", "--out", str(tmp_path / "x")]) == 2
+    assert "preset must be one of" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_splits_of_a_preset_sum_to_one(name):
+    assert sum(find_preset(name).fractions.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("size", ["1m", "4m"])
+def test_shipped_base_is_whole(size):
+    folder = Path(model_path(f"builtin:{size}"))
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "specact.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(smoke_run, tmp_path):
+    stages = [stage["name"] for stage in results(smoke_run)["meta"]["stages"]]
+    out, log = tmp_path / "run", tmp_path / "log.txt"
+    for stage in stages:
+        process = start(out, log)
+        while process.poll() is None and f": {stage}\n" not in log.read_text():
+            time.sleep(0.05)
+        time.sleep(1.0)  # into the stage
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    assert start(out, log).wait() == 0, log.read_text()[-2000:]
+    assert without_times(results(out)) == without_times(results(smoke_run))
