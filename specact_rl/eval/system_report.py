@@ -147,7 +147,7 @@ def _assumed_cost(run: SystemRun) -> float:
     return gated_cost(
         costs,
         run.accept_rate,
-        num_proposals=run.system.num_proposals,
+        num_proposals=max(run.system.num_proposals, run.system.num_compared),
         num_scored=scored,
         fallback=run.system.fallback,
     )
