@@ -4,7 +4,14 @@ import ipaddress
 import os
 import socket
 
+import hypothesis
 import pytest
+
+# The same examples every time: a change fails for what it did, not for the luck of the draw. For
+# a search with new ones: pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("same")
 
 # Read when huggingface_hub, tokenizers and matplotlib are imported, which test modules do later.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
