@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from specact_rl import __version__
 from specact_rl.envs.collect import plan_episodes
@@ -609,8 +610,6 @@ class Run:
 
     def meta(self) -> dict[str, Any]:
         """What the run was."""
-        import torch  # only for its version
-
         return {
             "preset": self.preset.name,
             "seed": self.seed,
@@ -676,6 +675,8 @@ def launch(recipe: str, config: Path, arguments: dict[str, str], log: Path) -> N
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    # Left alone, accelerate gives a CPU process one thread.
+    command += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
     command += [str(find_program("recipes", recipe)), "--config", str(config)]
     for name, value in arguments.items():
         command += [f"--{name}", value]

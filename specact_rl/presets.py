@@ -71,7 +71,7 @@ PRESETS: dict[str, Preset] = {
             num_ranked_tasks=60,
             num_live_tasks=100,
             pair_strategies=("same_prefix", "divergence", "hard_negative"),
-            max_pairs_per_task=4,
+            max_pairs_per_task=2,
             dtype="float32",
         ),
         Preset(
