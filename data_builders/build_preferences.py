@@ -7,15 +7,16 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.errors import SpecActError
 from specact_rl.mining.arguments import (
     add_pair_arguments,
     add_proposals_argument,
     add_source_arguments,
+    exit_on_error,
+    pair_options,
+    program_parser,
     source_of,
 )
 from specact_rl.mining.build_rows import build_preferences
@@ -37,11 +38,7 @@ really better. manifest.json counts what was dropped, and why.
 
 def main() -> None:
     """Parse arguments, build, print the folder."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program_parser(__doc__, EPILOG)
     add_source_arguments(parser, split="train_verifier")
     add_proposals_argument(parser, required=False)
     default = ("divergence", "same_prefix")
@@ -57,24 +54,15 @@ def main() -> None:
 
     # transformers takes seconds to import, which --help need not wait for.
     from specact_rl.models.loading import load_tokenizer
-    from specact_rl.rendering import Renderer
 
-    with logging_to_stderr():
-        try:
-            tokenizer = load_tokenizer(args.tokenizer)
-            source = source_of(args, Renderer(tokenizer=tokenizer, catalogue=args.catalogue))
-            build_preferences(
-                source,
-                strategies=args.strategies,
-                max_per_task=args.max_per_task,
-                max_per_step=args.max_per_step,
-                max_distance=args.max_distance,
-                model_id=args.model_id,
-                in_environment=args.in_environment,
-                precision_episodes=args.precision_episodes,
-            )
-        except SpecActError as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+    with logging_to_stderr(), exit_on_error(parser):
+        source = source_of(args, load_tokenizer(args.tokenizer))
+        build_preferences(
+            source,
+            max_distance=args.max_distance,
+            model_id=args.model_id,
+            **pair_options(args),
+        )
     sys.stdout.write(f"{args.out}\n")
 
 

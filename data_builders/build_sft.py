@@ -7,12 +7,15 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.errors import SpecActError
-from specact_rl.mining.arguments import add_source_arguments, source_of
+from specact_rl.mining.arguments import (
+    add_source_arguments,
+    exit_on_error,
+    program_parser,
+    source_of,
+)
 from specact_rl.mining.build_rows import build_sft
 
 EPILOG = """\
@@ -23,11 +26,7 @@ written once. datasets.load_dataset and TRL read the folder as it is.
 
 def main() -> None:
     """Parse arguments, build, print the folder."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program_parser(__doc__, EPILOG)
     add_source_arguments(parser, split="train_proposer")
     parser.add_argument(
         "--target",
@@ -40,15 +39,10 @@ def main() -> None:
 
     # transformers takes seconds to import, which --help need not wait for.
     from specact_rl.models.loading import load_tokenizer
-    from specact_rl.rendering import Renderer
 
-    with logging_to_stderr():
-        try:
-            tokenizer = load_tokenizer(args.tokenizer)
-            source = source_of(args, Renderer(tokenizer=tokenizer, catalogue=args.catalogue))
-            build_sft(source, target=args.target)
-        except SpecActError as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+    with logging_to_stderr(), exit_on_error(parser):
+        source = source_of(args, load_tokenizer(args.tokenizer))
+        build_sft(source, target=args.target)
     sys.stdout.write(f"{args.out}\n")
 
 

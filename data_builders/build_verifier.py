@@ -7,14 +7,14 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.errors import SpecActError
 from specact_rl.mining.arguments import (
     add_proposals_argument,
     add_source_arguments,
+    exit_on_error,
+    program_parser,
     source_of,
 )
 from specact_rl.mining.build_rows import build_verifier
@@ -28,11 +28,7 @@ from tasks that the proposer was not trained on.
 
 def main() -> None:
     """Parse arguments, build, print the folder."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program_parser(__doc__, EPILOG)
     add_source_arguments(parser, split="train_verifier")
     add_proposals_argument(parser, required=True)
     parser.add_argument(
@@ -49,15 +45,10 @@ def main() -> None:
 
     # transformers takes seconds to import, which --help need not wait for.
     from specact_rl.models.loading import load_tokenizer
-    from specact_rl.rendering import Renderer
 
-    with logging_to_stderr():
-        try:
-            tokenizer = load_tokenizer(args.tokenizer)
-            source = source_of(args, Renderer(tokenizer=tokenizer, catalogue=args.catalogue))
-            build_verifier(source, balance=args.balance, positive_fraction=args.positive_fraction)
-        except SpecActError as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+    with logging_to_stderr(), exit_on_error(parser):
+        source = source_of(args, load_tokenizer(args.tokenizer))
+        build_verifier(source, balance=args.balance, positive_fraction=args.positive_fraction)
     sys.stdout.write(f"{args.out}\n")
 
 

@@ -7,16 +7,14 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from specact_rl.cli import logging_to_stderr
 from specact_rl.envs.collect import parse_seeds, plan_episodes
-from specact_rl.errors import SpecActError
+from specact_rl.mining.arguments import add_split_arguments, exit_on_error, program_parser
 from specact_rl.mining.build_rollouts import collect_rollouts, parse_fractions
 
 EPILOG = """\
@@ -27,12 +25,7 @@ A killed run goes on where it was; a finished one is not repeated. Families held
 
 def main() -> None:
     """Parse arguments, roll out, print the folder."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser = program_parser(__doc__, EPILOG)
     parser.add_argument(
         "--seeds", required=True, metavar="START:STOP", help="task seeds; one seed is one task"
     )
@@ -51,18 +44,9 @@ def main() -> None:
     parser.add_argument(
         "--trials", type=int, default=1, help="repeats of each noisy policy (default: 1)"
     )
-    parser.add_argument(
-        "--fractions",
-        default="train_proposer=0.4,train_verifier=0.25,calibration=0.15,test=0.2",
-        metavar="SPLIT=SHARE,...",
-        help="shares of the tasks (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a folder made from other arguments"
-    )
+    add_split_arguments(parser)
     args = parser.parse_args()
-    try:
+    with exit_on_error(parser):
         plans = plan_episodes(
             args.policy,
             parse_seeds(args.seeds),
@@ -80,8 +64,6 @@ def main() -> None:
                 overwrite=args.overwrite,
                 progress=lambda count: progress.advance(bar, count),
             )
-    except SpecActError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
     sys.stdout.write(f"{args.out}\n")
 
 

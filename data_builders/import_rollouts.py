@@ -1,8 +1,8 @@
 r"""Read a foreign log and write a rollouts folder, split by task and checked for leaks.
 
 For example:
-    python data_builders/import_rollouts.py --log chats.jsonl --importer openai_chat \
-        --out runs/rollouts
+    python data_builders/import_rollouts.py --log chats.jsonl --out runs/rollouts
+    python data_builders/import_rollouts.py --log bfcl --importer bfcl --out runs/rollouts
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from specact_rl.cli import logging_to_stderr
 from specact_rl.errors import SpecActError
 from specact_rl.logs import IMPORTERS
+from specact_rl.logs.sniff import sniff
 from specact_rl.mining.build_rollouts import import_rollouts, parse_fractions
 
 EPILOG = """\
 Splits are fixed here, once, by task id: train_proposer, train_verifier, calibration, test. Tasks
-with the same request and tools, or the same initial state, stay together. An importer of your
-own is a function from a path to an ImportResult: --importer my_file.py:function
+with the same request and tools, or the same initial state, stay together. Without --importer the
+format is told by the log's first row. A log that is nearly in a known format needs a mapping.yaml;
+an importer of your own is a function from a path to an ImportResult: --importer my_file.py:function
 """
 
 
@@ -30,12 +32,11 @@ def main() -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--log", type=Path, required=True, help="file, or folder whose *.jsonl are read"
-    )
+    parser.add_argument("--log", type=Path, required=True, help="file or folder of one format")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--importer", required=True, help=f"{', '.join(IMPORTERS)}, or FILE.py:FUNCTION"
+        "--importer",
+        help=f"{', '.join(IMPORTERS)}, a mapping.yaml, or FILE.py:FUNCTION (default: look)",
     )
     parser.add_argument(
         "--fractions",
@@ -60,7 +61,7 @@ def main() -> None:
             import_rollouts(
                 args.log,
                 args.out,
-                importer=args.importer,
+                importer=args.importer or sniff(args.log).importer,
                 fractions=parse_fractions(args.fractions),
                 held_out_families=args.held_out_family,
                 seed=args.seed,

@@ -139,6 +139,11 @@ def add_run(subparsers: Subparsers) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="folder of the run, made if absent"
     )
     parser.add_argument("--seed", type=int, default=0, help="of tasks, training and sampling")
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="pretrain the tiny bases first, instead of taking the shipped ones; not for qwen3",
+    )
     parser.set_defaults(run=run_run)
 
 
@@ -155,9 +160,16 @@ def run_run(args: argparse.Namespace) -> int:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     preset = find_preset(args.preset)
     command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
-    command += ["--seed", str(args.seed)]
+    command += ["--seed", str(args.seed), *(["--from-scratch"] if args.from_scratch else [])]
     with progress_bars() as bar:
-        results = run_preset(preset, args.out, seed=args.seed, progress=bar, command=command)
+        results = run_preset(
+            preset,
+            args.out,
+            seed=args.seed,
+            progress=bar,
+            command=command,
+            from_scratch=args.from_scratch,
+        )
     console = Console()
     terminal_summary(results, console)
     console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specact_rl.errors import ConfigError
@@ -30,8 +30,10 @@ class Preset:
     num_held_out_tasks: int
     """Tasks of families kept out of training; all of them test."""
     policies: tuple[str, ...]
-    """Who acted in the logged rollouts, each once on every task; see `envs.collect`. Two that
-    differ give tasks with a success and a failure, which some pair strategies need."""
+    """Who acted in the logged rollouts; see `envs.collect`. The first acts once on every task."""
+    num_tasks_twice: int
+    """In-family tasks on which the further policies act as well: a task with a success and a
+    failure is what some pair strategies need, and all that they need."""
     fractions: dict[SplitName, float]
     num_samples: int
     """Proposals per step of the cheap model; the first is greedy."""
@@ -46,86 +48,67 @@ class Preset:
     """Of the models when they propose and judge."""
 
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="tiny",
-            cheap_base="builtin:1m",
-            strong_base="builtin:4m",
-            verifier_base="builtin:1m",
-            catalogue="compact",
-            configs="tiny",
-            num_tasks=700,
-            num_held_out_tasks=100,
-            policies=("noisy:0.15", "noisy:0.4"),
-            fractions={
-                "train_proposer": 0.22,
-                "train_verifier": 0.27,
-                "calibration": 0.2,
-                "test": 0.31,
-            },
-            num_samples=3,
-            temperature=1.0,
-            max_new_tokens=40,
-            num_ranked_tasks=60,
-            num_live_tasks=100,
-            pair_strategies=("same_prefix", "divergence", "hard_negative"),
-            max_pairs_per_task=2,
-            dtype="float32",
-        ),
-        Preset(
-            name="smoke",
-            cheap_base="builtin:1m",
-            strong_base="builtin:1m",
-            verifier_base="builtin:1m",
-            catalogue="compact",
-            configs="smoke",
-            num_tasks=45,
-            num_held_out_tasks=3,
-            policies=("noisy:0.15", "noisy:0.4"),
-            fractions={
-                "train_proposer": 0.2,
-                "train_verifier": 0.2,
-                "calibration": 0.35,
-                "test": 0.25,
-            },
-            num_samples=3,
-            temperature=1.0,
-            max_new_tokens=32,
-            num_ranked_tasks=4,
-            num_live_tasks=4,
-            pair_strategies=("same_prefix", "hard_negative"),
-            max_pairs_per_task=4,
-            dtype="float32",
-        ),
-        Preset(
-            name="qwen3",
-            cheap_base="Qwen/Qwen3-1.7B",
-            strong_base="Qwen/Qwen3-8B",
-            verifier_base="Qwen/Qwen3-4B",
-            catalogue="template",
-            configs="qwen3",
-            num_tasks=3000,
-            num_held_out_tasks=200,
-            policies=("noisy:0.15", "noisy:0.4"),
-            fractions={
-                "train_proposer": 0.3,
-                "train_verifier": 0.3,
-                "calibration": 0.2,
-                "test": 0.2,
-            },
-            num_samples=3,
-            temperature=1.0,
-            max_new_tokens=128,
-            num_ranked_tasks=60,
-            num_live_tasks=100,
-            pair_strategies=("same_prefix", "divergence", "hard_negative"),
-            max_pairs_per_task=8,
-            dtype="bfloat16",
-        ),
-    )
-}
+_TINY = Preset(
+    name="tiny",
+    cheap_base="builtin:1m",
+    strong_base="builtin:4m",
+    verifier_base="builtin:1m",
+    catalogue="compact",
+    configs="tiny",
+    num_tasks=1000,
+    num_held_out_tasks=80,
+    policies=("noisy:0.15", "noisy:0.4"),
+    num_tasks_twice=250,
+    fractions={"train_proposer": 0.2, "train_verifier": 0.29, "calibration": 0.2, "test": 0.31},
+    num_samples=3,
+    temperature=1.0,
+    max_new_tokens=40,
+    num_ranked_tasks=60,
+    num_live_tasks=100,
+    pair_strategies=("same_prefix", "divergence", "hard_negative"),
+    max_pairs_per_task=2,
+    dtype="float32",
+)
+
+_SMOKE = replace(
+    _TINY,
+    name="smoke",
+    strong_base="builtin:1m",
+    configs="smoke",
+    num_tasks=45,
+    num_held_out_tasks=3,
+    num_tasks_twice=45,
+    fractions={"train_proposer": 0.2, "train_verifier": 0.2, "calibration": 0.35, "test": 0.25},
+    max_new_tokens=32,
+    num_ranked_tasks=4,
+    num_live_tasks=4,
+    pair_strategies=("same_prefix", "hard_negative"),
+    max_pairs_per_task=4,
+)
+
+_QWEN3 = Preset(
+    name="qwen3",
+    cheap_base="Qwen/Qwen3-1.7B",
+    strong_base="Qwen/Qwen3-8B",
+    verifier_base="Qwen/Qwen3-4B",
+    catalogue="template",
+    configs="qwen3",
+    num_tasks=3000,
+    num_held_out_tasks=200,
+    policies=("noisy:0.15", "noisy:0.4"),
+    num_tasks_twice=3000,
+    fractions={"train_proposer": 0.3, "train_verifier": 0.3, "calibration": 0.2, "test": 0.2},
+    num_samples=3,
+    temperature=1.0,
+    max_new_tokens=128,
+    num_ranked_tasks=60,
+    num_live_tasks=100,
+    pair_strategies=("same_prefix", "divergence", "hard_negative"),
+    max_pairs_per_task=8,
+    dtype="bfloat16",
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_TINY, _SMOKE, _QWEN3)}
 
 
 def find_preset(name: str) -> Preset:

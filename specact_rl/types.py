@@ -177,6 +177,8 @@ class Proposal:
     mode: ProposalMode
     text: str
     """What the model wrote (generate) or the rendered candidate (rank), without the stop token."""
+    finished: bool = True
+    """False when the token limit came before the stop token; such text is cut off and no action."""
     action: Action | None
     """None when the text could not be parsed."""
     parse_error: str | None

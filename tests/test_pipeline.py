@@ -4,11 +4,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from specact_rl.cli import main
+from specact_rl.eval.evaluate import run_all
+from specact_rl.pipeline.artifacts import Artifacts
+from specact_rl.pipeline.folders import Folders
 from specact_rl.presets import PRESETS, find_preset, model_path
 
 TIMES = {
@@ -59,14 +64,35 @@ def test_smoke_run_ends_in_a_report_with_every_system(smoke_run):
 
 
 def test_rejected_steps_of_a_gated_system_are_the_strong_models(smoke_run):
-    found = results(smoke_run)
-    rows = {row["name"]: row for row in found["replay"]["systems"]}
-    # acc_D - acc_A = a (P(C|g) - P(S|g)): with nothing accepted, D is A
+    artifacts = Artifacts(preset=find_preset("smoke"), seed=0, folders=Folders(root=smoke_run))
+    outcomes, gates = artifacts.outcomes("test"), artifacts.gates()
+    # Both models are alike in this run. A strong one that is always right tells them apart, and
+    # gates that accept what they like best and nothing else go both ways.
+    strong = outcomes.columns["strong"]
+    strong = replace(strong, acceptable=np.ones_like(strong.acceptable))
+    outcomes = replace(outcomes, columns=outcomes.columns | {"strong": strong})
+    liked = {
+        name: np.nanmax(run.p_accept)
+        for name, run in run_all(outcomes, gates).items()
+        if name in gates
+    }
+    gates = {name: replace(gate, threshold=float(liked[name])) for name, gate in gates.items()}
+    runs, cheap = run_all(outcomes, gates), outcomes.columns["cheap"]
     for name in ("C", "D", "E", "D-lin"):
-        if rows[name]["accept_rate"]["value"] == 0.0:
-            assert rows[name]["acceptable"]["value"] == rows["A"]["acceptable"]["value"]
-        assert rows[name]["random_gate"] >= rows[name]["worst_gate"] - 1e-9
-        assert rows[name]["oracle_gate"] >= rows[name]["acceptable"]["value"] - 1e-9
+        run = runs[name]
+        assert 0 < run.accept_rate < 1
+        assert run.acceptable[~run.accepted].all()
+        proposed = np.take_along_axis(cheap.acceptable, run.pick[:, None], axis=1)[:, 0]
+        np.testing.assert_array_equal(run.acceptable[run.accepted], proposed[run.accepted])
+
+
+def test_no_gate_is_better_or_worse_than_its_accept_rate_allows(smoke_run):
+    rows = [row for row in results(smoke_run)["replay"]["systems"] if "oracle_gate" in row]
+    assert {"C", "D", "E", "D-lin"} <= {row["name"] for row in rows}
+    for row in rows:
+        accuracies = [row["worst_gate"], row["acceptable"]["value"], row["oracle_gate"]]
+        assert accuracies == pytest.approx(sorted(accuracies))
+        assert row["worst_gate"] - 1e-9 <= row["random_gate"] <= row["oracle_gate"] + 1e-9
 
 
 def test_same_command_again_trains_and_proposes_nothing(smoke_run, tmp_path):
@@ -88,6 +114,29 @@ def test_unknown_preset_is_refused(tmp_path, capsys):
     assert main(["run", "--preset", "huge", "--out", str(tmp_path / "x")]) == 2
     assert "preset must be one of" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_run_from_scratch_of_pretrained_bases_is_refused(tmp_path, capsys):
+    command = ["run", "--preset", "qwen3", "--from-scratch", "--out", str(tmp_path / "x")]
+    assert main(command) == 2
+    assert "'qwen3' starts from Qwen/Qwen3-1.7B" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--from-scratch"]], ids=["shipped", "from scratch"])
+def test_command_line_says_where_bases_come_from(options, monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr("specact_rl.pipeline.run_preset", lambda *_, **named: asked.update(named))
+    monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
+    assert main(["run", "--preset", "smoke", "--out", str(tmp_path), *options]) == 0
+    assert asked["from_scratch"] == bool(options)
+    assert asked["command"][-2:] == (["0", *options] if options else ["--seed", "0"])
+
+
+def test_folder_of_a_run_with_shipped_bases_is_refused_to_one_from_scratch(smoke_run, capsys):
+    command = ["run", "--preset", "smoke", "--from-scratch", "--out", str(smoke_run)]
+    assert main(command) == 2
+    assert "holds another run (differs in from_scratch)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,16 +1,23 @@
 """Which of the nine action types an action has, from its tool, its text and what came before.
 
-The context is what the chat history shows; hidden state of an environment plays no part.
+The context is what the chat history shows; hidden state of an environment plays no part. What the
+tools of a log mean is in a table, a TOML file that a user can copy and edit.
 """
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from specact_rl.actions.schema import find_tool
-from specact_rl.types import ActionType, Message, ToolSpec
+from specact_rl.errors import ConfigError
+from specact_rl.types import ACTION_TYPES, ActionType, Message, ToolSpec
 
 TAXONOMY: dict[str, ActionType] = {
     "ask_clarification": "ask_clarification",
@@ -147,3 +154,111 @@ def _writes(tool: str, tools: Sequence[ToolSpec]) -> bool:
     if spec is not None and spec.effect is not None:
         return spec.effect != "read"
     return plain_type(tool, tools) == "file_write"
+
+
+TABLES_FOLDER = Path(__file__).parent / "tool_tables"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolTable:
+    """What the tools, the results and the texts of one kind of log mean."""
+
+    tools: Mapping[str, ActionType] = field(default_factory=dict)
+    """Type of a plain call by exact name."""
+    patterns: tuple[tuple[str, ActionType], ...] = ()
+    """Shell patterns ("get_*") and their types; the first that fits counts."""
+    error: tuple[re.Pattern[str], ...] = ()
+    """Starts of a result that reports a failure; none means `is_error_result`."""
+    refusal: tuple[re.Pattern[str], ...] = ()
+    """In a text that gives up or hands over: `BLOCKED`. Asked before `question`."""
+    question: tuple[re.Pattern[str], ...] = ()
+    """In a text that asks: `ask_clarification`. All other text is `final_answer`."""
+
+    def plain_type(self, tool: str) -> ActionType | None:
+        """Type of a call of the tool where nothing came before; None when it is not in here."""
+        if tool in self.tools:
+            return self.tools[tool]
+        return next((kind for match, kind in self.patterns if fnmatchcase(tool, match)), None)
+
+    def is_error(self, content: object) -> bool:
+        """True for the content of a tool message that reports a failure."""
+        if not self.error:
+            return is_error_result(content)
+        return isinstance(content, str) and any(p.match(content.lstrip()) for p in self.error)
+
+    def classify_text(self, text: str) -> ActionType:
+        """Type of something said to the user; without rules of its own, that of `classify_text`."""
+        if not self.refusal and not self.question:
+            return classify_text(text)
+        if any(pattern.search(text) for pattern in self.refusal):
+            return "BLOCKED"
+        asks = any(pattern.search(text) for pattern in self.question)
+        return "ask_clarification" if asks else "final_answer"
+
+
+def builtin_tables() -> list[str]:
+    """Names of the tables that come with the library."""
+    return sorted(path.stem for path in TABLES_FOLDER.glob("*.toml"))
+
+
+@cache
+def builtin_table(name: str) -> ToolTable:
+    """A table that comes with the library.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    if name not in builtin_tables():
+        raise ConfigError(f"tool table must be one of {builtin_tables()!r} or a file, got {name!r}")
+    return read_tool_table(TABLES_FOLDER / f"{name}.toml")
+
+
+def read_tool_table(path: Path) -> ToolTable:
+    """A table from a TOML file with `[tools]`, `[[patterns]]`, `[results]` and `[text]`.
+
+    Raises:
+        ConfigError: No such file, no TOML, an unknown key, type or regular expression.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        _only(table, "tools", "patterns", "results", "text")
+        results, text = table.get("results", {}), table.get("text", {})
+        _only(results, "error")
+        _only(text, "refusal", "question")
+        return ToolTable(
+            tools={name: _action_type(kind) for name, kind in table.get("tools", {}).items()},
+            patterns=_patterns(table.get("patterns", [])),
+            error=_compiled(results.get("error", [])),
+            refusal=_compiled(text.get("refusal", [])),
+            question=_compiled(text.get("question", [])),
+        )
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} must exist, but there is no such file") from error
+    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
+        raise ConfigError(
+            f"{path} must be a tool table ([tools], [[patterns]] with match and type, [results] "
+            f"error, [text] refusal and question): {error}"
+        ) from error
+
+
+def _patterns(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ActionType], ...]:
+    return tuple(
+        (match, _action_type(entry["type"])) for entry in entries for match in entry["match"]
+    )
+
+
+def _action_type(kind: object) -> ActionType:
+    known = next((name for name in ACTION_TYPES if name == kind), None)
+    if known is None:
+        raise ValueError(f"a type must be one of {list(ACTION_TYPES)!r}, got {kind!r}")
+    return known
+
+
+def _compiled(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+
+
+def _only(table: Mapping[str, Any], *known: str) -> None:
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise ValueError(f"unknown {unknown!r}, known are {list(known)!r}")

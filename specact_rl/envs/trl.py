@@ -1,9 +1,15 @@
 """Workspace tasks for TRL's `GRPOTrainer(environment_factory=...)`.
 
 TRL makes a tool of every public method of an environment's class, so there is one class per
-catalogue, made here, whose only public methods are the documented tools (and TRL's own `reset`).
-TRL has no user to answer questions and fixes the tools before an episode begins: tasks that need
-either (`is_playable`) are refused.
+catalogue, made here, whose public methods are the task's tools (and TRL's own `reset`). TRL knows
+no user who answers and shows all tools at once. Both are put right by `grpo_tokenizer`, so that
+every task can be played and its episodes are the renderer's, token by token (compact catalogue):
+what ends in a question mark is read as a call of `ask_user`, whose result is written as the user's
+reply, and tools that are not in the catalogue can be called but are not shown.
+
+TRL differs still where a turn is no action. Elsewhere the environment says so and the episode goes
+on; here malformed calls and text beside a call end it, a tool that does not exist is answered by
+TRL and costs no step, and several calls in a turn are all executed.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from specact_rl.actions.matching import match_level
 from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.schema import argument_problem
-from specact_rl.actions.taxonomy import classify_call
+from specact_rl.actions.taxonomy import CallContext, classify_call
 from specact_rl.envs.episodes import Episode, lowers_cost
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import ConfigError
@@ -30,9 +36,26 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and only the annotati
     from transformers import PreTrainedTokenizerBase
 
 _ANNOTATIONS: dict[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool}
-_RESERVED = frozenset({"reset", "get_reward"})
-"""Public methods that TRL does not make tools of."""
-_NO_TOOLS = "{%- set tools = none %}"
+_RESERVED = frozenset({"reset", "get_reward", "ask_user"})
+"""Public methods that are no tool of a catalogue; the first two are none for TRL either."""
+_UNLISTED = "Not in the catalogue."
+"""Description by which the template knows the methods that no prompt may show."""
+_LISTED_TOOLS = f"""\
+{{%- if tools %}}
+    {{%- set tools = tools | rejectattr("function.description", "equalto", "{_UNLISTED}") | list %}}
+{{%- endif %}}
+"""
+_NO_TOOLS = "{%- set tools = none %}\n"
+_REPLIES = """\
+{%- set replied = namespace(messages=[]) %}
+{%- for message in messages %}
+    {%- if message.role == "tool" and message.name == "ask_user" %}
+        {%- set message = {"role": "user", "content": message.content} %}
+    {%- endif %}
+    {%- set replied.messages = replied.messages + [message] %}
+{%- endfor %}
+{%- set messages = replied.messages -%}
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +75,7 @@ class ToolEnvironment:
     """
 
     _tools: tuple[ToolSpec, ...] = ()
-    """The documented tools, which are the public methods of the class made from them."""
+    """The task's tools, which are the public methods of the class made from them."""
 
     def __init__(self) -> None:
         """Wait for `reset`."""
@@ -71,15 +94,24 @@ class ToolEnvironment:
             ConfigError: The task has another catalogue.
         """
         self._env = Workspace.from_task_id(task_id)
-        if documented_tools(self._env) != self._tools:
+        if tuple(self._env.tools) != self._tools:
             raise ConfigError(
                 f"task {task_id!r} must have the tools of its environment "
                 f"{[tool.name for tool in self._tools]!r}, got "
-                f"{[tool.name for tool in documented_tools(self._env)]!r}; build rows and "
-                "environments together with grpo_tasks"
+                f"{[tool.name for tool in self._env.tools]!r}; build rows and environments "
+                "together with grpo_tasks"
             )
         self._verdicts = []
         self._finished = False
+
+    # Public for TRL alone; the first line of the docstring keeps it out of every prompt.
+    def ask_user(self, question: str) -> str:
+        """Not in the catalogue.
+
+        Args:
+            question: What the model said.
+        """
+        return self._act(Action(type="ask_clarification", text=question))
 
     def _workspace(self) -> Workspace:
         if self._env is None:
@@ -89,9 +121,6 @@ class ToolEnvironment:
     def _call(self, tool: str, arguments: dict[str, Any]) -> str:
         """Execute a call. As everywhere else, one that does not fit its schema is no action."""
         env = self._workspace()
-        if env.done:
-            self._verdicts.append(StepVerdict(level="none", nearer=False))
-            return "error: the episode is over"
         spec = next(spec for spec in self._tools if spec.name == tool)
         if argument_problem(arguments, spec.parameters) is not None:
             return self._act(None)
@@ -100,6 +129,9 @@ class ToolEnvironment:
 
     def _act(self, action: Action | None) -> str:
         env = self._workspace()
+        if env.done:
+            self._verdicts.append(StepVerdict(level="none", nearer=False))
+            return "error: the episode is over"
         before, reference = env.cost_to_go(), env.expert_action()
         observation = env.step(action)
         verdict = StepVerdict(
@@ -186,42 +218,23 @@ def grpo_tasks(task_ids: Iterable[str], renderer: Renderer) -> GrpoTasks:
     """Rows and environments of the tasks.
 
     Args:
-        task_ids: Of playable tasks, e.g. "ws-000012".
+        task_ids: For example "ws-000012".
         renderer: Says where the catalogue goes: in compact mode the prompt has it already.
-
-    Raises:
-        ConfigError: A task cannot be played under TRL.
     """
     rows: list[dict[str, Any]] = []
     factories: dict[str, type[ToolEnvironment]] = {}
     for task_id in task_ids:
         env = Workspace.from_task_id(task_id)
-        if not is_playable(env):
-            raise ConfigError(
-                f"task {task_id!r} ({env.family}) needs an answer from the user or a hidden tool, "
-                "which TRL's tool loop has not; choose tasks by is_playable"
-            )
-        tools = documented_tools(env)
-        name = _catalogue_name(tools)
+        name = _catalogue_name(env.tools)
         if name not in factories:
-            factories[name] = environment_class(tools)
+            factories[name] = environment_class(env.tools)
         prompt = renderer.messages_for(Episode(env, "grpo", 0).current_step())
         rows.append({"prompt": prompt, "environment": name, "task_id": env.task_id})
     return GrpoTasks(rows=rows, factories=factories)
 
 
-def is_playable(env: Workspace) -> bool:
-    """Whether the task can be solved with its documented tools and one last text alone."""
-    return all(goal.kind not in ("ask", "tool") for goal in env.task.goals)
-
-
-def documented_tools(env: Workspace) -> tuple[ToolSpec, ...]:
-    """The tools that the catalogue shows from the start."""
-    return tuple(tool for tool in env.tools if tool.documented)
-
-
 def environment_class(tools: Sequence[ToolSpec]) -> type[ToolEnvironment]:
-    """A class with one public method per tool, typed and described as the tool is.
+    """A class with one public method per tool, typed and (if documented) described as the tool is.
 
     Raises:
         ValueError: A name that no method can have, or that two tools have.
@@ -243,27 +256,56 @@ def environment_class(tools: Sequence[ToolSpec]) -> type[ToolEnvironment]:
 
 
 def grpo_tokenizer(renderer: Renderer) -> PreTrainedTokenizerBase:
-    """A copy of the renderer's tokenizer that TRL can parse calls with.
+    """A copy of the renderer's tokenizer that TRL can parse calls and questions with.
 
-    In compact mode its template leaves out the `tools` that TRL passes, so that prompts are those
-    of the renderer, token by token. For training only: save the renderer's tokenizer with the
-    trained model.
+    Its template shows the documented tools only, and in compact mode none of those that TRL
+    passes, so that prompts are those of the renderer, token by token. For training only: save the
+    renderer's tokenizer with the trained model.
     """
     # TRL takes seconds to import.
     from trl.chat_template_utils import qwen3_template
 
     tokenizer: Any = copy.deepcopy(renderer.tokenizer)
-    if renderer.catalogue == "compact":
-        tokenizer.chat_template = _NO_TOOLS + tokenizer.chat_template
+    tools = _NO_TOOLS if renderer.catalogue == "compact" else _LISTED_TOOLS
+    tokenizer.chat_template = tools + _REPLIES + tokenizer.chat_template
     if getattr(tokenizer, "response_template", None) is None:
         # TRL sets it for templates that it knows byte by byte; its own training ones it refuses.
         tokenizer.response_template = qwen3_template
+    tokenizer.parse_response = _turn_parser(tokenizer)
     result: PreTrainedTokenizerBase = tokenizer
     return result
 
 
+def _turn_parser(tokenizer: Any) -> Callable[..., dict[str, Any]]:
+    """The tokenizer's `parse_response`, to which a question is a call of `ask_user`."""
+    parse = tokenizer.parse_response
+
+    def parse_turn(response: Sequence[int], **options: Any) -> dict[str, Any]:
+        text = str(tokenizer.decode(response))
+        said = text.removesuffix(tokenizer.eos_token)
+        action = parse_action(said, (), CallContext()).action
+        if action is not None and action.type == "ask_clarification" and said != text:
+            call = {"name": "ask_user", "arguments": {"question": said}}
+            calls = [{"type": "function", "function": call}]
+            return {"role": "assistant", "content": "", "tool_calls": calls}
+        turn: dict[str, Any] = parse(response, **options)
+        if turn and any(_asks(call) for call in turn.get("tool_calls", ())):
+            return {
+                "role": "assistant",
+                "content": said,
+            }  # written as a call: there is no such tool
+        return turn
+
+    return parse_turn
+
+
+def _asks(call: Mapping[str, Any]) -> bool:
+    function = call.get("function")  # any JSON value that the model wrote
+    return isinstance(function, dict) and function.get("name") == "ask_user"
+
+
 def _catalogue_name(tools: Sequence[ToolSpec]) -> str:
-    shown = [[tool.name, tool.description, tool.parameters] for tool in tools]
+    shown = [[tool.name, tool.description, tool.parameters, tool.documented] for tool in tools]
     return f"Catalogue_{content_hash(shown)}"
 
 
@@ -304,6 +346,7 @@ def _annotation(schema: Mapping[str, Any]) -> Any:
 
 def _docstring(tool: ToolSpec, parameters: Iterable[str]) -> str:
     """Google style, which TRL's schemas are made from; they need a word on every parameter."""
-    lines = [tool.description or tool.name.replace("_", " ")]
-    described = [f"    {name}: The {name}." for name in parameters]
-    return "\n".join([*lines, "", "Args:", *described] if described else lines)
+    described = tool.description or tool.name.replace("_", " ")
+    lines = [described if tool.documented else _UNLISTED]
+    arguments = [f"    {name}: The {name}." for name in parameters]
+    return "\n".join([*lines, "", "Args:", *arguments] if arguments else lines)

@@ -28,14 +28,17 @@ class StepTable:
     out_of_family: BoolArray
     reference_types: np.ndarray
     """Action type of the expert's action, shape (n,)."""
+    num_out_of_reach: int
+    """Steps that were left out because their goal was out of reach, so that no action is right."""
 
     @classmethod
     def of(cls, rollouts: Iterable[Rollout]) -> StepTable:
         """All steps of the rollouts whose goal was within reach."""
-        steps, numbers, held_out = [], [], []
+        steps, numbers, held_out, num_out_of_reach = [], [], [], 0
         for number, rollout in enumerate(rollouts):
             for step, record in zip(rollout.each_step(), rollout.steps, strict=True):
                 if record.cost_to_go is None:
+                    num_out_of_reach += 1
                     continue
                 steps.append(step)
                 numbers.append(number)
@@ -50,6 +53,7 @@ class StepTable:
             reference_types=np.array(
                 [step.reference.type if step.reference else "" for step in steps]
             ),
+            num_out_of_reach=num_out_of_reach,
         )
 
     def where(self, keep: BoolArray) -> IntArray:
@@ -64,12 +68,12 @@ class ProposalColumns:
     model_id: str
     proposals: list[list[Proposal]]
     """By step, then sample."""
-    acceptable: BoolArray
-    """Shape (n, k)."""
+    acceptable: FloatArray
+    """1 or 0, NaN where the label is unknown, shape (n, k)."""
     parsed: BoolArray
     """Shape (n, k)."""
-    same_state: BoolArray
-    """Shape (n, k)."""
+    same_state: FloatArray
+    """1 or 0, NaN where nothing can tell, shape (n, k)."""
     levels: dict[MatchLevel, BoolArray]
     """Whether the level is reached, each of shape (n, k)."""
     first_of_its_kind: BoolArray
@@ -111,9 +115,9 @@ class ProposalColumns:
         return cls(
             model_id=models.pop(),
             proposals=rows,
-            acceptable=array((bool(p.acceptable) for p in flat), np.bool_),
+            acceptable=array((_number(p.acceptable) for p in flat), np.float64),
             parsed=array((p.action is not None for p in flat), np.bool_),
-            same_state=array((bool(p.same_state) for p in flat), np.bool_),
+            same_state=array((_number(p.same_state) for p in flat), np.float64),
             levels={
                 level: array((reaches(p.match_level, level) for p in flat), np.bool_)
                 for level in LEVELS
@@ -121,11 +125,15 @@ class ProposalColumns:
             first_of_its_kind=np.array(
                 [_firsts(s, row) for s, row in zip(table.steps, rows, strict=True)], dtype=np.bool_
             ),
-            logprob=array((np.nan if p.logprob is None else p.logprob for p in flat), np.float64),
+            logprob=array((_number(p.logprob) for p in flat), np.float64),
             prompt_tokens=np.array([row[0].num_prompt_tokens for row in rows], dtype=np.int64),
             completion_tokens=array((p.num_completion_tokens for p in flat), np.int64),
             seconds=array((p.seconds for p in flat), np.float64),
         )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
@@ -160,8 +168,7 @@ def _matrix(columns: ProposalColumns, found: Mapping[str, Score], name: str) -> 
             raise ConfigError(
                 f"proposal {proposal.proposal_id!r} has no score; score all proposals of the split"
             )
-        number = getattr(found[proposal.proposal_id], name)
-        return float("nan") if number is None else float(number)
+        return _number(getattr(found[proposal.proposal_id], name))
 
     return np.array([[value(p) for p in row] for row in columns.proposals], dtype=np.float64)
 

@@ -6,6 +6,7 @@ looked at. Everything here is joins; no model runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +15,25 @@ import numpy as np
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.errors import DegenerateResultError
-from specact_rl.eval.baselines import markov_actions, matches, nearest_actions
-from specact_rl.eval.columns import LEVELS, ProposalColumns, StepTable
-from specact_rl.eval.replay import Judged, SystemRun, offered_proposals, run_system
-from specact_rl.eval.system_report import NUM_RESAMPLES, gate_skill_interval, system_report
-from specact_rl.eval.verifier_report import verifier_report
-from specact_rl.metrics.paired import (
-    cluster_bootstrap_mean,
-    holm,
-    paired_cluster_bootstrap,
-    sign_flip_test,
+from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.contrasts import contrast_rows
+from specact_rl.eval.labelled import known
+from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
+from specact_rl.eval.replay import (
+    Judged,
+    SystemRun,
+    accept_what_parses,
+    offered_proposals,
+    run_system,
 )
-from specact_rl.metrics.values import BoolArray
+from specact_rl.eval.system_report import system_report
+from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
 from specact_rl.types import Step
+
+logger = logging.getLogger(__name__)
 
 STRONG = "strong"
 FREE_VERIFIERS = ("proposer_logprob", "sample_agreement", "linear", "linear_with_confidence")
@@ -68,6 +72,8 @@ class Ranked:
 def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[str, Gate]:
     """A gate for every gated system whose outcomes are there, by the system's name.
 
+    Steps at which the proposal's or the fallback's label is unknown take no part.
+
     Raises:
         DegenerateResultError: A verifier says the same of every proposal.
     """
@@ -82,11 +88,19 @@ def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[s
         judged = outcomes.judged[system.verifier, system.proposer]
         offer = offered_proposals(system, proposer, judged)
         _refuse_constant(system, offer.log_odds)
-        rows = np.arange(offer.pick.size)
+        offered = proposer.acceptable[np.arange(offer.pick.size), offer.pick]
+        labelled = known(offered, strong.acceptable[:, 0])
+        if not labelled.all():
+            logger.warning(
+                "gate of %s: %d of %d steps left out, their labels are unknown",
+                system.name,
+                int((~labelled).sum()),
+                labelled.size,
+            )
         gates[system.name] = fit_gate(
-            offer.log_odds,
-            proposer.acceptable[rows, offer.pick],
-            strong.acceptable[:, 0],
+            np.where(labelled, offer.log_odds, np.nan),  # rows without a score take no part
+            labelled & (offered == 1.0),
+            labelled & (strong.acceptable[:, 0] == 1.0),
             outcomes.table.task_ids,
             verifier_id=judged.verifier_id,
             proposer_id=proposer.model_id,
@@ -124,129 +138,83 @@ def evaluate(
         seed: Of every interval.
     """
     rng = np.random.default_rng(seed)
+    table = test.table
     runs = run_all(test, gates)
+    references = reference_runs(test, runs)
     strong_only = runs["A"]
     reports = []
     for name, run in runs.items():
-        proposed = None
-        if run.system.proposer is not None:
-            columns = test.columns[run.system.proposer]
-            proposed = columns.acceptable[np.arange(run.pick.size), run.pick]
-        row = system_report(run, test.table, strong_only, proposed, rng)
+        gated = run.system.gated
+        row = system_report(
+            run, table, strong_only, rng, references[reference_key(run.system)] if gated else None
+        )
         if name in gates:
             row |= {"threshold": gates[name].threshold, "gate_id": gates[name].gate_id}
         reports.append(row)
     return {
-        "proposers": [_proposer_rows(role, c, test, rng) for role, c in test.columns.items()],
-        "ranking": _ranking(ranked, rng) if ranked else [],
-        "baselines": _baselines(test, train_steps, rng),
+        "num_steps": len(table.steps),
+        "num_out_of_reach": table.num_out_of_reach,
+        "proposers": [
+            proposer_row(role, columns, table, test.num_params[role])
+            for role, columns in test.columns.items()
+        ],
+        "ranking": (
+            [ranking_row(role, c, ranked.table) for role, c in ranked.columns.items()]
+            if ranked
+            else []
+        ),
+        "baselines": (
+            baseline_rows(test.columns["cheap"], table, train_steps, rng)
+            if "cheap" in test.columns
+            else []
+        ),
         "verifiers": _verifiers(test, gates, rng),
         "systems": reports,
-        "contrasts": _contrasts(test, runs, rng),
+        "references": [system_report(run, table, strong_only, rng) for run in references.values()],
+        "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
     }
 
 
 def run_all(outcomes: Outcomes, gates: Mapping[str, Gate]) -> dict[str, SystemRun]:
     """Every system whose parts are there, by name."""
-    runs = {}
-    for system in SYSTEMS.values():
-        if not outcomes.has(system) or (system.gated and system.name not in gates):
-            continue
-        role = system.proposer
-        runs[system.name] = run_system(
-            system,
-            outcomes.table,
-            outcomes.columns[STRONG],
-            outcomes.num_params[STRONG],
-            outcomes.columns[role] if role else None,
-            outcomes.num_params[role] if role else 0,
-            outcomes.judged[system.verifier, role] if system.verifier and role else None,
-            gates.get(system.name),
-        )
-    return runs
-
-
-def _groups(table: StepTable) -> dict[str, BoolArray]:
-    groups = {"all": np.ones(len(table.steps), dtype=np.bool_)}
-    if table.out_of_family.any():
-        groups |= {"in_family": ~table.out_of_family, "out_of_family": table.out_of_family}
-    return groups
-
-
-def _proposer_rows(role: str, columns: ProposalColumns, test: Outcomes, rng: Any) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for group, here in _groups(test.table).items():
-        tasks = test.table.task_ids[here]
-        hits: dict[str, BoolArray] = {
-            "parsed": columns.parsed,
-            **{str(level): columns.levels[level] for level in LEVELS},
-            "same_state": columns.same_state,
-            "acceptable": columns.acceptable,
-        }
-        rows[group] = {
-            name: cluster_bootstrap_mean(hit[here, 0], tasks, rng=rng, num_resamples=NUM_RESAMPLES)
-            for name, hit in hits.items()
-        }
-    k = columns.acceptable.shape[1]
-    coverage = [float(columns.acceptable[:, : j + 1].any(axis=1).mean()) for j in range(k)]
     return {
-        "role": role,
-        "model_id": columns.model_id,
-        "num_params": test.num_params[role],
-        "groups": rows,
-        "num_samples": k,
-        "num_distinct": float(columns.first_of_its_kind.sum(axis=1).mean()),
-        "coverage": coverage,
-        "effective_k": _effective_k(coverage),
+        system.name: _run(system, outcomes, gates.get(system.name))
+        for system in SYSTEMS.values()
+        if outcomes.has(system) and (not system.gated or system.name in gates)
     }
 
 
-def _effective_k(coverage: Sequence[float]) -> float | None:
-    """Independent draws that would cover as much: ln(1 - hit_k) / ln(1 - hit_1)."""
-    if not 0.0 < coverage[0] < 1.0 or coverage[-1] >= 1.0:
-        return None
-    return float(np.log1p(-coverage[-1]) / np.log1p(-coverage[0]))
+def reference_runs(
+    outcomes: Outcomes, runs: Mapping[str, SystemRun]
+) -> dict[tuple[str | None, int], SystemRun]:
+    """What accepting everything that parses does, once for all gates of the same proposals."""
+    gated = {reference_key(run.system): run.system for run in runs.values() if run.system.gated}
+    return {key: _run(accept_what_parses(system), outcomes, None) for key, system in gated.items()}
 
 
-def _ranking(ranked: Ranked, rng: Any) -> list[dict[str, Any]]:
-    tasks = ranked.table.task_ids
-    return [_ranking_row(role, columns, tasks, rng) for role, columns in ranked.columns.items()]
+def reference_key(system: System) -> tuple[str | None, int]:
+    """Which proposals a system puts before its gate."""
+    return system.proposer, system.num_proposals
 
 
-def _ranking_row(
-    role: str, columns: ProposalColumns, tasks: np.ndarray, rng: Any
-) -> dict[str, Any]:
-    sizes = np.array([row[0].num_candidates for row in columns.proposals], dtype=np.float64)
-    return {
-        "role": role,
-        "num_candidates": float(sizes.mean()),
-        "chance": float((1.0 / sizes).mean()),
-        "arguments": cluster_bootstrap_mean(columns.levels["arguments"][:, 0], tasks, rng=rng),
-        "acceptable": cluster_bootstrap_mean(columns.acceptable[:, 0], tasks, rng=rng),
-    }
+def _run(system: System, outcomes: Outcomes, gate: Gate | None) -> SystemRun:
+    role = system.proposer
+    return run_system(
+        system,
+        outcomes.table,
+        outcomes.columns[STRONG],
+        outcomes.num_params[STRONG],
+        outcomes.columns[role] if role else None,
+        outcomes.num_params[role] if role else 0,
+        outcomes.judged[system.verifier, role] if system.verifier and role else None,
+        gate,
+    )
 
 
-def _baselines(test: Outcomes, train_steps: Sequence[Step], rng: Any) -> list[dict[str, Any]]:
-    if not train_steps or "cheap" not in test.columns:
-        return []
-    cheap = test.columns["cheap"].levels["arguments"][:, 0]
-    rows = []
-    for name, predict in (("markov", markov_actions), ("nearest_neighbour", nearest_actions)):
-        hit = matches(test.table.steps, predict(train_steps, test.table.steps), "arguments")
-        rows.append(
-            {
-                "name": name,
-                "arguments": cluster_bootstrap_mean(hit, test.table.task_ids, rng=rng),
-                "cheap_minus_baseline": paired_cluster_bootstrap(
-                    cheap, hit, test.table.task_ids, rng=rng
-                ),
-            }
-        )
-    return rows
-
-
-def _verifiers(test: Outcomes, gates: Mapping[str, Gate], rng: Any) -> list[dict[str, Any]]:
+def _verifiers(
+    test: Outcomes, gates: Mapping[str, Gate], rng: np.random.Generator
+) -> list[dict[str, Any]]:
     free = {
         key: judged
         for (key, role), judged in test.judged.items()
@@ -272,59 +240,6 @@ def _verifiers(test: Outcomes, gates: Mapping[str, Gate], rng: Any) -> list[dict
     return rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """A comparison declared before any result was seen."""
-
-    name: str
-    better: str
-    worse: str
-    """Systems by name; the hypothesis is that `better` is acceptable more often."""
-
-
-CONTRASTS = (
-    Contrast(name="strong beats cheap", better="A", worse="B"),
-    Contrast(name="D beats cheap only", better="D", worse="B"),
-    Contrast(name="E beats D", better="E", worse="D"),
-    Contrast(name="D beats own confidence", better="D", worse="D-logp"),
-    Contrast(name="D beats linear features", better="D", worse="D-lin"),
-    Contrast(name="D beats strong judge", better="D", worse="C"),
-    Contrast(name="DPO beats SFT", better="B-dpo", worse="B"),
-)
-
-
-def _contrasts(test: Outcomes, runs: Mapping[str, SystemRun], rng: Any) -> list[dict[str, Any]]:
-    tasks = test.table.task_ids
-    rows: list[dict[str, Any]] = []
-    for contrast in CONTRASTS:
-        if contrast.better not in runs or contrast.worse not in runs:
-            continue
-        a, b = runs[contrast.better].acceptable, runs[contrast.worse].acceptable
-        rows.append(
-            {
-                "name": contrast.name,
-                "better": contrast.better,
-                "worse": contrast.worse,
-                "difference": paired_cluster_bootstrap(a, b, tasks, rng=rng),
-                "p_value": sign_flip_test(a, b, tasks, rng=rng).p_value,
-            }
-        )
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
-    if "D" in runs:
-        proposed = test.columns["cheap"].acceptable[:, 0]
-        skill = gate_skill_interval(runs["D"].accepted, proposed, runs["A"].acceptable, tasks, rng)
-        rows.append(
-            {
-                "name": "D beats its random gate",
-                "better": "D",
-                "worse": "random",
-                "difference": skill,
-            }
-        )
-    return rows
-
-
 def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict[str, Any]]:
     """A few steps of each kind: accepted and right, accepted and wrong, rejected and so on."""
     if run is None:
@@ -347,7 +262,11 @@ def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict
                         "acceptable": right,
                         "p_accept": None if np.isnan(run.p_accept[i]) else float(run.p_accept[i]),
                         "fallback": strong.proposals[i][0].text,
-                        "fallback_acceptable": bool(strong.acceptable[i, 0]),
+                        "fallback_acceptable": (
+                            None
+                            if np.isnan(strong.acceptable[i, 0])
+                            else bool(strong.acceptable[i, 0])
+                        ),
                         "reference": None if reference is None else action_text(reference),
                     }
                 )

@@ -25,6 +25,9 @@ from specact_rl.store import append_shard, done_shards, read_shards
 
 LOCKSTEP_EPISODES = 100
 """Episodes that run together, and are saved together."""
+POLICY = "live"
+"""Who acts, in the ids of steps: the same in every system, so that draws are, too. Where two
+systems come to the same step with the same history, a model proposes the same in both."""
 STRONG_ONLY = "A"
 """System that all others are held against."""
 
@@ -54,7 +57,8 @@ class LiveEpisode:
     """Forward FLOPs, 2 N per token; cached prefixes not paid twice."""
     seconds: float
     """Shares of the models' batches. Prompts are read anew at every step, so that a server which
-    keeps its prefixes is quicker."""
+    keeps its prefixes is quicker. An answer that an earlier system was given first costs what it
+    took then."""
 
 
 def run_live(
@@ -164,7 +168,7 @@ class _Run:
         if expert_steps is None:
             raise EnvironmentFault(f"{env.task_id}: the goal must be within reach at the start")
         return cls(
-            system=system, episode=Episode(env, policy=system, trial=0), expert_steps=expert_steps
+            system=system, episode=Episode(env, policy=POLICY, trial=0), expert_steps=expert_steps
         )
 
     def take(self, decision: LiveDecision) -> None:

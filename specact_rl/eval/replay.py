@@ -5,7 +5,7 @@ Exact for single steps with a given history. What a whole episode comes to needs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,8 +42,15 @@ class SystemRun:
     """Sample that was offered to the gate."""
     p_accept: FloatArray
     """NaN where there is no gate or nothing to judge."""
-    acceptable: BoolArray
-    same_state: BoolArray
+    offered: FloatArray
+    """Whether the proposal that was put before the gate is acceptable, 1 or 0; NaN where that is
+    unknown and, everywhere, for a system without a proposer."""
+    parsed: BoolArray
+    """Whether that proposal parses. All False for a system without a proposer."""
+    acceptable: FloatArray
+    """Whether what was executed is acceptable, 1 or 0; NaN where the label is unknown."""
+    same_state: FloatArray
+    """Likewise."""
     levels: dict[MatchLevel, BoolArray]
     flops: FloatArray
     """Forward FLOPs, 2 N per token; cached prefixes not paid twice."""
@@ -65,7 +72,8 @@ class Offer:
     distinct: BoolArray
     """Parsable samples that repeat no earlier one, shape (n, num_proposals)."""
     pick: IntArray
-    """The sample with the highest log-odds; 0 without a verifier, shape (n,)."""
+    """The sample with the highest log-odds, or without a verifier the first that parses; 0 where
+    there is none, shape (n,)."""
     log_odds: FloatArray
     """Of the pick; NaN where nothing could be judged, shape (n,)."""
 
@@ -82,13 +90,27 @@ def offered_proposals(system: System, proposer: ProposalColumns, judged: Judged 
     distinct = proposer.first_of_its_kind[:, :k]
     n = distinct.shape[0]
     if judged is None:
-        return Offer(
-            distinct=distinct, pick=np.zeros(n, dtype=np.int64), log_odds=np.full(n, np.nan)
-        )
+        return Offer(distinct=distinct, pick=distinct.argmax(axis=1), log_odds=np.full(n, np.nan))
     scores = np.where(distinct & ~np.isnan(judged.log_odds[:, :k]), judged.log_odds[:, :k], -np.inf)
     pick = scores.argmax(axis=1)
     best = scores[np.arange(n), pick]
     return Offer(distinct=distinct, pick=pick, log_odds=np.where(np.isfinite(best), best, np.nan))
+
+
+def accept_what_parses(system: System) -> System:
+    """The reference for a gated system: its proposals, no verifier, all that parses is executed.
+
+    Of several proposals the first that parses.
+    """
+    several = f"-{system.num_proposals}" if system.num_proposals > 1 else ""
+    role = str(system.proposer).removeprefix("cheap").replace("_", "-")
+    return replace(
+        system,
+        name=f"parses{role}{several}",
+        title="reference: accept what parses, no verifier",
+        num_compared=1,
+        verifier=None,
+    )
 
 
 def run_system(
@@ -125,6 +147,8 @@ def run_system(
             accepted=np.zeros(n, dtype=np.bool_),
             pick=np.zeros(n, dtype=np.int64),
             p_accept=np.full(n, np.nan),
+            offered=np.full(n, np.nan),
+            parsed=np.zeros(n, dtype=np.bool_),
             acceptable=strong.acceptable[:, 0],
             same_state=strong.same_state[:, 0],
             levels={level: hit[:, 0] for level, hit in strong.levels.items()},
@@ -160,6 +184,8 @@ def run_system(
         accepted=accepted,
         pick=pick,
         p_accept=p_accept,
+        offered=proposer.acceptable[rows, pick],
+        parsed=proposer.parsed[rows, pick],
         acceptable=np.where(accepted, proposer.acceptable[rows, pick], strong.acceptable[:, 0]),
         same_state=np.where(accepted, proposer.same_state[rows, pick], strong.same_state[:, 0]),
         levels={

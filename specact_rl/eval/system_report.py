@@ -7,20 +7,25 @@ from typing import Any
 import numpy as np
 
 from specact_rl.eval.columns import LEVELS, StepTable
+from specact_rl.eval.labelled import known, mean_of_known, paired_difference, rate
 from specact_rl.eval.replay import SystemRun
 from specact_rl.metrics.cost import AssumedCosts, gated_cost
-from specact_rl.metrics.frontier import agreement_rates, oracle_gate, random_gate, worst_gate
-from specact_rl.metrics.paired import (
-    cluster_bootstrap_mean,
-    paired_cluster_bootstrap,
-    tost_equivalence,
+from specact_rl.metrics.frontier import (
+    agreement_rates,
+    gate_skill_interval,
+    oracle_gate,
+    random_gate,
+    worst_gate,
 )
+from specact_rl.metrics.paired import tost_equivalence
 from specact_rl.metrics.resampling import cluster_codes, percentile_interval, resampled_sums
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.types import ACTION_TYPES
 
 MARGIN = 0.02
 """Accuracy within which a system counts as no worse than the strong model alone."""
+ALPHA = 0.05
+"""Level of the test that it is no worse."""
 NUM_RESAMPLES = 10_000
 
 
@@ -28,8 +33,8 @@ def system_report(
     run: SystemRun,
     table: StepTable,
     strong_only: SystemRun,
-    proposed: BoolArray | None,
     rng: np.random.Generator,
+    reference: SystemRun | None = None,
 ) -> dict[str, Any]:
     """A system's row as JSON.
 
@@ -37,81 +42,101 @@ def system_report(
         run: What the system did.
         table: The test steps.
         strong_only: System A on the same steps.
-        proposed: Whether the proposal that was offered is acceptable, shape (n,); None for A.
         rng: Of the intervals.
+        reference: What accepting everything that parses did, with the same proposals; None for a
+            system without a gate.
     """
     tasks = table.task_ids
     row: dict[str, Any] = {
         "name": run.system.name,
         "title": run.system.title,
+        "proposer": run.system.proposer,
+        "num_proposals": run.system.num_proposals,
         "fallback": run.system.fallback,
         "n": len(table.steps),
-        "acceptable": _mean(run.acceptable, tasks, rng),
-        "same_state": _mean(run.same_state, tasks, rng),
-        **{level: _mean(run.levels[level], tasks, rng) for level in LEVELS},
+        "num_unlabelled": int((~known(run.acceptable)).sum()),
+        "acceptable": rate(run.acceptable, tasks),
+        "same_state": rate(run.same_state, tasks),
+        **{level: rate(run.levels[level], tasks) for level in LEVELS},
         "mflops_per_step": float(run.flops.mean()) / 1e6,
         "relative_flops": ratio_of_totals(run.flops, strong_only.flops, tasks, rng),
         "ms_per_step": float(run.seconds.mean()) * 1e3,
         "assumed_cost": _assumed_cost(run),
         "num_distinct": float(run.num_distinct.mean()),
-        "difference_from_a": paired_cluster_bootstrap(
-            run.acceptable, strong_only.acceptable, tasks, rng=rng, num_resamples=NUM_RESAMPLES
-        ),
+        "difference_from_a": _from_a(run, strong_only, tasks, rng),
         "by_type": _by_type(run, table, strong_only),
+        "families": _families(run, table, strong_only, rng),
     }
     if run is not strong_only:
-        test = tost_equivalence(run.acceptable, strong_only.acceptable, tasks, margin=MARGIN)
-        row["equivalence"] = test
-        # One-sided at 5 %: 1.645 standard errors, from some hundreds of tasks.
-        row["not_worse_than_a"] = test.difference - 1.645 * test.standard_error > -MARGIN
-    if proposed is not None:
-        row["accept_rate"] = _mean(run.accepted, tasks, rng)
-        row["selective_risk"] = _selective_risk(run.accepted, proposed, tasks, rng)
-    if run.system.gated and proposed is not None:
-        row |= _against_reference_gates(run, proposed, strong_only.acceptable, tasks, rng)
+        row |= _equivalence(run, strong_only, tasks)
+    if run.system.proposer is not None:
+        row["accept_rate"] = _accept_rate(run, run.accepted, tasks)
+        row["selective_risk"] = _selective_risk(run, tasks)
+        if run.system.fallback:
+            row |= _against_reference_gates(run, strong_only, tasks, rng)
+    if reference is not None:
+        row["over_accept_what_parses"] = paired_difference(
+            run.acceptable, reference.acceptable, tasks, rng
+        )
     return row
 
 
+def _from_a(
+    run: SystemRun, strong_only: SystemRun, tasks: np.ndarray, rng: np.random.Generator
+) -> MetricValue:
+    if run is strong_only:  # exactly, whatever the rows
+        return MetricValue(value=0.0, low=0.0, high=0.0, n=tasks.size)
+    return paired_difference(run.acceptable, strong_only.acceptable, tasks, rng)
+
+
+def _equivalence(run: SystemRun, strong_only: SystemRun, tasks: np.ndarray) -> dict[str, Any]:
+    """TOST against A, and the one of its two tests that asks for no more than "not worse"."""
+    here = known(run.acceptable, strong_only.acceptable)
+    if np.unique(tasks[here]).size < 2:
+        return {"equivalence": None, "not_worse_than_a": None}
+    test = tost_equivalence(
+        run.acceptable[here], strong_only.acceptable[here], tasks[here], margin=MARGIN
+    )
+    return {"equivalence": test, "not_worse_than_a": test.p_not_worse <= ALPHA}
+
+
 def _against_reference_gates(
-    run: SystemRun, proposed: BoolArray, strong: BoolArray, tasks: np.ndarray, rng: Any
+    run: SystemRun, strong_only: SystemRun, tasks: np.ndarray, rng: np.random.Generator
 ) -> dict[str, Any]:
-    rates = agreement_rates(proposed, strong)
-    a = run.accept_rate
+    """Skill over random gates of the same accept rate, and what any gate of that rate could reach.
+
+    Both kinds of random gate: among all proposals, and among those that parse. The second leaves
+    out of the skill what the parser alone is worth.
+    """
+    here = known(run.offered, strong_only.acceptable)
+    if not here.any():
+        return {}
+    accepted, parsed = run.accepted[here], run.parsed[here]
+    cheap, strong = (
+        labels[here].astype(np.bool_) for labels in (run.offered, strong_only.acceptable)
+    )
+    rates, a = agreement_rates(cheap, strong), float(accepted.mean())
+    skill = gate_skill_interval(accepted, cheap, strong, tasks[here], rng=rng)
+    among_parsed = gate_skill_interval(
+        accepted, cheap, strong, tasks[here], rng=rng, eligible=parsed
+    )
+    assert among_parsed.value is not None
+    accuracy = float(np.where(accepted, cheap, strong).mean())
     return {
-        "skill": gate_skill_interval(run.accepted, proposed, strong, tasks, rng),
+        "skill": skill,
+        "skill_among_parsed": among_parsed,
+        "parse_rate": float(parsed.mean()),
         "random_gate": random_gate(rates, a),
+        "random_gate_among_parsed": accuracy - among_parsed.value,
         "oracle_gate": oracle_gate(rates, a),
         "worst_gate": worst_gate(rates, a),
         "peak_oracle": rates.peak_oracle,
     }
 
 
-def gate_skill_interval(
-    accepted: BoolArray, cheap: BoolArray, strong: BoolArray, tasks: np.ndarray, rng: Any
+def ratio_of_totals(
+    a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: np.random.Generator
 ) -> MetricValue:
-    """Accuracy above the random gate of the same accept rate, Cov(g, C - S), clusters resampled."""
-    gain = cheap.astype(np.float64) - strong
-    columns = np.stack([accepted * gain, accepted.astype(np.float64), gain, np.ones(gain.size)], 1)
-    codes, num_clusters = cluster_codes(tasks, gain.size)
-    sums = np.zeros((num_clusters, 4))
-    np.add.at(sums, codes, columns)
-
-    def covariance(totals: FloatArray) -> FloatArray:
-        both, g, d, n = totals.T
-        result: FloatArray = both / n - (g / n) * (d / n)
-        return result
-
-    interval = percentile_interval(covariance(resampled_sums(sums, NUM_RESAMPLES, rng)), 0.95)
-    return MetricValue(
-        value=float(covariance(sums.sum(axis=0)[None])[0]),
-        low=interval.low,
-        high=interval.high,
-        n=gain.size,
-        num_clusters=num_clusters,
-    )
-
-
-def ratio_of_totals(a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: Any) -> MetricValue:
     """Total of a over total of b, clusters resampled."""
     codes, num_clusters = cluster_codes(tasks, a.size)
     sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1).astype(np.float64)
@@ -126,16 +151,17 @@ def ratio_of_totals(a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: Any) -
     )
 
 
-def _mean(values: BoolArray, tasks: np.ndarray, rng: Any) -> MetricValue:
-    return cluster_bootstrap_mean(values, tasks, rng=rng, num_resamples=NUM_RESAMPLES)
+def _accept_rate(run: SystemRun, accepted: BoolArray, tasks: np.ndarray) -> MetricValue:
+    if not run.system.fallback:
+        note = "by definition: nothing is rejected"
+        return MetricValue(value=1.0, n=tasks.size, note=note)
+    return rate(accepted, tasks)
 
 
-def _selective_risk(
-    accepted: BoolArray, proposed: BoolArray, tasks: np.ndarray, rng: Any
-) -> MetricValue:
-    if not accepted.any():
+def _selective_risk(run: SystemRun, tasks: np.ndarray) -> MetricValue:
+    if not run.accepted.any():
         return MetricValue(value=None, n=0, note="nothing is accepted")
-    return _mean(~proposed[accepted], tasks[accepted], rng)
+    return rate(1.0 - run.offered[run.accepted], tasks[run.accepted])
 
 
 def _assumed_cost(run: SystemRun) -> float:
@@ -162,7 +188,30 @@ def _by_type(run: SystemRun, table: StepTable, strong_only: SystemRun) -> dict[s
             rows[action_type] = {
                 "n": int(here.sum()),
                 "accept_rate": float(run.accepted[here].mean()),
-                "acceptable": float(run.acceptable[here].mean()),
-                "strong_acceptable": float(strong_only.acceptable[here].mean()),
+                "acceptable": mean_of_known(run.acceptable[here]),
+                "strong_acceptable": mean_of_known(strong_only.acceptable[here]),
             }
     return rows
+
+
+def _families(
+    run: SystemRun, table: StepTable, strong_only: SystemRun, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The steps of task families that were trained on, and of those that were held out.
+
+    Empty where no family was held out.
+    """
+    if not table.out_of_family.any():
+        return {}
+
+    def row(here: BoolArray) -> dict[str, Any]:
+        tasks = table.task_ids[here]
+        mine, strong = (run.acceptable[here], strong_only.acceptable[here])
+        found: dict[str, Any] = {"n": int(here.sum()), "acceptable": rate(mine, tasks)}
+        if run is not strong_only:
+            found["accept_rate"] = _accept_rate(run, run.accepted[here], tasks)
+            found["difference_from_a"] = paired_difference(mine, strong, tasks, rng)
+        return found
+
+    groups = {"in_family": ~table.out_of_family, "out_of_family": table.out_of_family}
+    return {name: row(here) for name, here in groups.items() if here.any()}

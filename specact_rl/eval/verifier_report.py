@@ -7,18 +7,25 @@ from typing import Any
 import numpy as np
 
 from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import Judged
 from specact_rl.metrics.calibration import (
     ReliabilityCurve,
-    brier_skill,
+    brier_skill_interval,
     calibration_null_band,
     debiased_ece,
     expected_calibration_error,
     reliability_curve,
 )
-from specact_rl.metrics.discrimination import auroc, auroc_difference, auroc_interval
+from specact_rl.metrics.discrimination import (
+    auroc_difference,
+    auroc_interval,
+    within_group_auroc,
+)
 from specact_rl.metrics.paired import wilson_interval
+from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.gates import Gate
 from specact_rl.types import ACTION_TYPES
 
@@ -47,18 +54,22 @@ def verifier_report(
         free: Verifiers that cost nothing, to compare with, by key.
         rng: Of the intervals.
     """
-    scores = judged.log_odds[:, 0]
-    rows = np.flatnonzero(~np.isnan(scores))
-    z, y, tasks = scores[rows], proposer.acceptable[rows, 0], table.task_ids[rows]
+    scores, labels = judged.log_odds[:, 0], proposer.acceptable[:, 0]
+    scored, labelled = ~np.isnan(scores), known(labels)
+    rows = np.flatnonzero(scored & labelled)
+    z, y, tasks = scores[rows], labels[rows] == 1.0, table.task_ids[rows]
+    types = _action_types(proposer, rows)
     report: dict[str, Any] = {
         "name": name,
         "verifier_id": judged.verifier_id,
         "num_params": judged.num_params,
         "n": int(rows.size),
-        "num_unparsable": int(len(scores) - rows.size),
-        "base_rate": wilson_interval(int(y.sum()), int(y.size)),
+        "num_unparsable": int((~scored).sum()),
+        "num_unlabelled": int((scored & ~labelled).sum()),
+        "base_rate": cluster_rate(y, tasks),
         "auroc": auroc_interval(z, y, tasks, rng=rng),
-        "auroc_within_types": _within_types(z, y, proposer, rows),
+        "auroc_within_types": _within_types(z, y, types, tasks, rng),
+        "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng),
         "gain_over": {
             other: auroc_difference(z, j.log_odds[rows, 0], y, tasks, rng=rng)
             for other, j in free.items()
@@ -74,7 +85,7 @@ def verifier_report(
         p, y, rng=rng, statistic="debiased_ece", binning="equal_mass", num_draws=1000
     )
     report |= {
-        "brier_skill": brier_skill(p, y),
+        "brier_skill": brier_skill_interval(p, y, tasks, rng=rng),
         "ece": expected_calibration_error(curve),
         "debiased_ece": debiased_ece(curve),
         "null_band": band,
@@ -82,25 +93,43 @@ def verifier_report(
         "e_aurc": e_aurc(p, y),
         "reliability": _reliability_rows(curve),
         "risk_coverage": _risk_rows(p, y),
+        "accepted": _accepted(p, y, tasks, gate),
     }
     return report
 
 
-def _within_types(
-    z: np.ndarray, y: np.ndarray, proposer: ProposalColumns, rows: np.ndarray
-) -> dict[str, Any]:
-    types = np.array(
+def _accepted(p: FloatArray, y: BoolArray, tasks: np.ndarray, gate: Gate) -> dict[str, Any] | None:
+    """Are the probabilities right where they count? None when nothing is accepted."""
+    here = gate.decide(p)
+    if not here.any():
+        return None
+    return {
+        "n": int(here.sum()),
+        "mean_p_accept": float(p[here].mean()),
+        "acceptable": cluster_rate(y[here], tasks[here]),
+    }
+
+
+def _action_types(proposer: ProposalColumns, rows: IntArray) -> np.ndarray:
+    """Of the greedy proposals at the given steps; empty where one does not parse."""
+    return np.array(
         [action.type if (action := proposer.proposals[i][0].action) else "" for i in rows]
     )
+
+
+def _within_types(
+    z: FloatArray, y: BoolArray, types: np.ndarray, tasks: np.ndarray, rng: np.random.Generator
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for action_type in ACTION_TYPES:
-        of_type = types == action_type
-        if of_type.sum() >= MIN_ROWS_OF_A_TYPE:
-            found[action_type] = auroc(z[of_type], y[of_type])
+        here = types == action_type
+        if here.sum() >= MIN_ROWS_OF_A_TYPE:
+            found[action_type] = auroc_interval(z[here], y[here], tasks[here], rng=rng)
     return found
 
 
 def _reliability_rows(curve: ReliabilityCurve) -> list[dict[str, float | None]]:
+    """Bins with Wilson intervals that take steps as independent."""
     rows: list[dict[str, float | None]] = []
     for mean, fraction, count in zip(
         curve.mean_predicted, curve.fraction_acceptable, curve.count, strict=True

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from specact_rl.errors import RolloutFormatError
-from specact_rl.logs.result import ImportResult, log_files
+from specact_rl.logs.groups import finished
+from specact_rl.logs.result import ImportResult, jsonl_files
 from specact_rl.store import iter_jsonl
 from specact_rl.types import Rollout
 
@@ -19,7 +20,7 @@ def import_native(path: Path) -> ImportResult:
     """
     first_seen: dict[str, str] = {}
     rollouts = []
-    for file in log_files(path):
+    for file in jsonl_files(path):
         for number, rollout in iter_jsonl(file, Rollout):
             where = f"{file}:{number}"
             earlier = first_seen.setdefault(rollout.rollout_id, where)
@@ -30,7 +31,7 @@ def import_native(path: Path) -> ImportResult:
                 )
             _check_steps(rollout, where)
             rollouts.append(rollout)
-    return ImportResult(rollouts=rollouts, dropped={})
+    return finished(rollouts, {})
 
 
 def _check_steps(rollout: Rollout, where: str) -> None:

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from specact_rl.metrics.resampling import check_num_resamples, percentile_interval
+from specact_rl.metrics.resampling import (
+    Clusters,
+    bootstrap_value,
+    check_num_resamples,
+    cluster_codes,
+    percentile_interval,
+    resampled_sums,
+)
 from specact_rl.metrics.values import (
     BoolArray,
     FloatArray,
@@ -210,6 +217,31 @@ def brier_skill(
     if reference == 0.0:
         return MetricValue(value=None, n=p.size, note="one class only: nothing to improve on")
     return MetricValue(value=1.0 - float(np.mean((p - y) ** 2)) / reference, n=p.size)
+
+
+def brier_skill_interval(
+    p_accept: ArrayLike,
+    acceptable: ArrayLike,
+    clusters: Clusters,
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+) -> MetricValue:
+    """`brier_skill` over these rows' own base rate, with an interval over resampled clusters."""
+    point = brier_skill(p_accept, acceptable)
+    if point.value is None:
+        return point
+    p, y = _checked(p_accept, acceptable)
+    codes, num_clusters = cluster_codes(clusters, p.size)
+    sums = np.stack(
+        [np.bincount(codes, column) for column in ((p - y) ** 2, y, np.ones(p.size))], axis=1
+    )
+    error, right, n = resampled_sums(sums.astype(np.float64), num_resamples, rng).T
+    # n times the Brier score of the draw's own base rate.
+    constant = right * (1.0 - right / n)
+    skill = 1.0 - np.divide(error, constant, out=np.full(n.shape, np.nan), where=constant > 0.0)
+    return bootstrap_value(point.value, skill, n=p.size, num_clusters=num_clusters, level=level)
 
 
 def brier_decomposition(

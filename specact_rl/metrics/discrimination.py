@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from specact_rl.metrics.resampling import (
     Clusters,
+    bootstrap_value,
     cluster_codes,
     draw_cluster_weights,
-    few_clusters_note,
-    percentile_interval,
 )
 from specact_rl.metrics.values import (
     BoolArray,
@@ -103,7 +102,7 @@ def auroc_interval(
     draws = np.concatenate(
         [weighted_auroc(s, y, w) for w in _row_weights(codes, num_clusters, num_resamples, rng)]
     )
-    return _with_interval(point.value, draws, s.size, num_clusters, level)
+    return bootstrap_value(point.value, draws, n=s.size, num_clusters=num_clusters, level=level)
 
 
 def auroc_difference(
@@ -130,7 +129,61 @@ def auroc_difference(
             for w in _row_weights(codes, num_clusters, num_resamples, rng)
         ]
     )
-    return _with_interval(point_a.value - point_b.value, draws, a.size, num_clusters, level)
+    return bootstrap_value(
+        point_a.value - point_b.value, draws, n=a.size, num_clusters=num_clusters, level=level
+    )
+
+
+def within_group_auroc(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    groups: Sequence[str] | NDArray[np.generic],
+    clusters: Clusters,
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+) -> MetricValue:
+    """AUROC over the pairs of rows that are in one group, with an interval over clusters.
+
+    What is left of an AUROC when knowing the group does not help. Each group counts by its pairs
+    of an acceptable and an unacceptable row; None with a note when no group has such a pair.
+
+    Args:
+        scores: Shape (n,).
+        labels: Shape (n,).
+        groups: One key per row, for instance the action type.
+        clusters: One id per row.
+        rng: Of the interval.
+        num_resamples: Number of draws.
+        level: Nominal coverage.
+    """
+    s, y = _checked(scores, labels)
+    group_codes, num_groups = cluster_codes(groups, s.size)
+    codes, num_clusters = cluster_codes(clusters, s.size)
+    parts = [np.flatnonzero(group_codes == g) for g in range(num_groups)]
+    parts = [rows for rows in parts if y[rows].any() and not y[rows].all()]
+    if not parts:
+        return MetricValue(value=None, n=s.size, note=ONE_CLASS)
+
+    def pooled(weights: NDArray[np.generic]) -> FloatArray:
+        wins, pairs = np.zeros(weights.shape[0]), np.zeros(weights.shape[0])
+        for rows in parts:
+            w = weights[:, rows].astype(np.float64)
+            here = (w @ y[rows]) * (w @ ~y[rows])
+            # A draw may leave a group with one class: no pairs, and an undefined share of them.
+            wins += np.nan_to_num(weighted_auroc(s[rows], y[rows], w)) * here
+            pairs += here
+        result: FloatArray = np.divide(
+            wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0
+        )
+        return result
+
+    point = float(pooled(np.ones((1, s.size)))[0])
+    draws = np.concatenate(
+        [pooled(w) for w in _row_weights(codes, num_clusters, num_resamples, rng)]
+    )
+    return bootstrap_value(point, draws, n=s.size, num_clusters=num_clusters, level=level)
 
 
 def _row_weights(
@@ -138,28 +191,6 @@ def _row_weights(
 ) -> Iterator[IntArray]:
     for weights in draw_cluster_weights(num_clusters, num_resamples, rng, num_rows=codes.size):
         yield weights[:, codes]
-
-
-def _with_interval(
-    value: float, draws: FloatArray, n: int, num_clusters: int, level: float
-) -> MetricValue:
-    defined = draws[~np.isnan(draws)]
-    if num_clusters < 2 or defined.size == 0:
-        return MetricValue(
-            value=value, n=n, num_clusters=num_clusters, note="no interval: too few clusters"
-        )
-    interval = percentile_interval(defined, level)
-    notes = [few_clusters_note(num_clusters)]
-    if defined.size < draws.size:
-        notes.append(f"{draws.size - defined.size} of {draws.size} draws had one class only")
-    return MetricValue(
-        value=value,
-        low=interval.low,
-        high=interval.high,
-        n=n,
-        num_clusters=num_clusters,
-        note="; ".join(note for note in notes if note) or None,
-    )
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, BoolArray]:

@@ -11,7 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from specact_rl.metrics.values import BoolArray, as_labels, as_scores, check_fraction, check_lengths
+from specact_rl.metrics.resampling import (
+    Clusters,
+    bootstrap_value,
+    cluster_codes,
+    resampled_sums,
+)
+from specact_rl.metrics.values import (
+    BoolArray,
+    FloatArray,
+    MetricValue,
+    as_labels,
+    as_scores,
+    check_fraction,
+    check_lengths,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +95,89 @@ def gated_accuracy(
     return float(np.where(g, c, s).mean())
 
 
-def gate_skill(accepted: ArrayLike, cheap_correct: ArrayLike, strong_correct: ArrayLike) -> float:
-    """Accuracy above a random gate of the same accept rate: Cov(g, C - S); 0 is no skill."""
-    g = as_labels(accepted, "accepted").astype(np.float64)
-    c, s = _pair(cheap_correct, strong_correct)
-    check_lengths(accepted=g, cheap_correct=c)
+def gate_skill(
+    accepted: ArrayLike,
+    cheap_correct: ArrayLike,
+    strong_correct: ArrayLike,
+    eligible: ArrayLike | None = None,
+) -> float:
+    """Accuracy above a random gate of the same accept rate: Cov(g, C - S); 0 is no skill.
+
+    Args:
+        accepted: The gate's decisions, shape (n,).
+        cheap_correct: Whether the proposal is right, shape (n,).
+        strong_correct: Whether the fallback is, shape (n,).
+        eligible: Rows among which the random gate draws, every accepted one among them, for
+            instance those whose proposal parses; None means all. With V for them the skill is
+            P(V) Cov(g, C - S | V), and what it falls short of the skill among all rows is what
+            the choice of V is worth at this accept rate, P(g) / P(V) Cov(V, C - S).
+    """
+    return float(_skill(_skill_rows(accepted, cheap_correct, strong_correct, eligible).sum(0)))
+
+
+def gate_skill_interval(
+    accepted: ArrayLike,
+    cheap_correct: ArrayLike,
+    strong_correct: ArrayLike,
+    clusters: Clusters,
+    *,
+    rng: np.random.Generator,
+    eligible: ArrayLike | None = None,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
+) -> MetricValue:
+    """`gate_skill` with a percentile interval over resampled clusters.
+
+    Exactly 0, without an interval, for a gate that accepts all eligible rows or none: it decides
+    nothing, whatever the rows.
+    """
+    rows = _skill_rows(accepted, cheap_correct, strong_correct, eligible)
+    codes, num_clusters = cluster_codes(clusters, rows.shape[0])
+    num_accepted, num_eligible = rows[:, 1].sum(), rows[:, 3].sum()
+    if num_accepted in (0, num_eligible):
+        which = "nothing" if num_accepted == 0 else "every proposal that it may accept"
+        return MetricValue(
+            value=0.0,
+            n=rows.shape[0],
+            num_clusters=num_clusters,
+            note=f"0 by definition: the gate accepts {which}",
+        )
+    sums = np.zeros((num_clusters, rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    return bootstrap_value(
+        float(_skill(rows.sum(0))),
+        _skill(resampled_sums(sums, num_resamples, rng)),
+        n=rows.shape[0],
+        num_clusters=num_clusters,
+        level=level,
+    )
+
+
+def _skill_rows(
+    accepted: ArrayLike, cheap: ArrayLike, strong: ArrayLike, eligible: ArrayLike | None
+) -> FloatArray:
+    """Columns g (C - S), g, V (C - S), V and 1, whose sums give the skill, shape (n, 5)."""
+    g = as_labels(accepted, "accepted")
+    c, s = _pair(cheap, strong)
+    v = np.ones(g.shape, dtype=np.bool_) if eligible is None else as_labels(eligible, "eligible")
+    check_lengths(accepted=g, cheap_correct=c, eligible=v)
+    if (g & ~v).any():
+        raise ValueError(
+            f"accepted rows must be eligible, got {int((g & ~v).sum())} that are not: the random "
+            "gate could not have accepted them"
+        )
     gain = c.astype(np.float64) - s
-    return float(np.mean(g * gain) - g.mean() * gain.mean())
+    return np.stack([g * gain, g, v * gain, v, np.ones(g.size)], axis=1)
+
+
+def _skill(totals: FloatArray) -> FloatArray:
+    """Skill from the totals of `_skill_rows` in the last axis; NaN without an eligible row."""
+    gained, accepted, eligible_gain, eligible, n = np.moveaxis(totals, -1, 0)
+    share = np.divide(
+        accepted, eligible, out=np.full(np.shape(eligible), np.nan), where=eligible > 0
+    )
+    result: FloatArray = (gained - share * eligible_gain) / n
+    return result
 
 
 def break_even_accept_rate(proposal_cost: float, verifier_cost: float, strong_cost: float) -> float:

@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from specact_rl.metrics.resampling import (
+    SAME,
     Clusters,
     check_num_resamples,
     cluster_codes,
+    effective_clusters,
     few_clusters_note,
     percentile_interval,
     resampled_sums,
@@ -31,6 +33,7 @@ from specact_rl.metrics.values import (
     check_lengths,
 )
 
+ALL_ALIKE = "every row has the same value: the interval counts each task as one row"
 EXACT_SIGN_FLIPS = 16
 """Up to this many clusters that differ, all sign patterns are enumerated."""
 
@@ -73,6 +76,8 @@ class EquivalenceResult:
     margin: float
     p_value: float
     """The larger of the two one-sided p-values."""
+    p_not_worse: float
+    """Of the one test that matters where more is better: is the difference above -margin?"""
     verdict: Literal["equivalent", "different", "inconclusive"]
     """Equivalent: p_value <= alpha. Different: not so, and the 1 - alpha interval leaves out 0."""
     num_clusters: int
@@ -152,10 +157,39 @@ def paired_cluster_bootstrap(
     num_resamples: int = 10_000,
     level: float = 0.95,
 ) -> MetricValue:
-    """Mean of a minus mean of b over the same rows, with an interval over resampled clusters."""
+    """Mean of a minus mean of b over the same rows, with an interval over resampled clusters.
+
+    Verdicts (0 and 1) that differ by the same on every row, most often by nothing, show no spread
+    when they are resampled. They get Tango's interval, each cluster counted as one row.
+
+    Source: Tango (1998), whose score interval solves to d - r (1 + d), d + r (1 - d) with
+    r = z^2 / (n + z^2) when all n differences are the same d.
+    """
     difference = _difference(values_a, values_b)
+    verdicts = all(set(np.unique(values).tolist()) <= {0.0, 1.0} for values in (values_a, values_b))
+    if verdicts and difference.min() == difference.max():
+        return _constant_difference(difference, clusters, level)
     return cluster_bootstrap_mean(
         difference, clusters, rng=rng, num_resamples=num_resamples, level=level
+    )
+
+
+def _constant_difference(difference: FloatArray, clusters: Clusters, level: float) -> MetricValue:
+    value, n = float(difference[0]), difference.size
+    codes, num_clusters = cluster_codes(clusters, n)
+    if num_clusters < 2:
+        return MetricValue(
+            value=value, n=n, num_clusters=num_clusters, note="no interval: one cluster only"
+        )
+    z_squared = float(stats.norm.ppf((1.0 + level) / 2.0)) ** 2
+    reach = z_squared / (effective_clusters(codes, num_clusters, level) + z_squared)
+    return MetricValue(
+        value=value,
+        low=value - reach * (1.0 + value),
+        high=value + reach * (1.0 - value),
+        n=n,
+        num_clusters=num_clusters,
+        note=ALL_ALIKE if num_clusters < n else None,
     )
 
 
@@ -226,7 +260,7 @@ def tost_equivalence(
 
     When all differences are the same the standard error is 0 and says nothing; the p-value is then
     the chance of K such clusters if the true difference were the margin, for differences within
-    [-1, 1]: at most (1 - (margin - |d|) / (1 + |d|))^K.
+    [-1, 1].
 
     Raises:
         ValueError: margin is not positive, or there are fewer than two clusters.
@@ -239,16 +273,16 @@ def tost_equivalence(
     _, num_clusters = cluster_codes(clusters, rows.size)
     if error is None:
         raise ValueError("an equivalence test needs at least two clusters, got 1")
-    if error == 0.0:
-        slack = (margin - abs(difference)) / (1.0 + abs(difference))
-        p_value = max(0.0, 1.0 - slack) ** num_clusters if slack > 0.0 else 1.0
+    if error < SAME:
+        above = _chance_of_all_alike(difference, -margin, num_clusters)
+        below = _chance_of_all_alike(-difference, -margin, num_clusters)
         differs = difference != 0.0
     else:
         t = stats.t(num_clusters - 1)
         above = float(t.sf((difference + margin) / error))
         below = float(t.cdf((difference - margin) / error))
-        p_value = max(above, below)
         differs = abs(difference) > float(t.ppf(1.0 - alpha / 2.0)) * error
+    p_value = max(above, below)
     verdict: Literal["equivalent", "different", "inconclusive"] = (
         "equivalent" if p_value <= alpha else "different" if differs else "inconclusive"
     )
@@ -257,9 +291,20 @@ def tost_equivalence(
         standard_error=error,
         margin=margin,
         p_value=p_value,
+        p_not_worse=above,
         verdict=verdict,
         num_clusters=num_clusters,
     )
+
+
+def _chance_of_all_alike(difference: float, mean: float, num_clusters: int) -> float:
+    """The most that P(K clusters are all at `difference`) can be if their true mean is `mean`.
+
+    For values in [-1, 1] and a mean below the difference: all else lies at -1.
+    """
+    if difference <= mean:
+        return 1.0
+    return float(((1.0 + mean) / (1.0 + difference)) ** num_clusters)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -10,14 +10,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from specact_rl.metrics.values import FloatArray, IntArray, Interval
+from specact_rl.metrics.values import FloatArray, IntArray, Interval, MetricValue
 
 Clusters = Sequence[str] | Sequence[int] | NDArray[np.generic]
 """One cluster id per row, usually the task id."""
 
 CHUNK_VALUES = 4_000_000
 """Float64 values held at once (32 MB); more draws are done in turns."""
+
+SAME = 1e-12
+"""Draws that differ by less than this differ by rounding only."""
 
 FEW_CLUSTERS = 20
 """Below this many clusters a percentile interval is visibly too short; the note says so."""
@@ -34,6 +38,33 @@ def cluster_codes(clusters: Clusters, num_rows: int) -> tuple[IntArray, int]:
         raise ValueError(f"clusters must have shape ({num_rows},), got {ids.shape!r}")
     unique, codes = np.unique(ids, return_inverse=True)
     return codes.astype(np.int64), int(unique.size)
+
+
+def effective_clusters(codes: IntArray, num_clusters: int, level: float = 0.95) -> float:
+    """How many independent rows the rows are worth if all rows of a cluster are alike.
+
+    The number of clusters when they are of one size, fewer when some are larger. The stand-in for
+    a design effect that the rows cannot show because all of them have the same value.
+
+    Source: Kish (1965), design effect at intra-cluster correlation 1: (sum m)^2 / sum m^2 for
+    clusters of m rows.
+    """
+    sizes = np.bincount(codes, minlength=num_clusters).astype(np.float64)
+    alike = float(sizes.sum() ** 2 / (sizes @ sizes))
+    return alike * few_clusters_factor(codes.size, num_clusters, level)
+
+
+def few_clusters_factor(num_rows: int, num_clusters: int, level: float) -> float:
+    """What an effective number of rows is multiplied by because few clusters estimated it.
+
+    1 for clusters of one row, below 1 else.
+
+    Source: Korn and Graubard (1998): squared ratio of the t quantiles at rows - 1 and clusters - 1
+    degrees of freedom.
+    """
+    tail = (1.0 + level) / 2.0
+    of_rows, of_clusters = (float(stats.t.ppf(tail, n - 1)) for n in (num_rows, num_clusters))
+    return (of_rows / of_clusters) ** 2
 
 
 def draw_cluster_weights(
@@ -84,6 +115,41 @@ def percentile_interval(draws: FloatArray, level: float) -> Interval:
         raise ValueError(f"level must be in (0, 1), got {level!r}")
     low, high = np.quantile(draws, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(low=float(low), high=float(high), level=level)
+
+
+def bootstrap_value(
+    value: float, draws: FloatArray, *, n: int, num_clusters: int, level: float = 0.95
+) -> MetricValue:
+    """A number with the percentile interval of its draws, NaN where a draw left it undefined.
+
+    Returns:
+        No interval, and a note that says why, with one cluster, with no defined draw, or when
+        every draw gives the same number: resampling shows no spread then, which is not certainty.
+    """
+    defined = draws[~np.isnan(draws)]
+    cause = None
+    if num_clusters < 2:
+        cause = "one cluster only"
+    elif not defined.size:
+        cause = "undefined in every draw"
+    elif np.ptp(defined) < SAME:
+        cause = "the same in every draw"
+    if cause is not None:
+        return MetricValue(
+            value=value, n=n, num_clusters=num_clusters, note=f"no interval: {cause}"
+        )
+    interval = percentile_interval(defined, level)
+    notes = [few_clusters_note(num_clusters)]
+    if defined.size < draws.size:
+        notes.append(f"{draws.size - defined.size} of {draws.size} draws had one class only")
+    return MetricValue(
+        value=value,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        num_clusters=num_clusters,
+        note="; ".join(note for note in notes if note) or None,
+    )
 
 
 def few_clusters_note(num_clusters: int) -> str | None:

@@ -1,14 +1,51 @@
-"""The command-line arguments that the data builders share, and what they become."""
+"""The command lines of the data builders: what they share, and what becomes of it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from specact_rl.errors import SpecActError
 from specact_rl.mining.data_sets import DataSource
 from specact_rl.rendering import Renderer
 from specact_rl.types import SplitName
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and only the annotation needs it
+    from transformers import PreTrainedTokenizerBase
+
+
+def program_parser(doc: str | None, epilog: str) -> argparse.ArgumentParser:
+    """A parser that shows the first line of the program's docstring, and the epilog as it is."""
+    return argparse.ArgumentParser(
+        description=(doc or "").splitlines()[0],
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+@contextmanager
+def exit_on_error(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """End the program with one line and exit code 2 where arguments or inputs do not fit."""
+    try:
+        yield
+    except SpecActError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every rollouts folder needs: where to, and how its tasks are split."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--fractions",
+        default="train_proposer=0.4,train_verifier=0.25,calibration=0.15,test=0.2",
+        metavar="SPLIT=SHARE,...",
+        help="shares of the tasks (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    _add_overwrite(parser)
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, *, split: SplitName) -> None:
@@ -47,6 +84,10 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, split: SplitName) -
         help="share of these tasks whose rows become an eval split (default: 0)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all chance (default: 0)")
+    _add_overwrite(parser)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder made from other things"
     )
@@ -99,8 +140,19 @@ def add_pair_arguments(
     )
 
 
-def source_of(args: argparse.Namespace, renderer: Renderer) -> DataSource:
-    """The source that parsed arguments name.
+def pair_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Values of `add_pair_arguments` as keywords of `build_preferences` and `build_reward`."""
+    return {
+        "strategies": args.strategies,
+        "max_per_task": args.max_per_task,
+        "max_per_step": args.max_per_step,
+        "in_environment": args.in_environment,
+        "precision_episodes": args.precision_episodes,
+    }
+
+
+def source_of(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> DataSource:
+    """The source that parsed arguments name, rendered with the tokenizer of `--tokenizer`.
 
     Raises:
         ConfigError: Arguments that do not fit.
@@ -109,7 +161,7 @@ def source_of(args: argparse.Namespace, renderer: Renderer) -> DataSource:
         rollouts_dir=args.rollouts,
         proposals_dirs=getattr(args, "proposals", ()),
         out_dir=args.out,
-        renderer=renderer,
+        renderer=Renderer(tokenizer=tokenizer, catalogue=args.catalogue),
         split=args.split,
         eval_fraction=args.eval_fraction,
         seed=args.seed,

@@ -93,7 +93,9 @@ def _sides(
     good: dict[str, Side] = {}
     bad: dict[str, Side] = {}
     for proposal in sorted(proposals, key=_likeliest_first):
-        if proposal.acceptable is None:
+        if not proposal.finished:  # a row would end it with a stop token that was never written
+            dropped["cut_off"] += 1
+        elif proposal.acceptable is None:
             dropped["unknown_label"] += 1
         elif proposal.action is not None:
             side = action_side(proposal.action, step.tools, proposal.model_id, proposal.proposal_id)

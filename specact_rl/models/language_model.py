@@ -100,6 +100,7 @@ def _proposal(
         sample=sample,
         mode="generate",
         text=generation.text,
+        finished=generation.finished,
         action=action,
         parse_error=None if action is not None else error,
         match_level="none",

@@ -1,14 +1,54 @@
-"""Corpus episodes as token rows for `transformers.Trainer`, loss on every token."""
+"""Pretraining of tiny bases: corpus episodes as token rows, and the optimizer that suits them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from specact_rl.envs.corpus import corpus_rollouts
-from specact_rl.rendering import Renderer
+from specact_rl.errors import ModelError
+from specact_rl.rendering import Renderer, compact_catalogue
+from specact_rl.types import Rollout
+
+IGNORED = -100
+"""Label of a token without loss."""
+
+
+def corpus_texts(rollout: Rollout) -> Iterator[str]:
+    """What a tokenizer has to know of an episode: catalogue, contents and calls as rendered."""
+    yield compact_catalogue(rollout.tools)
+    for message in rollout.messages:
+        yield message["role"]
+        yield message.get("content") or ""
+        for call in message.get("tool_calls") or ():
+            yield json.dumps(call["function"], ensure_ascii=False)
+
+
+def corpus_row(renderer: Renderer, rollout: Rollout) -> dict[str, list[int]]:
+    """One episode as {"input_ids", "labels"}: loss on requests, results and good turns.
+
+    A turn that did not bring its goal nearer is to be read and recovered from, not imitated; which
+    tools a task has (the first turn) cannot be foretold, and is four tenths of the tokens.
+    """
+    ids = renderer.conversation_ids(rollout)
+    stop = renderer.tokenizer.eos_token_id
+    ends = [i + 1 for i, token in enumerate(ids) if token == stop]
+    if len(ends) != len(rollout.messages):
+        raise ModelError(
+            f"{rollout.rollout_id}: each of {len(rollout.messages)} messages must be rendered as "
+            f"one turn, found {len(ends)} turns"
+        )
+    labels = list(ids)
+    clumsy = [r.message_index for r in rollout.steps if r.acceptable is False]
+    for turn in (0, *clumsy):
+        start = ends[turn - 1] if turn else 0
+        labels[start : ends[turn]] = [IGNORED] * (ends[turn] - start)
+    return {"input_ids": ids, "labels": labels}
 
 
 class CorpusDataset(Dataset[dict[str, list[int]]]):
@@ -16,18 +56,16 @@ class CorpusDataset(Dataset[dict[str, list[int]]]):
 
     def __init__(self, renderer: Renderer, num_episodes: int) -> None:
         """Roll out and tokenise `num_episodes` episodes."""
-        self._rows = [
-            renderer.conversation_ids(rollout) for rollout in corpus_rollouts(num_episodes)
-        ]
-        self.num_tokens = sum(len(row) for row in self._rows)
+        self._rows = [corpus_row(renderer, rollout) for rollout in corpus_rollouts(num_episodes)]
+        self.num_tokens = sum(len(row["input_ids"]) for row in self._rows)
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        """One episode as {"input_ids": tokens}."""
-        return {"input_ids": self._rows[index]}
+        """One episode; see `corpus_row`."""
+        return self._rows[index]
 
 
 class PadCollator:
@@ -44,8 +82,47 @@ class PadCollator:
         """Tensors of shape (batch, longest row): input_ids and labels."""
         longest = max(len(row["input_ids"]) for row in rows)
         ids = torch.full((len(rows), longest), self._pad)
-        labels = torch.full((len(rows), longest), -100)
+        labels = torch.full((len(rows), longest), IGNORED)
         for i, row in enumerate(rows):
-            tokens = torch.tensor(row["input_ids"])
-            ids[i, : len(tokens)] = labels[i, : len(tokens)] = tokens
+            ids[i, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+            labels[i, : len(row["labels"])] = torch.tensor(row["labels"])
         return {"input_ids": ids, "labels": labels}
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` for the matrices of the layers, AdamW for all else, as one optimizer.
+
+    Muon takes matrices only, and `Trainer` one optimizer only.
+    """
+
+    def __init__(self, model: nn.Module, *, muon_lr: float, lr: float) -> None:
+        """Both rates are peaks, which the trainer's schedule scales alike."""
+        embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding)
+                      for p in m.parameters()}  # fmt: skip
+        weights = list(model.parameters())  # tied ones once
+        matrices = [p for p in weights if p.ndim == 2 and id(p) not in embeddings]
+        others = [p for p in weights if p.ndim != 2 or id(p) in embeddings]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        ]
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: Any = None) -> None:
+        """One step of both; without closures."""
+        if closure is not None:
+            raise ValueError("MuonWithAdamW takes no closure")
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in `torch.optim.Optimizer`."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Have the parts work on this optimizer's groups and state, which are what is saved."""
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.param_groups = [group]
+            part.state = self.state

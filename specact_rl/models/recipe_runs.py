@@ -90,7 +90,7 @@ class RecipeRun:
 
     def train(self, trainer: Trainer) -> None:
         """Train, from the last checkpoint if there is one."""
-        last = _last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
+        last = last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
         if last is not None:
             logger.info("going on from %s", last)
         trainer.train(resume_from_checkpoint=last)
@@ -354,7 +354,8 @@ def _is_finished(output_dir: Path, run_hash: str) -> bool:
     return False
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
+    """Newest whole checkpoint of a training, or None; half-written ones are deleted."""
     if not folder.is_dir():
         return None
     for path in folder.glob("checkpoint-*"):

@@ -31,14 +31,13 @@ MAX_POSITIONS = 4096
 
 _NUM_BYTES = 256
 
-# First match wins. Scaffolds that every tool call repeats are one piece, and so is a handle such
-# as t12. Spaces belong to no word: a small model copies "t12" from a listing into a JSON string
-# only if it is the same token in both places.
+# First match wins. Scaffolds that every tool call repeats are one piece. A handle such as t7 is a
+# letter and a digit: to copy it, a small model has to learn to copy nine digits, not a handle of
+# every service, and a digit is the same token in a listing and in a JSON string.
 _PIECES = (
     r'\{"name": "',
     r'", "arguments": \{',
-    r"[a-z]\d+(?![\p{L}\d_])",
-    r"[\p{L}_]+",
+    r" ?[\p{L}_]+",
     r"\n",
     r"\d",
     r"[^\s\p{L}\d_]+ ?(?:[^\s\p{L}\d_]+)?",

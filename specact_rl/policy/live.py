@@ -6,38 +6,23 @@ actions calls `decide_steps` once per round with the steps that are due.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from specact_rl.metrics.cost import forward_flops
 from specact_rl.models.language_model import Sampling, step_prompt
+from specact_rl.policy.asking import ActionModel, LiveVerifier, TimedJudgements, judge_timed
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
 from specact_rl.rendering import Renderer
 from specact_rl.types import Action, Decision, Proposal, Step
-from specact_rl.verifiers.base import Item, Judgements, Verifier, distinct_items
+from specact_rl.verifiers.base import Item, distinct_items
 from specact_rl.verifiers.models import StrongJudge
 
 Role = Literal["proposer", "verifier", "strong"]
-
-
-class ActionModel(Protocol):
-    """What is asked for actions; `LanguageModel` is one."""
-
-    @property
-    def model_id(self) -> str:
-        """Name, and hash of the weights where there are any."""
-
-    @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
-
-    def propose(self, steps: Sequence[Step], sampling: Sampling) -> list[list[Proposal]]:
-        """`sampling.num_samples` proposals at each step, the greedy one first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +37,8 @@ class ModelCall:
     num_new_tokens: int
     """Tokens after the prompt: written ones, or a judged proposal's."""
     seconds: float
-    """Share of the batch's wall time."""
+    """Share of the batch's wall time when the answer was first given; who gets it remembered pays
+    that, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +89,7 @@ class LiveSystem:
     strong: ActionModel
     """Acts where there is no proposer, or where its proposal is rejected."""
     proposer: ActionModel | None = None
-    verifier: Verifier | None = None
+    verifier: LiveVerifier | None = None
     """A `StrongJudge` is the strong model itself: it is handed the strong model's own proposals
     of each round, and its reading is the fallback's."""
     renderer: Renderer | None = None
@@ -203,14 +189,12 @@ class LiveSystem:
         items, _ = distinct_items(self._items(steps, proposed))
         if not items:
             return [_Offer(pick=0, log_odds=None, call=None) for _ in steps]
-        started = time.perf_counter()
-        judged = verifier.judge(items)
-        seconds = (time.perf_counter() - started) / len(items)
+        judged = judge_timed(verifier, items)
         of_step: dict[str, list[int]] = {step.step_id: [] for step in steps}
         for i, item in enumerate(items):
             of_step[item.step.step_id].append(i)
         return [
-            _offer(verifier, [items[i] for i in places], _rows(judged, places), seconds)
+            _offer(verifier, [items[i] for i in places], judged.rows(places))
             for places in of_step.values()
         ]
 
@@ -273,34 +257,25 @@ class _Offer:
     """The judging; None where there was nothing to judge."""
 
 
-def _offer(verifier: Verifier, items: Sequence[Item], judged: Judgements, seconds: float) -> _Offer:
-    """The likeliest of one step's distinct proposals, each judged in `seconds`."""
+def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgements) -> _Offer:
+    """The likeliest of one step's distinct proposals."""
     if not items:
         return _Offer(pick=0, log_odds=None, call=None)
     length = len(items[0].prompt.ids)
     # The prompt once, then what each distinct proposal adds to it.
-    added = np.maximum(judged.num_tokens + judged.num_cached_tokens - length, 0)
+    added = np.maximum(judged.num_tokens - length, 0)
     call = ModelCall(
         role="strong" if isinstance(verifier, StrongJudge) else "verifier",
         num_params=verifier.num_params,
         num_prompt_tokens=length,
         num_new_tokens=int(added.sum()),
-        seconds=seconds * len(items),
+        seconds=float(judged.seconds.sum()),
     )
     scores = np.where(np.isfinite(judged.log_odds), judged.log_odds, -np.inf)
     best = int(scores.argmax())
     if not np.isfinite(scores[best]):
         return _Offer(pick=0, log_odds=None, call=call)
     return _Offer(pick=items[best].proposal.sample, log_odds=float(scores[best]), call=call)
-
-
-def _rows(judged: Judgements, places: Sequence[int]) -> Judgements:
-    rows = list(places)
-    return Judgements(
-        log_odds=judged.log_odds[rows],
-        num_tokens=judged.num_tokens[rows],
-        num_cached_tokens=judged.num_cached_tokens[rows],
-    )
 
 
 def _writing(role: Role, num_params: int, samples: Sequence[Proposal]) -> ModelCall:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.serialise import action_text
@@ -14,6 +14,7 @@ from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows, run_live
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
+from specact_rl.policy.asking import RememberingModel, RememberingVerifier
 from specact_rl.policy.calibrators import PlattCalibrator
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
@@ -21,7 +22,7 @@ from specact_rl.policy.systems import SYSTEMS
 from specact_rl.policy.thresholds import ThresholdChoice
 from specact_rl.rendering import Renderer
 from specact_rl.types import Proposal, proposal_id
-from specact_rl.verifiers import ProposerConfidence
+from specact_rl.verifiers import ClassifierVerifier, ProposerConfidence
 
 TASKS = [f"ws-{seed:06d}" for seed in range(4)]
 BROKEN = "<tool_call>"
@@ -33,13 +34,10 @@ def renderer():
     return Renderer(tokenizer=train_tokenizer(texts, 300), catalogue="compact")
 
 
-@pytest.fixture(scope="module")
-def tiny_lm(renderer):
-    """Random weights; some of its turns end in time and are an answer, others are cut off."""
+def tiny_model(kind, renderer, **options):
     torch.manual_seed(0)
-    tokenizer = renderer.tokenizer
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(renderer.tokenizer),
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
@@ -48,12 +46,28 @@ def tiny_lm(renderer):
         head_dim=4,
         tie_word_embeddings=True,
         initializer_range=0.5,
+        **options,
     )
-    model = Qwen3ForCausalLM(config).eval()
-    stop = tokenizer.convert_tokens_to_ids(STOP_TOKEN)
+    return kind(config).eval()
+
+
+@pytest.fixture(scope="module")
+def tiny_lm(renderer):
+    """Random weights; some of its turns end in time and are an answer, others are cut off."""
+    model = tiny_model(Qwen3ForCausalLM, renderer)
+    stop = renderer.tokenizer.convert_tokens_to_ids(STOP_TOKEN)
     with torch.no_grad():
-        model.model.embed_tokens.weight[stop] *= 2.0
+        model.model.embed_tokens.weight[stop] *= 4.0
     return LanguageModel(model_id="tiny", model=model, renderer=renderer)
+
+
+@pytest.fixture(scope="module")
+def classifier(renderer):
+    tokenizer = renderer.tokenizer
+    model = tiny_model(
+        Qwen3ForSequenceClassification, renderer, num_labels=2, pad_token_id=tokenizer.pad_token_id
+    )
+    return ClassifierVerifier(verifier_id="classifier", model=model, renderer=renderer)
 
 
 @dataclass
@@ -98,7 +112,7 @@ class ExpertModel:
         )
 
 
-def make_gate(proposer_id, threshold):
+def make_gate(proposer_id, threshold, verifier_id="proposer_logprob"):
     choice = ThresholdChoice(
         threshold=threshold,
         rule="utility",
@@ -111,7 +125,7 @@ def make_gate(proposer_id, threshold):
     return Gate.from_choice(
         PlattCalibrator(slope=1.0, intercept=0.0),
         choice,
-        verifier_id="proposer_logprob",
+        verifier_id=verifier_id,
         proposer_id=proposer_id,
         calibration_hash="abc",
         num_fit_rows=10,
@@ -149,6 +163,38 @@ def sampling_system(lm, renderer, seed):
     )
 
 
+def acting(num_proposals, lm, verifier, renderer):
+    """System E with a classifier, one model being cheap and strong."""
+    return LiveSystem(
+        system=replace(SYSTEMS["E"], num_proposals=num_proposals),
+        strong=lm,
+        proposer=lm,
+        verifier=verifier,
+        renderer=renderer,
+        gate=make_gate(lm.model_id, 0.1, "classifier"),
+        sampling=Sampling(num_samples=num_proposals, max_new_tokens=6),
+    )
+
+
+@dataclass
+class Counted:
+    """A model or verifier, and how many steps or items it was asked about."""
+
+    inner: object
+    count: int = 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def propose(self, steps, sampling):
+        self.count += len(steps)
+        return self.inner.propose(steps, sampling)
+
+    def judge(self, items):
+        self.count += len(items)
+        return self.inner.judge(items)
+
+
 def without_seconds(episodes):
     return [replace(episode, seconds=0.0) for episode in episodes]
 
@@ -170,6 +216,56 @@ def test_episodes_depend_on_the_seed_and_on_nothing_else(tiny_lm, renderer):
     )
     assert first == again
     assert first != other
+
+
+def test_same_prompts_get_the_same_proposals_in_every_system(tiny_lm, renderer):
+    one = sampling_system(tiny_lm, renderer, seed=0)
+    other = replace(one, system=replace(one.system, name="E by another name"))
+    episodes = run_live(one, TASKS)
+    assert without_seconds(run_live(other, TASKS)) == [
+        replace(episode, system="E by another name") for episode in without_seconds(episodes)
+    ]
+    assert sum(episode.num_accepted for episode in episodes) > 0  # draws were executed
+
+
+def test_systems_that_share_a_memory_act_as_those_that_do_not(tiny_lm, classifier, renderer):
+    sizes = (2, 3, 2)
+    apart = [
+        without_seconds(run_live(acting(size, tiny_lm, classifier, renderer), TASKS))
+        for size in sizes
+    ]
+    lm, judge = Counted(tiny_lm), Counted(classifier)
+    model, verifier = RememberingModel(model=lm), RememberingVerifier(verifier=judge)
+    together, asked = [], []
+    for size in sizes:
+        system = acting(size, model, verifier, renderer)
+        together.append(without_seconds(run_live(system, TASKS)))
+        asked.append((lm.count, judge.count))
+    assert together == apart
+    assert apart[0] != apart[1]
+    for episodes in apart:  # both ways are taken
+        assert sum(episode.num_accepted for episode in episodes) > 0
+        assert sum(episode.num_fallback for episode in episodes) > 0
+    assert asked[2] == asked[1]  # all that is asked with two samples is known by then
+
+
+def test_remembered_answers_cost_what_they_did_when_they_were_given(tiny_lm, classifier, renderer):
+    model = RememberingModel(model=tiny_lm)
+    verifier = RememberingVerifier(verifier=classifier)
+    first, again = (run_live(acting(3, model, verifier, renderer), TASKS) for _ in range(2))
+    assert again == first  # seconds and FLOPs, too
+    assert all(episode.seconds > 0 for episode in again)
+
+
+def test_strong_model_is_asked_once_where_two_systems_come_to_the_same_step(renderer):
+    expert = ExpertModel("expert")
+    strong = RememberingModel(model=expert)
+    run_live(strong_only(strong), TASKS)
+    rounds = list(expert.rounds)
+    lost = ExpertModel("lost", says="I give up now")
+    for episode in run_live(gated(lost, strong, renderer, None), TASKS):
+        assert episode.success  # nothing is accepted: the strong model's own course
+    assert expert.rounds == rounds
 
 
 def test_model_that_writes_the_experts_actions_needs_the_experts_steps():

@@ -34,9 +34,9 @@ def folders(tmp_path_factory, make):
             legal = replays.environment_at(step).legal_actions()
             for sample, action in enumerate([legal[0], step.reference]):
                 label = replays.is_acceptable(step, action)
-                proposals.append(make.proposal(rollout, step.index, action, label, sample=sample))
+                proposals.append(make.proposal(step, action, label, sample=sample))
             text = "<tool_call> oops"
-            proposals.append(make.proposal(rollout, step.index, text, False, sample=2))
+            proposals.append(make.proposal(step, text, False, sample=2))
     with open_stage(root / "proposals", "outcomes", inputs={}, arguments={}) as stage:
         write_table(stage.path / "proposals.parquet", proposals)
     return SimpleNamespace(
@@ -184,7 +184,8 @@ def test_nothing_to_train_on_is_an_error_with_the_reasons(source):
 
 
 def test_proposals_on_other_rollouts_are_refused(source, make, tmp_path):
-    stray = make.proposal(make.rollout([make.say("Hi")], task="moon"), 0, make.say("Hi"), True)
+    elsewhere = make.rollout([make.say("Hi")], task="moon")
+    stray = make.proposal(elsewhere.step(0), make.say("Hi"), True)
     with open_stage(tmp_path / "stray", "outcomes", inputs={}, arguments={}) as stage:
         write_table(stage.path / "proposals.parquet", [stray])
     own = source()

@@ -89,7 +89,9 @@ def logged(make):
 
 def test_the_models_own_likeliest_error_comes_first(make, logged):
     errors = [
-        make.proposal(logged, 0, make.call("find", query=text), False, sample=i, logprob=logprob)
+        make.proposal(
+            logged.step(0), make.call("find", query=text), False, sample=i, logprob=logprob
+        )
         for i, (text, logprob) in enumerate([("x", -4.0), ("y", -1.0)])
     ]
     [pair] = mine([logged], errors).pairs
@@ -98,8 +100,8 @@ def test_the_models_own_likeliest_error_comes_first(make, logged):
 
 def test_known_acceptable_and_unknown_proposals_are_no_negatives(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.call("delete_file", file="f1"), True),
-        make.proposal(logged, 0, make.call("read_file", file="f2"), None, sample=1),
+        make.proposal(logged.step(0), make.call("delete_file", file="f1"), True),
+        make.proposal(logged.step(0), make.call("read_file", file="f2"), None, sample=1),
     ]
     result = mine([logged], proposals, max_per_step=5)
     assert result.dropped == {"hard_negative:no_variation": 1}

@@ -6,34 +6,23 @@ from specact_rl.mining.labels import (
     count_labels,
     label_disagreement,
 )
-from specact_rl.types import Proposal, StepRecord
+from specact_rl.types import StepRecord
 
 
-def proposal(acceptable, match_level="none", source="cost_to_go"):
-    return Proposal(
-        proposal_id="p",
-        step_id="s",
-        task_id="t",
-        model_id="m",
-        sample=0,
-        mode="generate",
-        text="",
-        action=None,
-        parse_error="empty text",
-        match_level=match_level,
-        same_state=None,
-        acceptable=acceptable,
-        label_source=source,
-        logprob=None,
-        num_candidates=None,
-        num_prompt_tokens=1,
-        num_cached_tokens=0,
-        num_completion_tokens=1,
-        seconds=0.0,
-    )
+@pytest.fixture
+def proposal(make):
+    """`proposal(acceptable, match_level, source)`"""
+
+    def labelled(acceptable, match_level="none", source="cost_to_go"):
+        step = make.rollout([make.say("Done")]).step(0)
+        return make.proposal(
+            step, make.say("Done"), acceptable, match_level=match_level, label_source=source
+        )
+
+    return labelled
 
 
-def test_labels_are_counted_by_source_and_unknown_is_not_false():
+def test_labels_are_counted_by_source_and_unknown_is_not_false(proposal):
     rows = [
         proposal(True),
         proposal(True),
@@ -52,7 +41,7 @@ def test_labels_are_counted_by_source_and_unknown_is_not_false():
     assert counts["none"].acceptable_rate is None
 
 
-def test_disagreement_tells_its_two_directions_apart():
+def test_disagreement_tells_its_two_directions_apart(proposal):
     rows = [
         proposal(True, "arguments"),
         proposal(True, "tool"),
@@ -68,12 +57,12 @@ def test_disagreement_tells_its_two_directions_apart():
     assert found.rate == pytest.approx(3 / 5)
 
 
-def test_labels_made_by_matching_never_disagree_with_it():
+def test_labels_made_by_matching_never_disagree_with_it(proposal):
     rows = [proposal(level == "arguments", level) for level in ("none", "type", "arguments")]
     assert label_disagreement(rows)["cost_to_go"].rate == 0.0
 
 
-def test_without_known_labels_there_is_no_rate():
+def test_without_known_labels_there_is_no_rate(proposal):
     assert label_disagreement([proposal(None)]) == {}
     assert count_labels([]) == {}
     empty = LabelDisagreement(num_known=0, num_acceptable_unmatched=0, num_matched_not_acceptable=0)

@@ -180,7 +180,7 @@ def logged(make):
 def test_same_prefix_pairs_the_likeliest_acceptable_with_the_likeliest_error(make, logged):
     def proposal(file, acceptable, sample, logprob):
         action = make.call("read_file", file=file)
-        return make.proposal(logged, 0, action, acceptable, sample=sample, logprob=logprob)
+        return make.proposal(logged.step(0), action, acceptable, sample=sample, logprob=logprob)
 
     proposals = [
         proposal("f3", True, 0, -5.0),
@@ -198,7 +198,7 @@ def test_same_prefix_pairs_the_likeliest_acceptable_with_the_likeliest_error(mak
 
 
 def test_same_prefix_falls_back_on_the_reference_and_counts_it(make, logged):
-    wrong = make.proposal(logged, 0, make.call("delete_file", file="f1"), False)
+    wrong = make.proposal(logged.step(0), make.call("delete_file", file="f1"), False)
     result = mine("same_prefix", [logged], [wrong])
     assert sides(result) == [(("read_file", "f1"), ("delete_file", "f1"))]
     assert result.pairs[0].chosen.source == "reference"
@@ -206,19 +206,19 @@ def test_same_prefix_falls_back_on_the_reference_and_counts_it(make, logged):
 
 
 def test_on_policy_never_takes_the_reference_or_another_model(make, logged):
-    wrong = make.proposal(logged, 0, make.call("delete_file", file="f1"), False)
-    right = make.proposal(logged, 0, make.call("read_file", file="f1"), True, model="other")
+    wrong = make.proposal(logged.step(0), make.call("delete_file", file="f1"), False)
+    right = make.proposal(logged.step(0), make.call("read_file", file="f1"), True, model="other")
     result = mine("on_policy", [logged], [wrong, right], model_id="m")
     assert result.pairs == []
     assert result.dropped == {"on_policy:no_acceptable": 1}
-    own = make.proposal(logged, 0, make.call("read_file", file="f1"), True, sample=1)
+    own = make.proposal(logged.step(0), make.call("read_file", file="f1"), True, sample=1)
     [pair] = mine("on_policy", [logged], [wrong, right, own], model_id="m").pairs
     assert (pair.chosen.source, pair.rejected.source) == ("m", "m")
 
 
 def test_on_policy_asks_which_model_is_current(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.say("Hi"), False, model=model) for model in ("m", "n")
+        make.proposal(logged.step(0), make.say("Hi"), False, model=model) for model in ("m", "n")
     ]
     with pytest.raises(ValueError, match=r"on_policy needs model_id.*\['m', 'n'\]"):
         mine("on_policy", [logged], proposals)
@@ -226,8 +226,8 @@ def test_on_policy_asks_which_model_is_current(make, logged):
 
 def test_proposals_of_unknown_label_are_never_used(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.call("read_file", file="f1"), True),
-        make.proposal(logged, 0, make.call("read_file", file="f9"), None, sample=1),
+        make.proposal(logged.step(0), make.call("read_file", file="f1"), True),
+        make.proposal(logged.step(0), make.call("read_file", file="f9"), None, sample=1),
     ]
     result = mine("same_prefix", [logged], proposals)
     assert result.pairs == []
@@ -236,9 +236,9 @@ def test_proposals_of_unknown_label_are_never_used(make, logged):
 
 def test_an_action_with_both_labels_is_on_neither_side(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.call("read_file", file="f2"), True),
-        make.proposal(logged, 0, make.call("read_file", file=" f2"), False, sample=1),
-        make.proposal(logged, 0, make.call("read_file", file="f3"), False, sample=2),
+        make.proposal(logged.step(0), make.call("read_file", file="f2"), True),
+        make.proposal(logged.step(0), make.call("read_file", file=" f2"), False, sample=1),
+        make.proposal(logged.step(0), make.call("read_file", file="f3"), False, sample=2),
     ]
     result = mine("same_prefix", [logged], proposals, max_per_step=9)
     assert sides(result) == [(("read_file", "f1"), ("read_file", "f3"))]
@@ -247,16 +247,16 @@ def test_an_action_with_both_labels_is_on_neither_side(make, logged):
 
 def test_ranked_and_generated_proposals_never_share_a_pair(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.call("read_file", file="f2"), True, mode="rank"),
-        make.proposal(logged, 0, make.call("read_file", file="f3"), False),
+        make.proposal(logged.step(0), make.call("read_file", file="f2"), True, mode="rank"),
+        make.proposal(logged.step(0), make.call("read_file", file="f3"), False),
     ]
     assert mine("on_policy", [logged], proposals).pairs == []
 
 
 def test_unparsable_text_can_be_rejected_but_not_blank(make, logged):
     proposals = [
-        make.proposal(logged, 0, "  ", False),
-        make.proposal(logged, 0, "<tool_call> oops", False, sample=1),
+        make.proposal(logged.step(0), "  ", False),
+        make.proposal(logged.step(0), "<tool_call> oops", False, sample=1),
     ]
     result = mine("same_prefix", [logged], proposals)
     assert sides(result) == [(("read_file", "f1"), "<tool_call> oops")]
@@ -266,6 +266,30 @@ def test_unparsable_text_can_be_rejected_but_not_blank(make, logged):
 # Caps, duplicates, laws
 
 
+@pytest.mark.parametrize("strategy", ["same_prefix", "on_policy"])
+def test_text_that_was_cut_off_is_on_neither_side_and_counted(make, logged, strategy):
+    # A rejected side would end with a stop token that the model never wrote.
+    step = logged.step(0)
+    right = make.proposal(step, make.call("read_file", file="f1"), True)
+    cut_off = make.proposal(step, "<tool_call> oops", False, sample=1, finished=False)
+    result = mine(strategy, [logged], [right, cut_off])
+    assert not result.pairs
+    assert result.dropped == {f"{strategy}:cut_off": 1, f"{strategy}:no_unacceptable": 1}
+    ended = make.proposal(step, "<tool_call> oops", False, sample=2)
+    result = mine(strategy, [logged], [right, cut_off, ended])
+    assert [pair.rejected.source_id for pair in result.pairs] == [ended.proposal_id]
+    assert result.dropped == {f"{strategy}:cut_off": 1}
+
+
+def test_hard_negatives_take_no_error_that_was_cut_off(make, logged):
+    error = make.call("find", query="x")
+    for finished in (True, False):
+        own = make.proposal(logged.step(0), error, False, finished=finished)
+        result = mine("hard_negative", [logged], [own])
+        sources = {pair.rejected.source_id for pair in result.pairs}
+        assert (own.proposal_id in sources) is finished
+
+
 def test_the_same_pair_in_two_trials_is_kept_once(make):
     trials = [
         make.rollout(
@@ -273,7 +297,7 @@ def test_the_same_pair_in_two_trials_is_kept_once(make):
         )
         for i in range(3)
     ]
-    proposals = [make.proposal(r, 0, make.call("read_file", file="f9"), False) for r in trials]
+    proposals = [make.proposal(r.step(0), make.call("read_file", file="f9"), False) for r in trials]
     result = mine("same_prefix", trials, proposals)
     assert len(result.pairs) == 1
     assert result.dropped == {"same_prefix:duplicate": 2}
@@ -283,14 +307,14 @@ def test_the_same_sides_after_other_calls_are_another_pair(make):
     right = make.call("read_file", file="f1")
     rollout = make.rollout([(make.call("find", query="x"), "f1", right), (right, "a", right)])
     wrong = make.call("read_file", file="f9")
-    proposals = [make.proposal(rollout, index, wrong, False) for index in range(2)]
+    proposals = [make.proposal(rollout.step(index), wrong, False) for index in range(2)]
     assert len(mine("same_prefix", [rollout], proposals).pairs) == 2
 
 
 def test_a_pair_of_two_strategies_counts_for_the_first_named(make, logged):
     proposals = [
-        make.proposal(logged, 0, make.call("read_file", file="f1"), True),
-        make.proposal(logged, 0, make.call("read_file", file="f9"), False, sample=1),
+        make.proposal(logged.step(0), make.call("read_file", file="f1"), True),
+        make.proposal(logged.step(0), make.call("read_file", file="f9"), False, sample=1),
     ]
     for names in (["same_prefix", "on_policy"], ["on_policy", "same_prefix"]):
         result = mine_pairs([logged], proposals, strategies=names)
@@ -308,7 +332,7 @@ def test_unknown_strategies_are_refused(make, logged, strategies):
 
 
 def test_a_proposal_at_a_step_that_is_not_there_is_refused(make, logged):
-    stray = replace(make.proposal(logged, 0, make.say("Hi"), False), step_id="elsewhere/0")
+    stray = replace(make.proposal(logged.step(0), make.say("Hi"), False), step_id="elsewhere/0")
     with pytest.raises(ValueError, match="'elsewhere/0' is in none of them"):
         mine_pairs([logged], [stray], strategies=["same_prefix"])
 
@@ -334,7 +358,7 @@ def random_tables(make, seed):
                     label = rng.choice([True, False, None])
                     what = action if rng.random() < 0.9 else "<tool_call> oops"
                     label = label and what is action
-                    proposals.append(make.proposal(rollout, index, what, label, sample=sample))
+                    proposals.append(make.proposal(rollout.step(index), what, label, sample=sample))
     return rng, rollouts, proposals
 
 

@@ -45,11 +45,11 @@ def test_sft_rows_can_imitate_what_successes_did(make, renderer):
 def test_verifier_rows_leave_out_what_a_verifier_never_learns_from(make, renderer):
     rollout = make.rollout([make.say("Done")])
     proposals = [
-        make.proposal(rollout, 0, make.say("Done"), True),
-        make.proposal(rollout, 0, make.say("done."), True, sample=1),  # the same, canonically
-        make.proposal(rollout, 0, make.say("No"), False, sample=2),
-        make.proposal(rollout, 0, make.say("Perhaps"), None, sample=3),
-        make.proposal(rollout, 0, "<tool_call> oops", False, sample=4),
+        make.proposal(rollout.step(0), make.say("Done"), True),
+        make.proposal(rollout.step(0), make.say("done."), True, sample=1),  # the same, canonically
+        make.proposal(rollout.step(0), make.say("No"), False, sample=2),
+        make.proposal(rollout.step(0), make.say("Perhaps"), None, sample=3),
+        make.proposal(rollout.step(0), "<tool_call> oops", False, sample=4),
     ]
     built = verifier_rows(proposals, steps_of(rollout), renderer)
     assert [(row["completion"][0]["content"], row["label"]) for row in built.rows] == [
@@ -67,8 +67,8 @@ def test_verifier_rows_leave_out_what_a_verifier_never_learns_from(make, rendere
 def test_verifier_rows_use_no_action_that_was_labelled_both_ways(make, renderer):
     trials = [make.rollout([make.say("Done")], trial=i) for i in range(2)]
     proposals = [
-        make.proposal(trials[0], 0, make.say("Done"), True),
-        make.proposal(trials[1], 0, make.say("Done"), False),
+        make.proposal(trials[0].step(0), make.say("Done"), True),
+        make.proposal(trials[1].step(0), make.say("Done"), False),
     ]
     built = verifier_rows(proposals, steps_of(*trials), renderer)
     assert built.rows == []
@@ -78,7 +78,7 @@ def test_verifier_rows_use_no_action_that_was_labelled_both_ways(make, renderer)
 def test_verifier_rows_do_not_depend_on_the_order_of_proposals(make, renderer):
     rollout = make.rollout([make.say("Done")])
     proposals = [
-        make.proposal(rollout, 0, make.say(text), text == "Done", sample=i)
+        make.proposal(rollout.step(0), make.say(text), text == "Done", sample=i)
         for i, text in enumerate(["Done", "No", "done", "Never"])
     ]
     steps = steps_of(rollout)
@@ -88,7 +88,7 @@ def test_verifier_rows_do_not_depend_on_the_order_of_proposals(make, renderer):
 
 def test_a_proposal_of_another_table_is_refused(make, renderer):
     rollout = make.rollout([make.say("Done")])
-    proposal = make.proposal(rollout, 0, make.say("Done"), True)
+    proposal = make.proposal(rollout.step(0), make.say("Done"), True)
     with pytest.raises(ValueError, match="is not among them"):
         verifier_rows([proposal], {}, renderer)
 
@@ -101,8 +101,8 @@ def pairs(make):
         [(reference, "a", reference), (make.say("Done"), None, make.say("Done"))]
     )
     proposals = [
-        make.proposal(rollout, 0, make.call("read_file", file="f22"), False),
-        make.proposal(rollout, 1, "<tool_call>\noops", False),
+        make.proposal(rollout.step(0), make.call("read_file", file="f22"), False),
+        make.proposal(rollout.step(1), "<tool_call>\noops", False),
     ]
     return mine_pairs([rollout], proposals, strategies=["same_prefix"]).pairs
 

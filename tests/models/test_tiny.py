@@ -36,14 +36,14 @@ def pieces(text):
     [
         (
             '{"name": "read_file", "arguments": {"file": "t12", "n": 30}}',
-            ['{"name": "', "read_file", '", "arguments": {', '"', "file", '": "', "t12", '", "']
+            ['{"name": "', "read_file", '", "arguments": {', '"', "file", '": "', "t", "1", "2", '", "']
             + ["n", '": ', "3", "0", "}}"],
         ),
         ('{"name": "ping", "arguments": {}}', ['{"name": "', "ping", '", "arguments": {', "}}"]),
-        ("t7 red; t12", ["t7", " ", "red", "; ", "t12"]),
+        ("red t7; old t9", ["red", " t", "7", "; ", "old", " t", "9"]),
         ("room12, v2_x", ["room", "1", "2", ", ", "v", "2", "_x"]),
-        ("a\n\n  b", ["a", "\n", "\n", " ", " ", "b"]),
-        ("naïve 日本", ["naïve", " ", "日本"]),
+        ("a\n\n  b", ["a", "\n", "\n", " ", " b"]),
+        ("naïve 日本", ["naïve", " 日本"]),
     ],
 )
 def test_text_is_cut_into_pieces(text, expected):
@@ -75,9 +75,16 @@ def test_marks_are_single_tokens_that_survive_skipping_special_ones(tokenizer):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "".join(MARK_TOKENS)
 
 
-def test_scaffolds_and_handles_seen_in_training_are_single_tokens(tokenizer):
-    for text in ('{"name": "', '", "arguments": {', "t7", "f12"):
+def test_scaffolds_seen_in_training_are_single_tokens(tokenizer):
+    for text in ('{"name": "', '", "arguments": {'):
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1
+
+
+def test_digit_of_a_handle_is_the_same_token_in_a_listing_and_in_a_call(tokenizer):
+    listing, call = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("red lamp t7", '"t7"')
+    )
+    assert listing[-1] == call[-2]
 
 
 def test_special_tokens_in_texts_are_not_learned_as_letters(tokenizer):

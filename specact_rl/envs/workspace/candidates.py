@@ -50,7 +50,7 @@ def _argument_pools(task: Task, state: State, rng: random.Random) -> dict[str, l
     numbers = [v for v in shown if _NUMBER.fullmatch(v)] + [str(rng.randint(8, 49))]
     titles = [r["title"] for r in state.records.values() if set(r["title"].split()) & set(request)]
     return {
-        "handle": [*handles, f"{rng.choice('afteopm')}{rng.randint(1, 29)}"],
+        "handle": [*handles, f"{rng.choice('afteopm')}{rng.randint(1, 9)}"],
         "query": [*titles, " ".join(request[-2:])],
         "value": among(WORDS) + among(PEOPLE)[:1] + numbers[:1],
         "text": among(WORDS) + among(PEOPLE) + numbers[:1] + among(PRIORITIES)[:1],
@@ -87,4 +87,4 @@ def _handle(service: str, shown: list[str], rng: random.Random) -> str:
     own = [h for h in shown if h[0] == service]
     if draw < 0.75 and own:
         return rng.choice(own)
-    return f"{service}{rng.randint(1, 29)}" if draw < 0.9 else rng.choice(shown)
+    return f"{service}{rng.randint(1, 9)}" if draw < 0.9 else rng.choice(shown)

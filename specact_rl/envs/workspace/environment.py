@@ -334,7 +334,7 @@ class Workspace:
     def _listing(self, handles: Any) -> str:
         found = sorted(handles, key=lambda h: int(h[1:]))
         self._state.seen.update(found)
-        return "; ".join(f"{h} {self._state.records[h]['title']}" for h in found) or "none"
+        return "; ".join(f"{self._state.records[h]['title']} {h}" for h in found) or "none"
 
     def _calculate(self, tool: ToolDef, a: int, b: int) -> str:
         result = {"add": a + b, "subtract": a - b, "larger": max(a, b)}[tool.key]

@@ -66,7 +66,7 @@ class Draft:
     def handle(self, service: str) -> str:
         """A new handle of a service, such as t7."""
         while True:
-            handle = f"{service[0]}{self.rng.randint(1, 29)}"
+            handle = f"{service[0]}{self.rng.randint(1, 9)}"
             if handle not in self.used:
                 self.used.add(handle)
                 return handle
@@ -128,7 +128,7 @@ class Draft:
             self.records[new] = dict(self.records[handle])
             self.quirks[handle] = Quirk(kind="moved", detail=new)
             return new
-        detail = f"r{self.rng.randint(1, 29)}" if kind == "stale" else ""
+        detail = f"r{self.rng.randint(1, 9)}" if kind == "stale" else ""
         self.quirks[handle] = Quirk(kind=kind, detail=detail)  # type: ignore[arg-type]
         return handle
 
@@ -215,7 +215,7 @@ def ticket_priority(d: Draft) -> Ending:
     d.ask("priority", priority, 1)
     d.set("ticket_rank", ticket, "priority", priority, priority=priority)
     d.verify("ticket_read", ticket)
-    shown = ", ".join(f"{h} {d.title(h)}" for h in sorted(d.seen))
+    shown = ", ".join(f"{d.title(h)} {h}" for h in sorted(d.seen))
     phrase = d.rng.choice(
         (
             "Change the priority of the {} ticket ({}).",

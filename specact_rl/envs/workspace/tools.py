@@ -171,11 +171,11 @@ TOOLS: dict[str, ToolDef] = {tool.key: tool for tool in _TABLE}
 
 def catalogue_names(keys: Iterable[str], *, held_out: bool, rng: random.Random) -> dict[str, str]:
     """Name of each tool (by key) in one task, drawn from the training or the held-out names."""
-    chosen = {}
-    for key in keys:
-        tool = TOOLS[key]
-        chosen[key] = rng.choice(tool.held_out_names if held_out else tool.names)
-    return chosen
+    tools = {key: TOOLS[key] for key in keys}
+    pools = {key: t.held_out_names if held_out else t.names for key, t in tools.items()}
+    # One dialect a task, as one vendor's tools are named alike.
+    dialect = rng.randrange(min(map(len, pools.values())))
+    return {key: pool[dialect] for key, pool in pools.items()}
 
 
 def _parameter_schema(parameter: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Status = Literal["shown", "against", "open", "note"]
-"""Shown; the data speak against it; the interval leaves it open; a fact that is neither."""
+Status = Literal["shown", "against", "open", "unknown", "note"]
+"""Shown; the data speak against it; the interval leaves it open; there is no interval, which is
+evidence of nothing; a fact that is none of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

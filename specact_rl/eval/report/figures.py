@@ -189,8 +189,10 @@ def frontier(results: JSON) -> Picture | None:
             "Replay, single steps: up and to the left is better. Bars are 95 % intervals over "
             "tasks; hollow points have no fallback. The lines are what any gate on D's proposals "
             "could do at best, at random and at worst, from accepting nothing (right end) to "
-            "accepting everything (left end). Their cost is measured at both ends and at D's own "
-            "accept rate, and interpolated between."
+            "accepting everything (left end), and at random among the proposals that parse, which "
+            "ends where all of these are accepted. Their cost is measured at both ends and at D's "
+            "own accept rate, and interpolated between. The diamond accepts what parses and has "
+            "no verifier to pay."
         ),
         draw=lambda: draw_frontier(results, systems),
     )
@@ -199,7 +201,11 @@ def frontier(results: JSON) -> Picture | None:
 def accept_by_type(results: JSON) -> Picture | None:
     """Which kinds of action does D dare to accept?"""
     row = system(results, "D")
-    kinds = part(row or {}, "by_type")
+    kinds = {
+        name: kind
+        for name, kind in part(row or {}, "by_type").items()
+        if kind["acceptable"] is not None and kind["strong_acceptable"] is not None
+    }
     if row is None or not kinds:
         return None
     return Picture(

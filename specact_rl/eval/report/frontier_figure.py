@@ -8,7 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from specact_rl.eval.report.lookup import accept_rate, agreement, overhead, system
+from specact_rl.eval.report.lookup import (
+    accept_rate,
+    accepts_what_parses,
+    agreement,
+    overhead,
+    system,
+)
 from specact_rl.eval.report.numbers import JSON, metric
 from specact_rl.eval.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from specact_rl.eval.report.placement import Box, place_labels
@@ -25,6 +31,7 @@ def draw_frontier(results: JSON, systems: list[JSON]) -> Figure:
     canvas = FigureCanvasAgg(figure)
     axes: Axes = figure.subplots()
     labels = _draw_envelopes(axes, results)
+    labels += _draw_reference(axes, results)
     for row in systems:
         labels.append(_draw_system(axes, row))
     axes.set(
@@ -62,6 +69,16 @@ def _draw_system(axes: Axes, row: JSON) -> tuple[str, float, float, str]:
     return name, x, y, colour
 
 
+def _draw_reference(axes: Axes, results: JSON) -> Labels:
+    row = accepts_what_parses(results, system(results, "D"))
+    cost, share = metric(row, "relative_flops"), metric(row, "acceptable")
+    if cost is None or share is None or cost.value is None or share.value is None:
+        return []
+    x, y = cost.value, 100.0 * share.value
+    axes.plot([x], [y], "D", color=PURPLE, markersize=7, zorder=5)
+    return [("accept what parses", x, y, PURPLE)]
+
+
 def _draw_envelopes(axes: Axes, results: JSON) -> Labels:
     """Lines over the accept rate if its cost is known at both ends, else marks at D's own."""
     row = system(results, "D")
@@ -89,6 +106,15 @@ def _draw_envelopes(axes: Axes, results: JSON) -> Labels:
     ):
         axes.plot(x, y, color=colour, linestyle=style, linewidth=1.6, zorder=1)
         labels.append((text, float(x[at]), float(y[at]), colour))
+    parses = accepts_what_parses(results, row)
+    rate, share = accept_rate(parses), metric(parses, "acceptable")
+    if rate and share is not None and share.value is not None:
+        some = np.append(a[a < rate], rate)
+        y = 100.0 * (rates.strong + some / rate * (share.value - rates.strong))
+        xs = np.interp(some, a, x)
+        axes.plot(xs, y, color=PURPLE, linestyle=(0, (4, 1.5, 1, 1.5)), linewidth=1.6, zorder=1)
+        middle = some.size // 2
+        labels.append(("random among what parses", float(xs[middle]), float(y[middle]), PURPLE))
     return labels
 
 
@@ -96,7 +122,8 @@ def _draw_marks(axes: Axes, row: JSON, x: float) -> Labels:
     labels: Labels = []
     for key, colour, text in (
         ("oracle_gate", GREEN, "oracle gate at D's accept rate"),
-        ("random_gate", PURPLE, "random gate at D's accept rate"),
+        ("random_gate", GREY, "random gate at D's accept rate"),
+        ("random_gate_among_parsed", PURPLE, "random among what parses"),
         ("worst_gate", ORANGE, "worst gate at D's accept rate"),
     ):
         if row.get(key) is not None:

@@ -37,10 +37,29 @@ def system(results: JSON, name: str) -> JSON | None:
     return _named(rows(results, "replay", "systems"), "name", name)
 
 
-def contrast(results: JSON, better: str, worse: str) -> JSON | None:
-    """A declared contrast of two systems."""
-    found = [r for r in rows(results, "replay", "contrasts") if r.get("better") == better]
+def contrast(results: JSON, better: str, worse: str, level: str = "acceptable") -> JSON | None:
+    """A declared contrast of two systems; `level` says what counts as right."""
+    found = [
+        row
+        for row in rows(results, "replay", "contrasts")
+        if row.get("better") == better and row.get("level", "acceptable") == level
+    ]
     return _named(found, "worse", worse)
+
+
+def accepts_what_parses(results: JSON, row: JSON | None) -> JSON | None:
+    """The reference that executes whatever parses of the proposals that a system's gate gets."""
+    wanted = {key: (row or {}).get(key) for key in ("proposer", "num_proposals")}
+    if None in wanted.values():
+        return None
+    return next(
+        (
+            reference
+            for reference in rows(results, "replay", "references")
+            if all(reference.get(key) == value for key, value in wanted.items())
+        ),
+        None,
+    )
 
 
 def verifier(results: JSON, of_system: str) -> JSON | None:

@@ -17,7 +17,13 @@ from specact_rl.eval.report.blocks import (
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.page import Page, build_page
 
-STATUS_WORDS = {"shown": "shown", "against": "against", "open": "not shown", "note": "note"}
+STATUS_WORDS = {
+    "shown": "shown",
+    "against": "against",
+    "open": "not shown",
+    "unknown": "cannot say",
+    "note": "note",
+}
 FIGURES = "figures"
 """Folder of the PNG files, beside the page."""
 

@@ -170,6 +170,7 @@ def _verifiers(found: Sequence[JSON]) -> Table:
             "system",
             "n",
             "unparsable",
+            "no label",
             "acceptable, %",
             "AUROC",
             "Brier skill",
@@ -185,6 +186,7 @@ def _verifiers(found: Sequence[JSON]) -> Table:
                 words(row.get("system")),
                 words(row.get("n")),
                 words(row.get("num_unparsable")),
+                words(row.get("num_unlabelled") or None),
                 percent(metric(row, "base_rate")),
                 cell(metric(row, "auroc")),
                 cell(metric(row, "brier_skill"), most=2),
@@ -240,16 +242,17 @@ def _within_types(found: Sequence[JSON]) -> Table | None:
         return cell(metric(part(row, "auroc_within_types"), kind), most=2, count=True)
 
     return table(
-        ("verifier", *map(action_type_title, kinds)),
+        ("verifier", "pairs of one type", *map(action_type_title, kinds)),
         [
             (
                 words(f"{verifier_title(str(row['name']))} ({row.get('system')})"),
+                cell(metric(row, "auroc_same_type")),
                 *(number(row, kind) for kind in kinds),
             )
             for row in found
         ],
         caption=(
             "AUROC within proposals of one action type, where there are enough of them: what is "
-            "left when knowing the type does not help."
+            "left when knowing the type does not help. Pairs of one type: over all types at once."
         ),
     )

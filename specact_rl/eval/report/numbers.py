@@ -131,13 +131,28 @@ def say_rows(m: MetricValue | None, what: str = "steps") -> str:
     return f"n = {m.n} {what}{tasks}"
 
 
-Direction = Literal["above", "below", "open"]
+def p_value(p: float | None) -> str | None:
+    """A p-value with three decimals, for a table."""
+    if p is None:
+        return None
+    return "< 0.001" if p < 0.001 else fixed(p, 3)
+
+
+def say_p(p: float | None, name: str = "p") -> str:
+    """A p-value in running text, after a comma; empty without one."""
+    shown = p_value(p)
+    if shown is None:
+        return ""
+    return f", {name} {shown}" if shown.startswith("<") else f", {name} = {shown}"
+
+
+Direction = Literal["above", "below", "open", "unknown"]
 
 
 def direction(m: MetricValue | None, zero: float = 0.0) -> Direction:
-    """On which side of `zero` the whole interval lies; open without an interval."""
+    """On which side of `zero` the whole interval lies; unknown without an interval."""
     if m is None or m.low is None or m.high is None:
-        return "open"
+        return "unknown"
     return "above" if m.low > zero else "below" if m.high < zero else "open"
 
 

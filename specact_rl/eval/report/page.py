@@ -26,7 +26,8 @@ from specact_rl.eval.report.verdicts import findings
 
 HOW_TO_READ = (
     "Shown: the whole 95 % interval is on one side, and a declared contrast also survives Holm's "
-    "correction. Not shown is not the same as equal."
+    "correction. Not shown is not the same as equal. Cannot say: there is no interval, which is "
+    "evidence of nothing."
 )
 
 

@@ -181,7 +181,9 @@ def _example(row: JSON) -> Example:
     right = "acceptable" if row.get("acceptable") else "not acceptable"
     p = row.get("p_accept")
     confidence = "could not be scored" if p is None else f"p_accept {fixed(p, 2)}"
-    fallback = "acceptable" if row.get("fallback_acceptable") else "not acceptable"
+    fallback = {True: "acceptable", False: "not acceptable", None: "label unknown"}[
+        row.get("fallback_acceptable")
+    ]
     lines = (
         ("request", row.get("request")),
         ("last message", row.get("last")),

@@ -6,12 +6,20 @@ from dataclasses import replace
 
 from specact_rl.eval.report import figures
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
-from specact_rl.eval.report.lookup import action_type_title, agreement, part, rows, system
+from specact_rl.eval.report.lookup import (
+    accepts_what_parses,
+    action_type_title,
+    agreement,
+    part,
+    rows,
+    system,
+)
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
     fixed,
     metric,
+    p_value,
     percent,
     points,
     say_rows,
@@ -20,11 +28,16 @@ from specact_rl.eval.report.numbers import (
 NO_FALLBACK = "no fallback: the proposal stands, as in the source report"
 
 
+IN_FAMILY_TABLE = ("A", "B", "C", "D", "E", "B-dpo", "D-dpo")
+"""Systems of the table of task families; the results have all of them."""
+
+
 def systems_table(results: JSON) -> Table | None:
-    """A to E and their variants in replay; None without any."""
+    """A to E and their variants in replay, and the reference gates; None without any."""
     found = rows(results, "replay", "systems")
     if not found:
         return None
+    found += rows(results, "replay", "references")
     return table(
         (
             "system",
@@ -36,6 +49,7 @@ def systems_table(results: JSON) -> Table | None:
             "assumed cost",
             "difference from A, points",
             "over random gate, points",
+            "over random among what parses, points",
         ),
         [
             (
@@ -48,16 +62,25 @@ def systems_table(results: JSON) -> Table | None:
                 words(_plain(row, "assumed_cost", 2)),
                 points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
                 points(metric(row, "skill")),
+                points(metric(row, "skill_among_parsed")),
             )
             for row in found
         ],
         caption=(
             f"Replay, {say_rows(metric(found[0], 'acceptable'))}; 95 % intervals over tasks in "
-            "brackets. The assumed cost takes the source report's constants (cheap 0.15, verifier "
-            "0.10, strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a "
-            "rejected proposal pays for its fallback in both."
+            "brackets (shares: Wilson's at the effective number of steps; the rest: bootstrap). "
+            "The assumed cost takes the source report's constants (cheap 0.15, verifier 0.10, "
+            "strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a rejected "
+            "proposal pays for its fallback in both. Over random gate: accuracy above accepting "
+            "as many proposals at random; among what parses, that is the verifier's part of it, "
+            f"the rest is the parser's.{_left_out(results)}"
         ),
     )
+
+
+def _left_out(results: JSON) -> str:
+    count = part(results, "replay").get("num_out_of_reach")
+    return f" Left out: {count} steps whose goal was out of reach." if count else ""
 
 
 def _named(row: JSON) -> Cell:
@@ -73,15 +96,19 @@ def reference_table(results: JSON) -> Table | None:
     found = [r for r in rows(results, "replay", "systems") if r.get("random_gate") is not None]
     if not found:
         return None
+    parses = [accepts_what_parses(results, row) for row in found]
     return table(
         (
             "system",
             "accepted, %",
             "worst gate, %",
             "random gate, %",
+            "random among what parses, %",
             "this gate, %",
             "oracle gate, %",
             "oracle at its best rate, %",
+            "accept what parses, %",
+            "which accepts, %",
         ),
         [
             (
@@ -89,15 +116,19 @@ def reference_table(results: JSON) -> Table | None:
                 percent(metric(row, "accept_rate")),
                 _share(row, "worst_gate"),
                 _share(row, "random_gate"),
+                _share(row, "random_gate_among_parsed"),
                 percent(metric(row, "acceptable")),
                 _share(row, "oracle_gate"),
                 _share(row, "peak_oracle"),
+                percent(metric(reference, "acceptable")),
+                percent(metric(reference, "accept_rate")),
             )
-            for row in found
+            for row, reference in zip(found, parses, strict=True)
         ],
         caption=(
             "Share acceptable of each gate beside the expected worst, random and best that any "
-            f"gate with the same accept rate and proposals could reach.{_ends(results)}"
+            "gate with the same accept rate and proposals could reach; accepting what parses has "
+            f"an accept rate of its own.{_ends(results)}"
         ),
     )
 
@@ -123,12 +154,58 @@ def _share(row: JSON, key: str) -> Cell:
     return words(None if value is None else fixed(100.0 * float(value), 1))
 
 
+def families_table(results: JSON) -> Table | None:
+    """Each system on task families that were trained on and on others; None without others."""
+    found = [
+        row
+        for row in rows(results, "replay", "systems")
+        if row["name"] in IN_FAMILY_TABLE and part(row, "families", "out_of_family")
+    ]
+    if not found:
+        return None
+    return table(
+        (
+            "system",
+            "in family, %",
+            "out of family, %",
+            "accepted in family, %",
+            "accepted out of family, %",
+            "in family, − A, points",
+            "out of family, − A, points",
+        ),
+        [
+            (
+                words(row["name"]),
+                *(
+                    show(metric(part(row, "families", group), key))
+                    for show, key in (
+                        (percent, "acceptable"),
+                        (percent, "accept_rate"),
+                        (points, "difference_from_a"),
+                    )
+                    for group in ("in_family", "out_of_family")
+                ),
+            )
+            for row in found
+        ],
+        caption=(
+            "Share acceptable in and out of the task families that were trained on: "
+            f"{_steps(found[0], 'in_family')} and {_steps(found[0], 'out_of_family')}."
+        ),
+    )
+
+
+def _steps(row: JSON, group: str) -> str:
+    return say_rows(metric(part(row, "families", group), "acceptable"))
+
+
 def replay_section(results: JSON) -> Section | None:
     """Table A to E, frontier, reference gates."""
     blocks: list[Block | None] = [
         systems_table(results),
         figures.frontier(results),
         reference_table(results),
+        families_table(results),
     ]
     return _section("Systems in replay", blocks)
 
@@ -229,18 +306,12 @@ def contrasts_section(results: JSON) -> Section | None:
         caption=(
             f"Share acceptable, paired by step, {say_rows(metric(found[0], 'difference'))}. p: "
             "sign flips of whole tasks, two-sided; Holm's correction is over the rows that have "
-            "one. The last row is the skill of D's gate and has an interval only."
+            "one. Rows without one hold D against reference gates: two random ones of its own "
+            "accept rate, and accepting whatever parses."
         ),
         num_words=2,
     )
     return Section(title="Declared contrasts", blocks=[shown])
-
-
-def p_value(p: float | None) -> str | None:
-    """A p-value with three decimals."""
-    if p is None:
-        return None
-    return "< 0.001" if p < 0.001 else fixed(p, 3)
 
 
 def _section(title: str, blocks: list[Block | None]) -> Section | None:

@@ -13,7 +13,13 @@ from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.system_sections import systems_table
 from specact_rl.eval.report.verdicts import findings
 
-COLOURS = {"shown": "green", "against": "yellow", "open": "dim", "note": "cyan"}
+COLOURS = {
+    "shown": "green",
+    "against": "yellow",
+    "open": "dim",
+    "unknown": "dim",
+    "note": "cyan",
+}
 HEADERS = {
     "system": "system",
     "acceptable, %": "acceptable\n%",

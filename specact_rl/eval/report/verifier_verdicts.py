@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specact_rl.eval.report.blocks import Finding, Status
-from specact_rl.eval.report.lookup import part, verifier, verifier_title
-from specact_rl.eval.report.numbers import JSON, detectable, direction, fixed, metric, say
+from specact_rl.eval.report.judging import ALPHA, beats_all, claim, listed, status_of
+from specact_rl.eval.report.lookup import action_type_title, part, verifier, verifier_title
+from specact_rl.eval.report.numbers import (
+    JSON,
+    detectable,
+    direction,
+    fixed,
+    metric,
+    say,
+    say_p,
+    say_percent,
+)
 
-ALPHA = 0.05
+AUROC_TARGET = 0.80
+ECE_TARGET = 0.03
+"""What a trained verifier is asked to reach on its proposer's test proposals."""
 
 
 def gain_over_free(results: JSON) -> Iterator[Finding]:
@@ -21,28 +33,67 @@ def gain_over_free(results: JSON) -> Iterator[Finding]:
     }
     if row is None or not gains:
         return
-    sides = {name: direction(gain) for name, gain in gains.items()}
-    beaten = [name for name, side in sides.items() if side == "above"]
-    lost = [name for name, side in sides.items() if side == "below"]
-    unclear = [name for name, side in sides.items() if side == "open"]
-    status: Status = "against" if lost else "open" if unclear else "shown"
-    if lost:
-        claim = f"The trained verifier is worse than {_and(lost)}, which costs nothing."
-    elif unclear:
-        claim = f"It is not shown that the trained verifier beats {_and(unclear)}."
-    else:
-        claim = f"The trained verifier beats every free one ({_and(beaten)})."
+    status, names = beats_all(gains)
+    costs = "costs" if len(names) == 1 else "cost"
+    text = claim(
+        status,
+        f"the trained verifier beats {listed(names)}",
+        f"The trained verifier is worse than {listed(names)}, which {costs} nothing.",
+    )
+    if status == "shown":
+        text = f"The trained verifier beats every free one ({listed(names)})."
     told = [f"{name} {say(gain, signed=True)}" for name, gain in gains.items()]
-    auroc = say(metric(row, "auroc"))
-    evidence = f"AUROC {auroc}, n = {row['n']} proposals; gain over {'; over '.join(told)}."
+    evidence = f"Gain in AUROC, n = {row['n']} proposals: over {'; over '.join(told)}."
     limits = [
         f"{fixed(size, 3)} over {name}"
-        for name in unclear
-        if (size := detectable(gains[name])) is not None
+        for name in gains
+        if direction(gains[name]) == "open" and (size := detectable(gains[name])) is not None
     ]
     if limits:
-        evidence += f" Smaller true gains than about {_and(limits)} would mostly go unseen."
-    yield Finding(status=status, claim=claim, evidence=evidence)
+        evidence += f" Smaller true gains than about {listed(limits)} would mostly go unseen."
+    yield Finding(status=status, claim=text, evidence=evidence)
+
+
+def ranking(results: JSON) -> Iterator[Finding]:
+    """Does D's verifier rank well enough, and also where knowing the action type does not help?"""
+    row = verifier(results, "D")
+    auroc = metric(row, "auroc")
+    if row is None or auroc is None or auroc.value is None:
+        return
+    target = fixed(AUROC_TARGET, 2)
+    status = status_of(auroc, zero=AUROC_TARGET)
+    yield Finding(
+        status=status,
+        claim=claim(
+            status,
+            f"the AUROC of D's verifier is above {target}",
+            f"The AUROC of D's verifier is below the {target} that it was meant to reach.",
+        ),
+        evidence=f"AUROC {say(auroc)}, n = {row['n']} proposals.",
+    )
+    same = metric(row, "auroc_same_type")
+    if same is None or same.value is None:
+        return
+    status = status_of(same, zero=0.5)
+    kinds = {
+        action_type_title(kind): found
+        for kind in part(row, "auroc_within_types")
+        if (found := metric(part(row, "auroc_within_types"), kind)) and found.value is not None
+    }
+    evidence = f"AUROC over pairs of one action type {say(same)}."
+    unclear = [kind for kind, found in kinds.items() if direction(found, 0.5) != "above"]
+    if kinds:
+        evidence += f" Type by type above chance in {len(kinds) - len(unclear)} of {len(kinds)}"
+        evidence += f"; not shown for {listed(unclear)}." if unclear else "."
+    yield Finding(
+        status=status,
+        claim=claim(
+            status,
+            "D's verifier tells good from bad among proposals of one action type",
+            "Among proposals of one action type D's verifier ranks worse than chance.",
+        ),
+        evidence=evidence,
+    )
 
 
 def calibration(results: JSON) -> Iterator[Finding]:
@@ -52,30 +103,50 @@ def calibration(results: JSON) -> Iterator[Finding]:
     if row is None or error is None or error.value is None:
         return
     band = part(row, "null_band")
-    evidence = f"Debiased ECE {fixed(error.value, 3)}, n = {row['n']}"
-    status: Status = "open"
-    claim = "Whether D's probabilities are calibrated cannot be told."
+    target, meets = fixed(ECE_TARGET, 2), error.value <= ECE_TARGET
+    status: Status = "unknown"
+    text = "Whether D's probabilities are calibrated cannot be said."
+    chance = ""
     if band.get("high") is not None:
-        evidence += (
+        chance = (
             f"; perfectly calibrated probabilities give {fixed(band['low'], 3)} to "
-            f"{fixed(band['high'], 3)} (p = {fixed(band['p_value'], 3)})"
+            f"{fixed(band['high'], 3)}{say_p(band['p_value'])}"
         )
+        informs = skill is not None and (direction(skill) == "above")
         if error.value > band["high"]:
-            status, claim = "against", "D's probabilities are miscalibrated on the test split."
+            status, text = "against", "D's probabilities are miscalibrated on the test split."
         elif band["p_value"] <= ALPHA:
-            claim = "D's probabilities are at the edge of what chance explains."
+            status, text = "open", "D's probabilities are at the edge of what chance explains."
+        elif meets and informs:
+            status = "note"
+            text = (
+                f"D's probabilities reach the target: debiased ECE {target}, Brier skill above 0."
+            )
         else:
-            claim = "It is not shown that D's probabilities are miscalibrated."
-    evidence += "."
-    if skill is not None and skill.value is not None:
-        evidence += f" Brier skill {fixed(skill.value, 2)}"
-        evidence += (
-            ": the probabilities say no more than the base rate does."
-            if skill.value <= 0.0
-            else " over always saying the base rate."
-        )
-    yield Finding(status=status, claim=claim, evidence=evidence)
+            status, text = "open", "It is not shown that D's probabilities are miscalibrated."
+    evidence = (
+        f"Debiased ECE {fixed(error.value, 3)}, {'within' if meets else 'above'} the target of "
+        f"{target}, n = {row['n']}{chance}.{_skill(row)}{_where_accepted(row)}"
+    )
+    yield Finding(status=status, claim=text, evidence=evidence)
 
 
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _skill(row: JSON) -> str:
+    skill = metric(row, "brier_skill")
+    if skill is None or skill.value is None:
+        return ""
+    told = f" Brier skill {say(skill, most=2)}"
+    if skill.value <= 0.0:
+        return f"{told}: the probabilities say no more than the base rate does."
+    return f"{told} over always saying the base rate."
+
+
+def _where_accepted(row: JSON) -> str:
+    accepted = part(row, "accepted")
+    if not accepted:
+        return ""
+    return (
+        f" Among the {accepted['n']} accepted the mean probability is "
+        f"{fixed(100 * accepted['mean_p_accept'], 1)} % and "
+        f"{say_percent(metric(accepted, 'acceptable'))} are acceptable."
+    )

@@ -1,0 +1,219 @@
+"""What a run has made so far, read back: rollouts, models, verifiers, outcome tables, gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from specact_rl.eval.collect import SCORES_FILE
+from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
+from specact_rl.eval.evaluate import Outcomes, Ranked
+from specact_rl.eval.replay import Judged
+from specact_rl.mining.build_rollouts import read_rollouts
+from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.loading import (
+    Dtype,
+    load_causal_lm,
+    load_classifier,
+    load_tokenizer,
+    model_id,
+)
+from specact_rl.pipeline.folders import Folders
+from specact_rl.policy.gates import Gate
+from specact_rl.presets import Preset
+from specact_rl.rendering import CatalogueMode, Renderer
+from specact_rl.store import content_hash, folder_hash, read_json, read_manifest, read_table
+from specact_rl.types import Proposal, Rollout, Score, SplitName
+from specact_rl.verifiers import (
+    ClassifierVerifier,
+    LinearVerifier,
+    ProposerConfidence,
+    SampleAgreement,
+    StrongJudge,
+    Verifier,
+)
+from specact_rl.verifiers.base import items_of
+
+PROPOSERS = ("cheap", "strong", "cheap_dpo")
+"""Roles of the models that write actions."""
+JUDGED = (
+    ("proposer_logprob", "cheap"),
+    ("sample_agreement", "cheap"),
+    ("linear", "cheap"),
+    ("linear_with_confidence", "cheap"),
+    ("classifier", "cheap"),
+    ("reward_model", "cheap"),
+    ("strong_judge", "cheap"),
+    ("classifier", "cheap_dpo"),
+)
+"""Which verifier judges whose proposals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """A run's folders, read; models and verifiers are loaded once."""
+
+    preset: Preset
+    """With the bases that the run starts from."""
+    seed: int
+    folders: Folders
+    _models: dict[str, LanguageModel] = field(default_factory=dict, init=False, repr=False)
+    _verifiers: dict[str, tuple[Verifier, Renderer]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def rollouts(self, *splits: SplitName) -> list[Rollout]:
+        """Rollouts of some splits."""
+        return read_rollouts(self.folders.rollouts, splits)
+
+    def test_tasks(self, count: int) -> list[str]:
+        """Test tasks drawn by lot; fewer are among more."""
+        tasks = sorted({rollout.task_id for rollout in self.rollouts("test")})
+        chosen = np.random.default_rng(self.seed).permutation(len(tasks))
+        return sorted(tasks[i] for i in chosen[:count])
+
+    def sampling(self, num_samples: int) -> Sampling:
+        """How proposals are drawn in this run."""
+        return Sampling(
+            num_samples=num_samples,
+            temperature=self.preset.temperature,
+            max_new_tokens=self.preset.max_new_tokens,
+            seed=self.seed,
+        )
+
+    def renderer(self, path: str | Path) -> Renderer:
+        """The renderer of a checkpoint's tokenizer."""
+        catalogue = cast(CatalogueMode, self.preset.catalogue)
+        return Renderer(tokenizer=load_tokenizer(path), catalogue=catalogue)
+
+    def model(self, role: str) -> LanguageModel:
+        """The trained model of a role."""
+        if role not in self._models:
+            path = self.folders.model(role)
+            model = load_causal_lm(path, cast(Dtype, self.preset.dtype))
+            self._models[role] = LanguageModel.of(model, path, self.renderer(path))
+        return self._models[role]
+
+    def verifier(self, key: str) -> tuple[Verifier, Renderer]:
+        """A verifier and the renderer of its prompts."""
+        if key not in self._verifiers:
+            self._verifiers[key] = self._make_verifier(key)
+        return self._verifiers[key]
+
+    def _make_verifier(self, key: str) -> tuple[Verifier, Renderer]:
+        if key == "classifier":
+            return self._classifier("verifier", num_labels=2)
+        if key == "reward_model":
+            return self._classifier("reward_model", num_labels=1)
+        if key == "strong_judge":
+            return self._judge()
+        renderer = self.model("cheap").renderer
+        if key == "proposer_logprob":
+            return ProposerConfidence(), renderer
+        if key == "sample_agreement":
+            return SampleAgreement(), renderer
+        return self._linear(key, renderer), renderer
+
+    def _classifier(self, role: str, num_labels: int) -> tuple[Verifier, Renderer]:
+        path = self.folders.model(role)
+        renderer = self.renderer(path)
+        verifier = ClassifierVerifier(
+            verifier_id=model_id(path, renderer),
+            model=load_classifier(path, cast(Dtype, self.preset.dtype), num_labels),
+            renderer=renderer,
+        )
+        return verifier, renderer
+
+    def _judge(self) -> tuple[Verifier, Renderer]:
+        strong = self.model("strong")
+        judge = StrongJudge(
+            verifier_id=f"judge-{strong.model_id}",
+            model=strong.model,
+            renderer=strong.renderer,
+            own={p.step_id: p for p in self.proposals("strong")},
+        )
+        return judge, strong.renderer
+
+    def _linear(self, key: str, renderer: Renderer) -> LinearVerifier:
+        """Fitted on the rows that the trained verifier learns from."""
+        rollouts = self.rollouts("train_verifier")
+        steps = {step.step_id for rollout in rollouts for step in rollout.each_step()}
+        known = [
+            p for p in self.proposals("cheap") if p.step_id in steps and p.acceptable is not None
+        ]
+        return LinearVerifier.fit(
+            items_of(rollouts, known, renderer),
+            np.array([bool(p.acceptable) for p in known]),
+            with_confidence=key == "linear_with_confidence",
+            seed=self.seed,
+        )
+
+    def proposals(self, role: str) -> list[Proposal]:
+        """A model's free-text proposals."""
+        return read_table(self.folders.proposals(role) / PROPOSALS_FILE, Proposal)
+
+    def outcomes(self, split: SplitName) -> Outcomes:
+        """All outcome tables of one split, joined."""
+        table = StepTable.of(self.rollouts(split))
+        columns = {role: _columns(table, self.proposals(role)) for role in PROPOSERS}
+        judged = {}
+        for key, role in JUDGED:
+            scores = read_table(self.folders.scores(key, role) / SCORES_FILE, Score)
+            judged[key, role] = Judged(
+                verifier_id=scores[0].verifier_id,
+                num_params=self.verifier(key)[0].num_params,
+                shares_strong=key == "strong_judge",
+                log_odds=score_matrix(columns[role], scores),
+                seconds=score_seconds(columns[role], scores),
+            )
+        return Outcomes(
+            table=table,
+            columns=columns,
+            judged=judged,
+            num_params={role: self.model(role).num_params for role in PROPOSERS},
+        )
+
+    def ranked(self) -> Ranked:
+        """Ranked proposals of cheap and strong, on the test tasks where there are any."""
+        tasks = set(self.test_tasks(self.preset.num_ranked_tasks))
+        table = StepTable.of(r for r in self.rollouts("test") if r.task_id in tasks)
+        return Ranked(
+            table=table,
+            columns={
+                role: _columns(
+                    table, read_table(self.folders.ranked(role) / PROPOSALS_FILE, Proposal)
+                )
+                for role in ("cheap", "strong")
+            },
+        )
+
+    def gates(self) -> dict[str, Gate]:
+        """The frozen gates, checked against the calibration tables they claim to come from."""
+        read_manifest(self.folders.gates)
+        gates = {}
+        for path in sorted(self.folders.gates.glob("*.json")):
+            if path.name != "manifest.json":
+                gate = Gate.from_json(read_json(path))
+                gate.check_matches(calibration_hash=self.calibration_hash())
+                gates[path.stem] = gate
+        return gates
+
+    def calibration_hash(self) -> str:
+        """Hash of everything gates are fitted on."""
+        return content_hash(
+            {
+                "split": sorted(r.task_id for r in self.rollouts("calibration")),
+                "rollouts": folder_hash(self.folders.rollouts),
+                "seed": self.seed,
+            }
+        )
+
+
+def _columns(table: StepTable, proposals: list[Proposal]) -> ProposalColumns:
+    """Those of the proposals that are at the table's steps."""
+    steps = {step.step_id for step in table.steps}
+    return ProposalColumns.of(table, [p for p in proposals if p.step_id in steps])

@@ -1,0 +1,90 @@
+"""The live stage: whole episodes of some systems on the same test tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows
+from specact_rl.pipeline.artifacts import PROPOSERS, Artifacts
+from specact_rl.policy.asking import LiveVerifier, RememberingModel, RememberingVerifier
+from specact_rl.policy.gates import Gate
+from specact_rl.policy.live import LiveSystem
+from specact_rl.policy.systems import SYSTEMS, System
+from specact_rl.progress import ProgressBar
+from specact_rl.rendering import Renderer
+from specact_rl.store import open_stage, read_shards
+from specact_rl.verifiers import ClassifierVerifier
+
+LIVE_SYSTEMS = ("A", "B", "C", "D", "E", "D-logp", "B-dpo", "D-dpo")
+"""Systems that act in whole episodes; the others are variations that the replay tells apart."""
+
+Models = dict[str, RememberingModel]
+"""By role; all systems share them."""
+Verifiers = dict[str, tuple[LiveVerifier, Renderer]]
+"""With the renderers of their prompts, by key; all systems share them."""
+
+
+def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[str, Any]]:
+    """Rows of the live table, one per system; finished episodes are not run again."""
+    tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
+    gates = artifacts.gates()
+    models = {role: RememberingModel(model=artifacts.model(role)) for role in PROPOSERS}
+    verifiers = load_verifiers(artifacts)
+    episodes = {}
+    with progress("live episodes", len(tasks) * len(LIVE_SYSTEMS)) as advance:
+        for name in LIVE_SYSTEMS:
+            system, folder = SYSTEMS[name], artifacts.folders.live(name)
+            with open_stage(
+                folder,
+                "live",
+                inputs={"gates": artifacts.folders.gates},
+                arguments={
+                    "tasks": tasks,
+                    "models": {role: model.model_id for role, model in models.items()},
+                    "system": asdict(system),
+                },
+                seed=artifacts.seed,
+                overwrite=True,
+            ) as stage:
+                if not stage.done:
+                    acting = live_system(artifacts, system, gates.get(name), models, verifiers)
+                    live_in_shards(stage.path, acting, tasks, advance)
+                else:
+                    advance(len(tasks))
+            episodes[name] = read_shards(folder, LiveEpisode)
+    return live_rows(episodes, np.random.default_rng(artifacts.seed))
+
+
+def load_verifiers(artifacts: Artifacts) -> Verifiers:
+    """Those that live systems use."""
+    loaded: Verifiers = {}
+    for key in sorted({SYSTEMS[name].verifier or "" for name in LIVE_SYSTEMS} - {""}):
+        verifier, renderer = artifacts.verifier(key)
+        if isinstance(verifier, ClassifierVerifier):
+            loaded[key] = RememberingVerifier(verifier=verifier), renderer
+        else:
+            loaded[key] = verifier, renderer
+    return loaded
+
+
+def live_system(
+    artifacts: Artifacts,
+    system: System,
+    gate: Gate | None,
+    models: Models,
+    verifiers: Verifiers,
+) -> LiveSystem:
+    """A system put together."""
+    verifier, renderer = verifiers[system.verifier] if system.verifier else (None, None)
+    return LiveSystem(
+        system=system,
+        strong=models["strong"],
+        proposer=models[system.proposer] if system.proposer else None,
+        verifier=verifier,
+        renderer=renderer,
+        gate=gate,
+        sampling=artifacts.sampling(max(system.num_proposals, system.num_compared)),
+    )

@@ -1,0 +1,335 @@
+"""A run of a preset: its stages in order.
+
+Every stage is a folder with a manifest; one that is there and was made from the same things is
+skipped, so that a run killed anywhere goes on where it was. Recipes run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specact_rl import __version__
+from specact_rl.envs.collect import plan_episodes
+from specact_rl.errors import ConfigError
+from specact_rl.eval.collect import collect_proposals, collect_scores
+from specact_rl.eval.evaluate import calibrate, evaluate
+from specact_rl.eval.report import write_report
+from specact_rl.mining.build_rollouts import collect_rollouts
+from specact_rl.mining.build_rows import build_preferences, build_reward, build_sft, build_verifier
+from specact_rl.mining.data_sets import DataSource
+from specact_rl.pipeline.artifacts import JUDGED, Artifacts
+from specact_rl.pipeline.folders import RESULTS_FILE, Folders
+from specact_rl.pipeline.launching import launch
+from specact_rl.pipeline.live import run_live_systems
+from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
+from specact_rl.pipeline.results import collect_results, plain_json
+from specact_rl.presets import Preset, model_path
+from specact_rl.programs import programs_root
+from specact_rl.progress import ProgressBar
+from specact_rl.store import open_stage, read_json, write_json
+from specact_rl.types import SplitName
+
+logger = logging.getLogger(__name__)
+
+EVALUATED: tuple[SplitName, ...] = ("calibration", "test")
+TASKS_PER_SEED = 100_000
+"""Task seeds of run seed n start at n times this, so that runs share no task."""
+
+
+def run_preset(
+    preset: Preset,
+    out: Path,
+    *,
+    seed: int,
+    progress: ProgressBar,
+    command: Sequence[str],
+    from_scratch: bool = False,
+) -> dict[str, Any]:
+    """Run a preset into a folder, or go on with the same run there.
+
+    Args:
+        preset: What to run.
+        out: New, empty, or of the same run.
+        seed: Of tasks, training and sampling.
+        progress: Shows how far stages are.
+        command: What the user typed, for the report.
+        from_scratch: Pretrain the preset's tiny bases instead of taking the shipped ones.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ConfigError: The folder holds a run of another preset, seed or version, or the preset's
+            bases cannot be pretrained here.
+    """
+    if (seed + 1) * TASKS_PER_SEED > 10_000_000 or seed < 0:
+        raise ConfigError(f"seed must be in [0, 99), got {seed!r}")
+    own_bases = base_sizes(preset) if from_scratch else []
+    folders = Folders(root=out)
+    _claim(
+        folders,
+        {
+            "preset": asdict(preset),
+            "seed": seed,
+            "from_scratch": from_scratch,
+            "code_version": __version__,
+        },
+    )
+    if from_scratch:
+        preset = with_own_bases(preset, folders)
+    artifacts = Artifacts(preset=preset, seed=seed, folders=folders)
+    run = Run(artifacts=artifacts, progress=progress, command=command, own_bases=own_bases)
+    return run.execute()
+
+
+def _claim(folders: Folders, identity: dict[str, Any]) -> None:
+    """Write down what the run is, or check that the folder is of the same one."""
+    identity = plain_json(identity)
+    out = folders.root
+    if folders.identity.is_file():
+        found = read_json(folders.identity)
+        if found != identity:
+            differing = sorted(k for k in identity if found.get(k) != identity[k])
+            raise ConfigError(
+                f"{out} holds another run (differs in {', '.join(differing)}); choose another "
+                "--out, or delete the folder"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} must be new, empty or a run of the same preset and seed")
+    write_json(folders.identity, identity)
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """The stages of one run, and how long each took."""
+
+    artifacts: Artifacts
+    progress: ProgressBar
+    command: Sequence[str]
+    own_bases: Sequence[str]
+    """Sizes of the bases that the run pretrains, the tokenizer's first; none: shipped ones."""
+    stage_seconds: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def preset(self) -> Preset:
+        """What is run, with the bases that the run starts from."""
+        return self.artifacts.preset
+
+    @property
+    def folders(self) -> Folders:
+        """Where everything goes."""
+        return self.artifacts.folders
+
+    @property
+    def seed(self) -> int:
+        """Of tasks, training and sampling."""
+        return self.artifacts.seed
+
+    def execute(self) -> dict[str, Any]:
+        """Every stage in order; returns what results.json holds."""
+        for size in self.own_bases:
+            name = f"pretrain {size}"
+            with self.stage(name), self.progress(name, None):
+                pretrain_base(size, self.preset, self.folders, self.seed)
+        with self.stage("rollouts"):
+            self.roll_out()
+        with self.stage("build sft rows"):
+            self.build(build_sft, "sft", "train_proposer", base=self.preset.cheap_base)
+        for role, base in (("cheap", self.preset.cheap_base), ("strong", self.preset.strong_base)):
+            self.train("sft_proposer", role, model_path(base), "sft")
+        with self.stage("cheap proposes"):
+            self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
+        with self.stage("strong proposes"):
+            self.propose("strong", EVALUATED, 1)
+        with self.stage("mine pairs and verifier rows"):
+            self.build_second()
+        base = model_path(self.preset.verifier_base)
+        self.train("train_verifier", "verifier", base, "verifier")
+        self.train("train_reward_model", "reward_model", base, "reward")
+        self.train("dpo_proposer", "cheap_dpo", str(self.folders.model("cheap")), "preferences")
+        with self.stage("DPO proposer proposes"):
+            self.propose("cheap_dpo", EVALUATED, 1)
+        with self.stage("cheap and strong rank"):
+            for role in ("cheap", "strong"):
+                self.rank(role)
+        with self.stage("verifiers judge"):
+            self.judge()
+        with self.stage("calibrate"):
+            self.calibrate()
+        with self.stage("live episodes"):
+            live = run_live_systems(self.artifacts, self.progress)
+        with self.stage("evaluate"):
+            replay = self.evaluate()
+        results = collect_results(self.artifacts, replay, live, self.stage_seconds, self.command)
+        write_json(self.folders.evaluation / RESULTS_FILE, results)
+        write_report(results, self.folders.report)
+        return results
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Log and time a stage."""
+        logger.info("%s", name)
+        started = time.perf_counter()
+        yield
+        seconds = round(time.perf_counter() - started, 1)
+        # The longest a stage ever took here: on a later run it is skipped, which is not its time.
+        path = self.folders.times
+        times = read_json(path) if path.is_file() else {}
+        times[name] = max(seconds, times.get(name, 0.0))
+        write_json(path, times)
+        self.stage_seconds.append({"name": name, "seconds": times[name]})
+
+    def roll_out(self) -> None:
+        """Scripted rollouts of the preset's tasks, split by task."""
+        preset, first = self.preset, self.seed * TASKS_PER_SEED
+        plans = plan_episodes(
+            preset.policies[:1],
+            range(first, first + preset.num_tasks),
+            held_out_seeds=range(first, first + preset.num_held_out_tasks),
+        )
+        if preset.policies[1:]:
+            plans += plan_episodes(
+                preset.policies[1:], range(first, first + preset.num_tasks_twice)
+            )
+        with self.progress("episodes", len(plans)) as advance:
+            collect_rollouts(
+                self.folders.rollouts,
+                plans,
+                fractions=self.preset.fractions,
+                seed=self.seed,
+                overwrite=True,
+                progress=advance,
+            )
+
+    def build(
+        self,
+        builder: Callable[..., Any],
+        name: str,
+        split: SplitName,
+        *,
+        base: str,
+        **options: Any,
+    ) -> None:
+        """Training rows for a model that starts from `base`."""
+        source = DataSource(
+            rollouts_dir=self.folders.rollouts,
+            proposals_dirs=[] if name == "sft" else [self.folders.proposals("cheap")],
+            out_dir=self.folders.data(name),
+            renderer=self.artifacts.renderer(model_path(base)),
+            split=split,
+            seed=self.seed,
+            overwrite=True,
+        )
+        builder(source, **options)
+
+    def build_second(self) -> None:
+        """What the verifier, the reward model and DPO learn from: errors on tasks new to cheap."""
+        preset = self.preset
+        split: SplitName = "train_verifier"
+        caps = {"max_per_task": preset.max_pairs_per_task, "in_environment": True}
+        self.build(build_verifier, "verifier", split, base=preset.verifier_base)
+        self.build(
+            build_preferences,
+            "preferences",
+            split,
+            base=preset.cheap_base,
+            strategies=preset.pair_strategies,
+            **caps,
+        )
+        self.build(build_reward, "reward", split, base=preset.verifier_base, **caps)
+
+    def train(self, recipe: str, role: str, start: str, data: str) -> None:
+        """Run a recipe in a process of its own, its output kept in a log file."""
+        with self.stage(f"train {role}"), self.progress(f"training {role}", None):
+            launch(
+                recipe,
+                programs_root() / "recipes" / "configs" / self.preset.configs / f"{recipe}.yaml",
+                {
+                    "model_name_or_path": start,
+                    "dataset_dir": str(self.folders.data(data)),
+                    "output_dir": str(self.folders.model(role)),
+                    "seed": str(self.seed),
+                },
+                self.folders.log(role),
+            )
+
+    def propose(self, role: str, splits: tuple[SplitName, ...], num_samples: int) -> None:
+        """A model's free-text proposals on some splits."""
+        total = len(self.artifacts.rollouts(*splits))
+        with self.progress(f"{role} proposes", total) as advance:
+            collect_proposals(
+                self.folders.rollouts,
+                self.folders.proposals(role),
+                self.artifacts.model(role),
+                splits,
+                sampling=self.artifacts.sampling(num_samples),
+                progress=advance,
+            )
+
+    def rank(self, role: str) -> None:
+        """A model's choice among candidates on some test tasks."""
+        test: tuple[SplitName, ...] = ("test",)
+        with self.progress(f"{role} ranks", None) as advance:
+            collect_proposals(
+                self.folders.rollouts,
+                self.folders.ranked(role),
+                self.artifacts.model(role),
+                test,
+                sampling=None,
+                tasks=self.artifacts.test_tasks(self.preset.num_ranked_tasks),
+                progress=advance,
+            )
+
+    def judge(self) -> None:
+        """All verifiers on the calibration and test proposals of the models they gate."""
+        total = len(self.artifacts.rollouts(*EVALUATED))
+        for key, role in JUDGED:
+            verifier, renderer = self.artifacts.verifier(key)
+            with self.progress(f"{key} judges {role}", total) as advance:
+                collect_scores(
+                    self.folders.rollouts,
+                    self.folders.proposals(role),
+                    self.folders.scores(key, role),
+                    verifier,
+                    renderer,
+                    EVALUATED,
+                    progress=advance,
+                )
+
+    def calibrate(self) -> None:
+        """gate.json of every gated system, from the calibration split alone."""
+        inputs = {f"{key}/{role}": self.folders.scores(key, role) for key, role in JUDGED}
+        with open_stage(
+            self.folders.gates,
+            "calibrate",
+            inputs={**inputs, "strong": self.folders.proposals("strong")},
+            arguments={},
+            seed=self.seed,
+            overwrite=True,
+        ) as stage:
+            if not stage.done:
+                gates = calibrate(
+                    self.artifacts.outcomes("calibration"),
+                    calibration_hash=self.artifacts.calibration_hash(),
+                    seed=self.seed,
+                )
+                for name, gate in gates.items():
+                    write_json(stage.path / f"{name}.json", gate.to_json())
+                stage.counts["gates"] = len(gates)
+
+    def evaluate(self) -> dict[str, Any]:
+        """The replay part of the results."""
+        rollouts = self.artifacts.rollouts("train_proposer")
+        return evaluate(
+            self.artifacts.outcomes("test"),
+            self.artifacts.gates(),
+            [step for rollout in rollouts for step in rollout.each_step()],
+            ranked=self.artifacts.ranked(),
+            seed=self.seed,
+        )

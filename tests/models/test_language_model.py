@@ -1,0 +1,60 @@
+"""Proposals of a model: what was cut off says so, and is no action."""
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from specact_rl.models.generation import generate
+from specact_rl.models.language_model import LanguageModel, Sampling, step_prompt
+from specact_rl.models.tiny import train_tokenizer
+from specact_rl.rendering import Renderer
+
+LIMIT = 12
+
+
+@pytest.fixture(scope="module")
+def tiny_lm():
+    """Random weights; some of its turns end in time, others are cut off."""
+    renderer = Renderer(tokenizer=train_tokenizer(["read_file f1"], 330), catalogue="compact")
+    stop = renderer.tokenizer.eos_token_id
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(renderer.tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        tie_word_embeddings=True,
+        eos_token_id=stop,
+        initializer_range=0.5,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[stop] *= 3.0
+    return LanguageModel(model_id="tiny", model=model, renderer=renderer)
+
+
+def test_proposal_is_finished_where_its_generation_is_and_else_no_action(tiny_lm, make):
+    rollouts = [make.rollout([make.say("Done")], task=f"t{i}", request="Go" * i) for i in range(6)]
+    steps = [rollout.step(0) for rollout in rollouts]
+    sampling = Sampling(num_samples=4, max_new_tokens=LIMIT, seed=1)
+    generations = generate(
+        tiny_lm.model,
+        tiny_lm.renderer.tokenizer,
+        [step_prompt(tiny_lm.renderer, step) for step in steps],
+        num_samples=4,
+        temperature=1.0,
+        max_new_tokens=LIMIT,
+        seed=1,
+    )
+    finished = [turn.finished for turns in generations for turn in turns]
+    assert {True, False} == set(finished)
+    proposals = [p for samples in tiny_lm.propose(steps, sampling) for p in samples]
+    assert [proposal.finished for proposal in proposals] == finished
+    for proposal in proposals:
+        if not proposal.finished:
+            assert proposal.num_completion_tokens == LIMIT
+            assert proposal.action is None
+            assert "no stop token" in proposal.parse_error
