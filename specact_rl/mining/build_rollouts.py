@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from specact_rl.envs.collect import EpisodePlan, Progress, collect_episodes
 from specact_rl.errors import ConfigError
-from specact_rl.logs import IMPORTERS, Importer
-from specact_rl.logs.result import log_files
+from specact_rl.logs.importers import find_importer
+from specact_rl.logs.result import Flag, log_files
 from specact_rl.mining.labels import count_labels
 from specact_rl.mining.leaks import check_leaks
 from specact_rl.mining.splits import DEFAULT_FRACTIONS, assign_splits
@@ -90,9 +89,9 @@ def import_rollouts(
     """Write the rollouts of a foreign log.
 
     Args:
-        log: A file, or a folder with `*.jsonl`.
+        log: A file or folder of the importer's format.
         out_dir: Where the rollouts go.
-        importer: Name in `IMPORTERS`, or `FILE.py:FUNCTION`.
+        importer: As `logs.importers.find_importer` takes it.
         fractions: Share of the tasks by split.
         held_out_families: Families that go to test whole.
         seed: Of the split.
@@ -103,7 +102,8 @@ def import_rollouts(
         RolloutFormatError: The log is not of the importer's format.
     """
     read, importer_file = find_importer(importer)
-    inputs = {file.name: file for file in log_files(log)}
+    root = log if log.is_dir() else log.parent
+    inputs = {file.relative_to(root).as_posix(): file for file in log_files(log)}
     if importer_file is not None:
         inputs[f"importer:{importer_file.name}"] = importer_file
     with open_stage(
@@ -124,7 +124,9 @@ def import_rollouts(
                 raise ConfigError(f"{log} holds no rollout; dropped {result.dropped!r}")
             stage.counts.update(result.counts())
             stage.dropped.update(result.dropped)
-            _write_split(stage, result.rollouts, fractions, seed, held_out_families)
+            _write_split(
+                stage, result.rollouts, fractions, seed, held_out_families, flags=result.flags
+            )
     return read_manifest(out_dir)
 
 
@@ -134,6 +136,7 @@ def _write_split(
     fractions: Mapping[SplitName, float],
     seed: int,
     held_out_families: Collection[str],
+    flags: Sequence[Flag] = (),
 ) -> None:
     try:
         split = assign_splits(
@@ -149,6 +152,7 @@ def _write_split(
         {
             "leaks": asdict(leaks),
             "labels": {source: asdict(counts) for source, counts in labels.items()},
+            "flags": [asdict(flag) for flag in flags],
         },
     )
     stage.counts["rollouts"] = len(split)
@@ -176,32 +180,6 @@ def read_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> list[
                 "import_rollouts or collect_rollouts, which fix it"
             )
     return [rollout for rollout in rollouts if rollout.split in splits]
-
-
-def find_importer(name: str) -> tuple[Importer, Path | None]:
-    """An importer by its name in `IMPORTERS` or as `FILE.py:FUNCTION`, and its file if it has one.
-
-    Raises:
-        ConfigError: There is no such importer.
-    """
-    if name in IMPORTERS:
-        return IMPORTERS[name], None
-    file, colon, function = name.rpartition(":")
-    path = Path(file)
-    if not colon or not path.is_file():
-        raise ConfigError(
-            f"importer must be one of {list(IMPORTERS)!r} or FILE.py:FUNCTION with a file that "
-            f"exists, got {name!r}"
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"importer file {path} must be a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    importer: Importer | None = getattr(module, function, None)
-    if importer is None:
-        raise ConfigError(f"{path} must define {function!r}, the importer that was asked for")
-    return importer, path
 
 
 def parse_fractions(text: str) -> dict[SplitName, float]:

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.logs.bfcl_calls import MAX_CHARACTERS, assistant_message, decode_response
@@ -99,6 +99,7 @@ def test_the_message_holds_all_calls():
     }
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=200) | st.text(alphabet="[](){}'\",:=.ab1 \n<>/_`\\", max_size=60))
 def test_any_text_is_decoded_without_an_exception_to_json_values(text):
     decoded = decode_response(text, TOOLS)

@@ -36,8 +36,8 @@ def pieces(text):
     [
         (
             '{"name": "read_file", "arguments": {"file": "t12", "n": 30}}',
-            ['{"name": "', "read_file", '", "arguments": {', '"', "file", '": "', "t", "1", "2", '", "']
-            + ["n", '": ', "3", "0", "}}"],
+            ['{"name": "', "read_file", '", "arguments": {', '"', "file", '": "', "t", "1", "2"]
+            + ['", "', "n", '": ', "3", "0", "}}"],
         ),
         ('{"name": "ping", "arguments": {}}', ['{"name": "', "ping", '", "arguments": {', "}}"]),
         ("red t7; old t9", ["red", " t", "7", "; ", "old", " t", "9"]),
