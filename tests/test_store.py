@@ -32,7 +32,7 @@ from specact_rl.store import (
     write_table,
     write_training_rows,
 )
-from specact_rl.types import Action, Rollout, Score, StepRecord, ToolSpec
+from specact_rl.types import Action, Proposal, Rollout, Score, StepRecord, ToolSpec
 
 # The folder is the same for all examples, whose files replace one another.
 FILES = settings(
@@ -205,6 +205,18 @@ def test_a_table_of_another_record_or_version_is_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata({"schema_version": "0"}), path)
     with pytest.raises(RolloutFormatError, match="schema_version must be 1, got '0'"):
         read_table(path, Score)
+
+
+def test_a_table_from_before_a_field_with_a_default_reads_as_the_default(tmp_path, make):
+    proposal = make.proposal(make.rollout([make.say("Hi")]).step(0), make.say("Hi"), True)
+    path = tmp_path / "p.parquet"
+    write_table(path, [proposal])
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["finished"]), path)
+    assert read_table(path, Proposal) == [proposal]
+    pq.write_table(table.drop_columns(["text"]), path)
+    with pytest.raises(RolloutFormatError, match=r"missing \['text'\]"):
+        read_table(path, Proposal)
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):

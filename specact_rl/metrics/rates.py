@@ -26,7 +26,8 @@ def cluster_rate(hits: ArrayLike, clusters: Clusters, *, level: float = 0.95) ->
 
     Rows that all have the same value cannot show how alike the rows of a cluster are: they are
     taken to be entirely so, and each cluster counts once. Clusters of one row give the plain
-    Wilson interval.
+    Wilson interval. Simulated coverage, 80 clusters of 6 rows at intra-cluster correlation 1/2:
+    95, 89 and 97 % at true shares of .004, .02 and .3 (percentile bootstrap: 56, 81 and 97 %).
 
     Returns:
         No interval, and a note, when there is one cluster only.

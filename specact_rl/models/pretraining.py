@@ -109,8 +109,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> None:
-        """One step of both; without closures."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of both; without closures, which the base class allows for."""
         if closure is not None:
             raise ValueError("MuonWithAdamW takes no closure")
         for part in self._parts:

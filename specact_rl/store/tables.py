@@ -6,7 +6,7 @@ import json
 import re
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -209,6 +209,8 @@ def write_table(path: Path, records: Iterable[object]) -> int:
 def iter_table(path: Path, record_type: type[T]) -> Iterator[T]:
     """Yield the records of a Parquet table, holding one row group in memory.
 
+    A field with a default need not have a column, as in a JSONL line.
+
     Raises:
         RolloutFormatError: Another schema version, other columns, or a row that does not validate.
     """
@@ -218,7 +220,7 @@ def iter_table(path: Path, record_type: type[T]) -> Iterator[T]:
     except pa.ArrowInvalid as error:
         raise RolloutFormatError(f"{path}: must be a Parquet file: {error}") from error
     with parquet:
-        _check_schema(path, parquet.schema_arrow, set(columns))
+        _check_schema(path, parquet.schema_arrow, record_type)
         number = 0
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
             for cells in batch.to_pylist():
@@ -226,7 +228,7 @@ def iter_table(path: Path, record_type: type[T]) -> Iterator[T]:
                 number += 1
 
 
-def _check_schema(path: Path, schema: pa.Schema, wanted: set[str]) -> None:
+def _check_schema(path: Path, schema: pa.Schema, record_type: Any) -> None:
     version = (schema.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise RolloutFormatError(
@@ -234,10 +236,14 @@ def _check_schema(path: Path, schema: pa.Schema, wanted: set[str]) -> None:
             "Rebuild the folder with this version of specact_rl."
         )
     found = set(schema.names)
-    if found and found != wanted:  # a table of no records has no columns
+    needed = {
+        f.name for f in fields(record_type) if f.default is MISSING and f.default_factory is MISSING
+    }
+    unknown = found - set(_columns(record_type))
+    if found and (needed - found or unknown):  # a table of no records has no columns
         raise RolloutFormatError(
             f"{path}: columns must be the record's fields; "
-            f"missing {sorted(wanted - found)!r}, unknown {sorted(found - wanted)!r}"
+            f"missing {sorted(needed - found)!r}, unknown {sorted(unknown)!r}"
         )
 
 

@@ -1,0 +1,266 @@
+"""Calibration and evaluation of made-up outcomes, from joined tables to the rows of the results."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.contrasts import CONTRASTS
+from specact_rl.eval.evaluate import Outcomes, calibrate, evaluate
+from specact_rl.eval.replay import Judged
+from specact_rl.eval.report import to_markdown, verdicts
+from specact_rl.metrics.frontier import gate_skill
+from specact_rl.pipeline.results import plain_json
+from specact_rl.policy.systems import SYSTEMS
+from specact_rl.types import Action, Proposal, Step
+
+NUM_TASKS, STEPS_PER_TASK, SAMPLES = 48, 6, 3
+NAN = float("nan")
+
+
+def make_table():
+    """Two thirds of the tasks are of families that were trained on."""
+    ids = [(task, index) for task in range(NUM_TASKS) for index in range(STEPS_PER_TASK)]
+    steps = [
+        Step(
+            step_id=f"{task}/{index}",
+            rollout_id=str(task),
+            task_id=f"task-{task:02d}",
+            family="f",
+            split="test",
+            index=index,
+            history=[{"role": "user", "content": f"do {task}"}],
+            tools=[],
+            executed=None,
+            reference=Action(type="final_answer", text=f"right {index}"),
+        )
+        for task, index in ids
+    ]
+    numbers = np.array([task for task, _ in ids])
+    return StepTable(
+        steps=steps,
+        task_ids=np.array([step.task_id for step in steps]),
+        rollouts=numbers,
+        out_of_family=numbers >= 2 * NUM_TASKS // 3,
+        reference_types=np.array(["final_answer"] * len(steps)),
+        num_out_of_reach=5,
+    )
+
+
+def make_columns(table, role, right, parsed, unknown=()):
+    """A model's proposals; `right` and `parsed` of shape (n, k), `unknown` numbers of steps."""
+    rows = []
+    for i, step in enumerate(table.steps):
+        for k in range(right.shape[1]):
+            # Only the first two samples may differ, so that some proposals repeat.
+            text = f"right {step.index}" if right[i, k] else f"wrong {min(k, 1)}"
+            label = None if i in unknown else bool(right[i, k] and parsed[i, k])
+            rows.append(
+                Proposal(
+                    proposal_id=f"{step.step_id}@{role}:{k}",
+                    step_id=step.step_id,
+                    task_id=step.task_id,
+                    model_id=role,
+                    sample=k,
+                    mode="generate",
+                    text=text,
+                    action=Action(type="final_answer", text=text) if parsed[i, k] else None,
+                    parse_error=None if parsed[i, k] else "broken",
+                    match_level="arguments" if label else "none",
+                    same_state=label,
+                    acceptable=label,
+                    label_source="test",
+                    logprob=-1.0,
+                    num_candidates=None,
+                    num_prompt_tokens=20 + 10 * step.index,
+                    num_cached_tokens=0,
+                    num_completion_tokens=5,
+                    seconds=0.1,
+                )
+            )
+    return ProposalColumns.of(table, rows)
+
+
+def make_outcomes(seed, *, strong_outside=0.5, unknown=()):
+    """Cheap .4 right, strong .6 right inside the families; the classifier knows, a little."""
+    rng = np.random.default_rng(seed)
+    table = make_table()
+    n = len(table.steps)
+    chance = np.where(table.out_of_family, strong_outside, 0.6)
+    columns = {
+        role: make_columns(table, role, right, parsed, unknown)
+        for role, right, parsed in (
+            ("cheap", rng.random((n, SAMPLES)) < 0.5, rng.random((n, SAMPLES)) < 0.8),
+            ("strong", rng.random((n, 1)) < chance[:, None], np.ones((n, 1), dtype=bool)),
+            ("cheap_dpo", rng.random((n, SAMPLES)) < 0.6, rng.random((n, SAMPLES)) < 0.8),
+        )
+    }
+    keys = {(s.verifier, s.proposer) for s in SYSTEMS.values() if s.verifier}
+    judged = {}
+    for key, role in sorted(keys):
+        right = np.nan_to_num(columns[role].acceptable)
+        signal = 2.0 if key == "classifier" else 0.5
+        log_odds = signal * (right - 0.5) + rng.normal(size=right.shape)
+        judged[key, role] = Judged(
+            verifier_id=key,
+            num_params=10,
+            shares_strong=key == "strong_judge",
+            log_odds=np.where(columns[role].parsed, log_odds, NAN),
+            seconds=np.full(right.shape, 0.01),
+        )
+    return Outcomes(
+        table=table,
+        columns=columns,
+        judged=judged,
+        num_params={"cheap": 3, "strong": 100, "cheap_dpo": 3},
+    )
+
+
+def results_of(test, seed=0):
+    gates = calibrate(make_outcomes(7), calibration_hash="h", seed=0)
+    train = test.table.steps[:STEPS_PER_TASK]
+    return plain_json(evaluate(test, gates, train, seed=seed))
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    return make_outcomes(1)
+
+
+@pytest.fixture(scope="module")
+def found(outcomes):
+    return results_of(outcomes)
+
+
+def named(rows, name):
+    return next(row for row in rows if row["name"] == name)
+
+
+def test_every_system_has_a_row_and_the_report_reads_them(found):
+    assert [row["name"] for row in found["systems"]] == list(SYSTEMS)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    page = to_markdown({"replay": found})
+    assert "5 steps whose goal was out of reach" in page
+    assert len(verdicts({"replay": found})) >= 12
+
+
+def test_same_seed_gives_the_same_results(outcomes, found):
+    assert results_of(outcomes) == found
+
+
+def test_accepting_what_parses_is_the_cheap_model_where_it_parses_and_the_strong_one_elsewhere(
+    outcomes, found
+):
+    cheap, strong = outcomes.columns["cheap"], outcomes.columns["strong"]
+    row = named(found["references"], "parses")
+    parsed = cheap.parsed[:, 0]
+    expected = np.where(parsed, cheap.acceptable[:, 0], strong.acceptable[:, 0])
+    assert row["acceptable"]["value"] == pytest.approx(expected.mean())
+    assert row["accept_rate"]["value"] == pytest.approx(parsed.mean())
+    # No verifier is paid for, and what it decides beyond the parser is nothing.
+    assert row["mflops_per_step"] < named(found["systems"], "D")["mflops_per_step"]
+    assert row["skill_among_parsed"]["value"] == 0.0
+    names = [row["name"] for row in found["references"]]
+    assert names == ["parses", "parses-3", "parses-dpo"]
+
+
+def test_skill_of_a_verifier_is_split_from_that_of_the_parser(outcomes, found):
+    row = named(found["systems"], "D")
+    skill, own = row["skill"]["value"], row["skill_among_parsed"]["value"]
+    accuracy = row["acceptable"]["value"]
+    assert accuracy == pytest.approx(row["random_gate"] + skill)
+    assert accuracy == pytest.approx(row["random_gate_among_parsed"] + own)
+    # The parser's part is what the reference gate's skill comes to at D's accept rate.
+    cheap, strong = outcomes.columns["cheap"], outcomes.columns["strong"]
+    parsed = cheap.parsed[:, 0]
+    parser = gate_skill(parsed, cheap.acceptable[:, 0], strong.acceptable[:, 0])
+    share = row["accept_rate"]["value"] / row["parse_rate"]
+    assert skill - own == pytest.approx(share * parser)
+    assert row["over_accept_what_parses"]["value"] == pytest.approx(
+        accuracy - named(found["references"], "parses")["acceptable"]["value"]
+    )
+
+
+def test_contrasts_hold_d_against_reference_gates_with_the_numbers_of_its_row(found):
+    row = named(found["systems"], "D")
+    by_name = {contrast["name"]: contrast for contrast in found["contrasts"]}
+    assert by_name["D beats its random gate"]["difference"] == row["skill"]
+    among = by_name["D beats a random gate among what parses"]
+    assert among["difference"] == row["skill_among_parsed"]
+    beside = by_name["D beats accepting what parses"]
+    assert beside["difference"] == row["over_accept_what_parses"]
+    assert "p_holm" not in among
+    declared = {contrast.name for contrast in CONTRASTS}
+    assert all(by_name[name]["p_holm"] >= by_name[name]["p_value"] for name in declared)
+
+
+def test_strong_and_cheap_are_compared_at_the_arguments_level_too(outcomes, found):
+    contrast = named(found["contrasts"], "strong beats cheap, arguments level")
+    strong, cheap = (
+        outcomes.columns[role].levels["arguments"][:, 0].mean() for role in ("strong", "cheap")
+    )
+    assert contrast["level"] == "arguments"
+    assert contrast["difference"]["value"] == pytest.approx(strong - cheap)
+
+
+def test_families_are_parts_of_the_steps(found):
+    for row in found["systems"]:
+        inside, outside = row["families"]["in_family"], row["families"]["out_of_family"]
+        n = inside["n"] + outside["n"]
+        assert n == row["n"] == NUM_TASKS * STEPS_PER_TASK
+        for key in ("acceptable", "accept_rate", "difference_from_a"):
+            if key in inside:
+                whole = sum(part["n"] * part[key]["value"] for part in (inside, outside)) / n
+                assert whole == pytest.approx(row[key]["value"])
+
+
+def test_model_that_is_never_right_outside_its_families_is_said_to_be_worse_there():
+    # It fails 96 of 96 steps there: no bootstrap has an interval for that.
+    found = results_of(make_outcomes(2, strong_outside=0.0))
+    outside = named(found["systems"], "A")["families"]["out_of_family"]["acceptable"]
+    assert (outside["value"], outside["low"]) == (0.0, 0.0)
+    # 16 tasks of 6 steps, each task counted once: more than Wilson's .19 of 16 rows, not by much.
+    assert 0.19 < outside["high"] < 0.27
+    text = next(v for v in verdicts({"replay": found}) if v.startswith("The strong model is worse"))
+    assert "never saw" in text
+
+
+def test_system_is_exactly_itself(found):
+    a = named(found["systems"], "A")["difference_from_a"]
+    assert (a["value"], a["low"], a["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_steps_without_labels_are_left_out_and_counted():
+    unknown = range(10, 30)
+    test = make_outcomes(3, unknown=set(unknown))
+    found = results_of(test)
+    for row in found["systems"]:
+        assert row["num_unlabelled"] == 20
+        assert row["acceptable"]["n"] == row["n"] - 20
+        assert "20 of 288 steps have no label" in row["acceptable"]["note"]
+    assert found["proposers"][0]["num_unlabelled"] == 20
+    judge = found["verifiers"][0]
+    assert judge["n"] + judge["num_unparsable"] + judge["num_unlabelled"] == 288
+    kept = np.setdiff1d(np.arange(288), np.array(unknown))
+    labels = test.columns["cheap"].acceptable[kept]
+    assert found["proposers"][0]["coverage"][-1] == pytest.approx(labels.max(axis=1).mean())
+    to_markdown({"replay": found})
+
+
+def test_gate_is_not_fitted_on_steps_without_labels():
+    whole = calibrate(make_outcomes(4), calibration_hash="h", seed=0)["D"]
+    part = calibrate(make_outcomes(4, unknown=set(range(40))), calibration_hash="h", seed=0)["D"]
+    rows = ("num_fit", "num_select")
+    assert sum(whole.counts[k] for k in rows) > sum(part.counts[k] for k in rows)
+
+
+def test_gate_that_accepts_whatever_parses_gets_no_credit_for_the_parser(outcomes):
+    gates = calibrate(make_outcomes(7), calibration_hash="h", seed=0)
+    gates["D"] = replace(gates["D"], threshold=0.0)
+    found = plain_json(evaluate(outcomes, gates, [], seed=0))
+    row = named(found["systems"], "D")
+    assert row["skill_among_parsed"]["value"] == 0.0
+    assert row["accept_rate"]["value"] == pytest.approx(row["parse_rate"])
+    assert any("adds nothing to the parser" in text for text in verdicts({"replay": found}))
