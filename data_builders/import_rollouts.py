@@ -7,14 +7,13 @@ For example:
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.errors import SpecActError
 from specact_rl.logs import IMPORTERS
 from specact_rl.logs.sniff import sniff
+from specact_rl.mining.arguments import add_split_arguments, exit_on_error, program_parser
 from specact_rl.mining.build_rollouts import import_rollouts, parse_fractions
 
 EPILOG = """\
@@ -27,22 +26,11 @@ an importer of your own is a function from a path to an ImportResult: --importer
 
 def main() -> None:
     """Parse arguments, import, print the folder."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program_parser(__doc__, EPILOG)
     parser.add_argument("--log", type=Path, required=True, help="file or folder of one format")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--importer",
         help=f"{', '.join(IMPORTERS)}, a mapping.yaml, or FILE.py:FUNCTION (default: look)",
-    )
-    parser.add_argument(
-        "--fractions",
-        default="train_proposer=0.4,train_verifier=0.25,calibration=0.15,test=0.2",
-        metavar="SPLIT=SHARE,...",
-        help="shares of the tasks (default: %(default)s)",
     )
     parser.add_argument(
         "--held-out-family",
@@ -51,24 +39,18 @@ def main() -> None:
         metavar="NAME",
         help="families whose tasks all go to test",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a folder made from other things"
-    )
+    add_split_arguments(parser)
     args = parser.parse_args()
-    with logging_to_stderr():
-        try:
-            import_rollouts(
-                args.log,
-                args.out,
-                importer=args.importer or sniff(args.log).importer,
-                fractions=parse_fractions(args.fractions),
-                held_out_families=args.held_out_family,
-                seed=args.seed,
-                overwrite=args.overwrite,
-            )
-        except SpecActError as error:
-            parser.exit(2, f"{parser.prog}: error: {error}\n")
+    with logging_to_stderr(), exit_on_error(parser):
+        import_rollouts(
+            args.log,
+            args.out,
+            importer=args.importer or sniff(args.log).importer,
+            fractions=parse_fractions(args.fractions),
+            held_out_families=args.held_out_family,
+            seed=args.seed,
+            overwrite=args.overwrite,
+        )
     sys.stdout.write(f"{args.out}\n")
 
 

@@ -30,6 +30,8 @@ EXIT_INTERRUPTED = 130
 EPILOG = """\
 example:
   specact run --preset tiny --out runs/demo
+  specact check my_logs/
+  specact import my_logs/ --out runs/rollouts
   specact recipes --list
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
 
@@ -78,8 +80,7 @@ def run_calibrate(args: argparse.Namespace) -> int:
     from specact_rl.eval.score_table import calibrate_scores, read_score_table
     from specact_rl.store import write_json
 
-    if args.out is not None and args.out.exists():
-        raise ConfigError(f"{args.out} exists and is not overwritten; choose another --out")
+    _refuse_existing(args.out)
     table = read_score_table(args.table, args.score, args.label, args.cluster)
     try:
         report = calibrate_scores(
@@ -118,6 +119,121 @@ def run_recipes(args: argparse.Namespace) -> int:
     for program in list_programs():
         print(f"{program.kind}/{program.name}\t{program.summary}\t{program.path}")
     return EXIT_OK
+
+
+def add_import(subparsers: Subparsers) -> None:
+    """Declare `specact import`."""
+    parser = subparsers.add_parser(
+        "import",
+        help="read a log of any known format into a rollouts folder, split by task",
+        description="Say which format a log has and why, and write its rollouts, split by task and "
+        "checked for leaks. Ends with the counts, what was dropped, and doubts about the labels.",
+    )
+    _add_log_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--fractions",
+        metavar="SPLIT=SHARE,...",
+        help="shares of the tasks (default: train_proposer=0.4,train_verifier=0.25,"
+        "calibration=0.15,test=0.2)",
+    )
+    parser.add_argument(
+        "--held-out-family",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="families whose tasks all go to test",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder made from other things"
+    )
+    parser.set_defaults(run=run_import)
+
+
+def _add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("log", type=Path, metavar="PATH", help="file or folder of one format")
+    parser.add_argument(
+        "--importer",
+        metavar="NAME",
+        help="name of a format, a mapping.yaml, or FILE.py:FUNCTION (default: look at the log)",
+    )
+
+
+def run_import(args: argparse.Namespace) -> int:
+    """Write the folder, and print what it was made from."""
+    from specact_rl.eval.log_check import read_flags
+    from specact_rl.eval.log_check_page import import_page
+    from specact_rl.logs.sniff import sniff
+    from specact_rl.mining.build_rollouts import import_rollouts, parse_fractions
+    from specact_rl.mining.splits import DEFAULT_FRACTIONS
+
+    importer, reason = args.importer, "as asked for"
+    if importer is None:
+        found = sniff(args.log)
+        importer, reason = found.importer, found.reason
+    manifest = import_rollouts(
+        args.log,
+        args.out,
+        importer=importer,
+        fractions=DEFAULT_FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
+        held_out_families=args.held_out_family,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
+    page = import_page(
+        importer=importer,
+        reason=reason,
+        counts=manifest.counts,
+        dropped=manifest.dropped,
+        flags=read_flags(args.out),
+    )
+    print(f"{page}\n{args.out}")
+    return EXIT_OK
+
+
+def add_check(subparsers: Subparsers) -> None:
+    """Declare `specact check`."""
+    parser = subparsers.add_parser(
+        "check",
+        help="say what a log supports before anyone trains on it",
+        description="Count what can be learnt from a log and what can be shown with it: outcomes, "
+        "pairs, labels, headroom, smallest visible difference. Takes a log of any known format or "
+        "a rollouts folder, and writes nothing but --out.",
+    )
+    _add_log_arguments(parser)
+    parser.add_argument(
+        "--tool-types",
+        metavar="TABLE",
+        help="table of the tools' action types, built in or a FILE.toml (default: the format's)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="write the numbers as JSON too, to a new file"
+    )
+    parser.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print the page."""
+    from specact_rl.eval.log_check import check_log, load_log
+    from specact_rl.eval.log_check_page import check_page
+    from specact_rl.store import write_json
+
+    _refuse_existing(args.out)
+    log = load_log(args.log, args.importer, tool_types=args.tool_types)
+    if not log.result.rollouts:
+        raise ConfigError(f"{args.log} holds no rollout; dropped {log.result.dropped!r}")
+    check = check_log(log, args.log)
+    print(check_page(check), end="")
+    if args.out is not None:
+        write_json(args.out, check.to_json())
+        logger.info("wrote %s", args.out)
+    return EXIT_OK
+
+
+def _refuse_existing(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} exists and is not overwritten; choose another --out")
 
 
 def add_run(subparsers: Subparsers) -> None:
@@ -178,6 +294,8 @@ def run_run(args: argparse.Namespace) -> int:
 
 SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_run,
+    add_check,
+    add_import,
     add_calibrate,
     add_recipes,
 )

@@ -96,14 +96,30 @@ def collect_scores(
     renderer: Renderer,
     splits: Collection[SplitName],
     *,
+    num_samples: int | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
-    """Every proposal of a table, judged once; a killed run goes on where it was."""
+    """Every proposal of a table, judged once; a killed run goes on where it was.
+
+    Args:
+        rollouts_dir: The steps.
+        proposals_dir: The proposals.
+        out_dir: Where the scores go.
+        verifier: Who judges.
+        renderer: Of its prompts.
+        splits: Whose steps.
+        num_samples: Judge the first so many samples of a step and see no others; None judges all.
+        progress: Called with the number of rollouts just finished.
+    """
     with open_stage(
         out_dir,
         "collect_scores",
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
-        arguments={"verifier_id": verifier.verifier_id, "splits": sorted(splits)},
+        arguments={
+            "verifier_id": verifier.verifier_id,
+            "splits": sorted(splits),
+            "num_samples": num_samples,
+        },
         overwrite=True,
     ) as stage:
         if not stage.done:
@@ -112,7 +128,7 @@ def collect_scores(
             proposals = [
                 p
                 for p in read_table(proposals_dir / PROPOSALS_FILE, Proposal)
-                if p.step_id in wanted
+                if p.step_id in wanted and (num_samples is None or p.sample < num_samples)
             ]
             shards = stage.path / _SHARDS
             scores = scores_in_shards(shards, rollouts, proposals, verifier, renderer, progress)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 
@@ -56,9 +57,16 @@ class StepTable:
             num_out_of_reach=num_out_of_reach,
         )
 
-    def where(self, keep: BoolArray) -> IntArray:
-        """Positions of the chosen steps."""
-        return np.flatnonzero(keep)
+    def take(self, keep: BoolArray) -> StepTable:
+        """The chosen steps; `keep` has shape (n,)."""
+        return replace(
+            self,
+            steps=list(compress(self.steps, keep)),
+            task_ids=self.task_ids[keep],
+            rollouts=self.rollouts[keep],
+            out_of_family=self.out_of_family[keep],
+            reference_types=self.reference_types[keep],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +139,22 @@ class ProposalColumns:
             seconds=array((p.seconds for p in flat), np.float64),
         )
 
+    def take(self, keep: BoolArray) -> ProposalColumns:
+        """The proposals at the chosen steps; `keep` has shape (n,)."""
+        return replace(
+            self,
+            proposals=list(compress(self.proposals, keep)),
+            acceptable=self.acceptable[keep],
+            parsed=self.parsed[keep],
+            same_state=self.same_state[keep],
+            levels={level: reached[keep] for level, reached in self.levels.items()},
+            first_of_its_kind=self.first_of_its_kind[keep],
+            logprob=self.logprob[keep],
+            prompt_tokens=self.prompt_tokens[keep],
+            completion_tokens=self.completion_tokens[keep],
+            seconds=self.seconds[keep],
+        )
+
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
@@ -147,23 +171,37 @@ def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
     return firsts
 
 
-def score_matrix(columns: ProposalColumns, scores: Sequence[Score]) -> FloatArray:
-    """A verifier's log-odds, shape (n, k); NaN where it could not judge.
+def score_matrix(
+    columns: ProposalColumns, scores: Sequence[Score], num_judged: int | None = None
+) -> FloatArray:
+    """A verifier's log-odds, shape (n, k); NaN where it could not judge, or was not asked.
+
+    Args:
+        columns: The proposals.
+        scores: What the verifier said of them.
+        num_judged: Samples of a step that it was asked about, the first ones; None for all.
 
     Raises:
-        ConfigError: A proposal has no row in the scores.
+        ConfigError: A proposal that it was asked about has no row in the scores.
     """
+    return _matrix(columns, scores, "log_odds", num_judged)
+
+
+def score_seconds(
+    columns: ProposalColumns, scores: Sequence[Score], num_judged: int | None = None
+) -> FloatArray:
+    """A verifier's seconds, shape (n, k); otherwise as `score_matrix`."""
+    return _matrix(columns, scores, "seconds", num_judged)
+
+
+def _matrix(
+    columns: ProposalColumns, scores: Sequence[Score], name: str, num_judged: int | None
+) -> FloatArray:
     found = {score.proposal_id: score for score in scores}
-    return _matrix(columns, found, "log_odds")
 
-
-def score_seconds(columns: ProposalColumns, scores: Sequence[Score]) -> FloatArray:
-    """A verifier's seconds, shape (n, k)."""
-    return _matrix(columns, {score.proposal_id: score for score in scores}, "seconds")
-
-
-def _matrix(columns: ProposalColumns, found: Mapping[str, Score], name: str) -> FloatArray:
     def value(proposal: Proposal) -> float:
+        if num_judged is not None and proposal.sample >= num_judged:
+            return float("nan")
         if proposal.proposal_id not in found:
             raise ConfigError(
                 f"proposal {proposal.proposal_id!r} has no score; score all proposals of the split"

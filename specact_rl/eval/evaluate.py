@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ from specact_rl.eval.replay import (
     offered_proposals,
     run_system,
 )
-from specact_rl.eval.system_report import system_report
+from specact_rl.eval.system_report import family_rows, system_report
 from specact_rl.eval.verifier_report import verifier_report
+from specact_rl.metrics.values import BoolArray
 from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
@@ -50,6 +51,15 @@ class Outcomes:
     """By key of the verifier and role of the proposer."""
     num_params: dict[str, int]
     """By role."""
+
+    def take(self, keep: BoolArray) -> Outcomes:
+        """Those of the chosen steps; `keep` has shape (n,)."""
+        return replace(
+            self,
+            table=self.table.take(keep),
+            columns={role: columns.take(keep) for role, columns in self.columns.items()},
+            judged={key: judged.take(keep) for key, judged in self.judged.items()},
+        )
 
     def has(self, system: System) -> bool:
         """Whether all that a system needs was collected."""
@@ -130,6 +140,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """The replay part of results.json.
 
+    Systems and verifiers are measured on the families that models were trained on. What becomes of
+    them on families held out stands in rows of its own: it is another question, and a mean over
+    both answers neither.
+
     Args:
         test: Outcomes of the test split.
         gates: Frozen gates by system.
@@ -138,6 +152,10 @@ def evaluate(
         seed: Of every interval.
     """
     rng = np.random.default_rng(seed)
+    on_all_families, everything = run_all(test, gates), test
+    inside = ~test.table.out_of_family
+    if inside.any():
+        test = test.take(inside)
     table = test.table
     runs = run_all(test, gates)
     references = reference_runs(test, runs)
@@ -148,6 +166,9 @@ def evaluate(
         row = system_report(
             run, table, strong_only, rng, references[reference_key(run.system)] if gated else None
         )
+        row["families"] = family_rows(
+            on_all_families[name], on_all_families["A"], everything.table, rng
+        )
         if name in gates:
             row |= {"threshold": gates[name].threshold, "gate_id": gates[name].gate_id}
         reports.append(row)
@@ -155,8 +176,8 @@ def evaluate(
         "num_steps": len(table.steps),
         "num_out_of_reach": table.num_out_of_reach,
         "proposers": [
-            proposer_row(role, columns, table, test.num_params[role])
-            for role, columns in test.columns.items()
+            proposer_row(role, columns, everything.table, everything.num_params[role])
+            for role, columns in everything.columns.items()
         ],
         "ranking": (
             [ranking_row(role, c, ranked.table) for role, c in ranked.columns.items()]

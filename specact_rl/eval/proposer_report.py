@@ -19,14 +19,20 @@ BASELINES = (("markov", markov_actions), ("nearest_neighbour", nearest_actions))
 def proposer_row(
     role: str, columns: ProposalColumns, table: StepTable, num_params: int
 ) -> dict[str, Any]:
-    """A model's free-text proposals as JSON, over all steps and by kind of task family."""
+    """A model's free-text proposals as JSON, over all steps and by kind of task family.
+
+    What several samples are worth is measured where the systems are: on the families that were
+    trained on.
+    """
     greedy: dict[str, Labels] = {
         "parsed": columns.parsed[:, 0],
         **{str(level): columns.levels[level][:, 0] for level in LEVELS},
         "same_state": columns.same_state[:, 0],
         "acceptable": columns.acceptable[:, 0],
     }
-    coverage = _coverage(columns)
+    groups = _groups(table)
+    sampled = columns.take(groups.get("in_family", groups["all"]))
+    coverage = _coverage(sampled)
     return {
         "role": role,
         "model_id": columns.model_id,
@@ -36,10 +42,10 @@ def proposer_row(
             group: {
                 name: rate(labels[here], table.task_ids[here]) for name, labels in greedy.items()
             }
-            for group, here in _groups(table).items()
+            for group, here in groups.items()
         },
         "num_samples": columns.acceptable.shape[1],
-        "num_distinct": float(columns.first_of_its_kind.sum(axis=1).mean()),
+        "num_distinct": float(sampled.first_of_its_kind.sum(axis=1).mean()),
         "coverage": coverage,
         "effective_k": _effective_k(coverage),
     }

@@ -30,6 +30,10 @@ class Judged:
     seconds: FloatArray
     """Shape (n, k)."""
 
+    def take(self, keep: BoolArray) -> Judged:
+        """What it says at the chosen steps; `keep` has shape (n,)."""
+        return replace(self, log_odds=self.log_odds[keep], seconds=self.seconds[keep])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRun:

@@ -65,7 +65,6 @@ def system_report(
         "num_distinct": float(run.num_distinct.mean()),
         "difference_from_a": _from_a(run, strong_only, tasks, rng),
         "by_type": _by_type(run, table, strong_only),
-        "families": _families(run, table, strong_only, rng),
     }
     if run is not strong_only:
         row |= _equivalence(run, strong_only, tasks)
@@ -194,8 +193,8 @@ def _by_type(run: SystemRun, table: StepTable, strong_only: SystemRun) -> dict[s
     return rows
 
 
-def _families(
-    run: SystemRun, table: StepTable, strong_only: SystemRun, rng: np.random.Generator
+def family_rows(
+    run: SystemRun, strong_only: SystemRun, table: StepTable, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The steps of task families that were trained on, and of those that were held out.
 

@@ -24,6 +24,7 @@ from specact_rl.models.loading import (
 )
 from specact_rl.pipeline.folders import Folders
 from specact_rl.policy.gates import Gate
+from specact_rl.policy.systems import num_judged
 from specact_rl.presets import Preset
 from specact_rl.rendering import CatalogueMode, Renderer
 from specact_rl.store import content_hash, folder_hash, read_json, read_manifest, read_table
@@ -71,8 +72,9 @@ class Artifacts:
         return read_rollouts(self.folders.rollouts, splits)
 
     def test_tasks(self, count: int) -> list[str]:
-        """Test tasks drawn by lot; fewer are among more."""
-        tasks = sorted({rollout.task_id for rollout in self.rollouts("test")})
+        """Test tasks of families that were trained on, drawn by lot; fewer are among more."""
+        inside = [r for r in self.rollouts("test") if not r.info.get("out_of_family")]
+        tasks = sorted({rollout.task_id for rollout in inside})
         chosen = np.random.default_rng(self.seed).permutation(len(tasks))
         return sorted(tasks[i] for i in chosen[:count])
 
@@ -167,8 +169,8 @@ class Artifacts:
                 verifier_id=scores[0].verifier_id,
                 num_params=self.verifier(key)[0].num_params,
                 shares_strong=key == "strong_judge",
-                log_odds=score_matrix(columns[role], scores),
-                seconds=score_seconds(columns[role], scores),
+                log_odds=score_matrix(columns[role], scores, num_judged(key, role)),
+                seconds=score_seconds(columns[role], scores, num_judged(key, role)),
             )
         return Outcomes(
             table=table,

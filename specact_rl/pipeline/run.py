@@ -29,6 +29,7 @@ from specact_rl.pipeline.launching import launch
 from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.results import collect_results, plain_json
+from specact_rl.policy.systems import num_judged
 from specact_rl.presets import Preset, model_path
 from specact_rl.programs import programs_root
 from specact_rl.progress import ProgressBar
@@ -299,6 +300,7 @@ class Run:
                     verifier,
                     renderer,
                     EVALUATED,
+                    num_samples=num_judged(key, role),
                     progress=advance,
                 )
 

@@ -88,3 +88,9 @@ _TABLE = (
     ),
 )
 SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}
+
+
+def num_judged(verifier: str, proposer: str) -> int:
+    """Samples of a step that some system shows to a verifier; 1 if no system has the two."""
+    systems = [s for s in SYSTEMS.values() if (s.verifier, s.proposer) == (verifier, proposer)]
+    return max((max(s.num_proposals, s.num_compared) for s in systems), default=1)

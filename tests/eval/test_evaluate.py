@@ -1,7 +1,7 @@
 """Calibration and evaluation of made-up outcomes, from joined tables to the rows of the results."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from specact_rl.eval.evaluate import Outcomes, calibrate, evaluate
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
 from specact_rl.metrics.frontier import gate_skill
-from specact_rl.pipeline.results import plain_json
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.types import Action, Proposal, Step
 
@@ -121,7 +120,12 @@ def make_outcomes(seed, *, strong_outside=0.5, unknown=()):
 def results_of(test, seed=0):
     gates = calibrate(make_outcomes(7), calibration_hash="h", seed=0)
     train = test.table.steps[:STEPS_PER_TASK]
-    return plain_json(evaluate(test, gates, train, seed=seed))
+    return as_json(evaluate(test, gates, train, seed=seed))
+
+
+def as_json(results):
+    """As results.json holds it."""
+    return json.loads(json.dumps(results, default=asdict, allow_nan=False))
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +138,18 @@ def found(outcomes):
     return results_of(outcomes)
 
 
+@pytest.fixture(scope="module")
+def inside(outcomes):
+    """The families that were trained on, which all but the rows by family are about."""
+    return outcomes.take(~outcomes.table.out_of_family)
+
+
 def named(rows, name):
     return next(row for row in rows if row["name"] == name)
 
 
 def test_every_system_has_a_row_and_the_report_reads_them(found):
     assert [row["name"] for row in found["systems"]] == list(SYSTEMS)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
     page = to_markdown({"replay": found})
     assert "5 steps whose goal was out of reach" in page
     assert len(verdicts({"replay": found})) >= 12
@@ -151,9 +160,9 @@ def test_same_seed_gives_the_same_results(outcomes, found):
 
 
 def test_accepting_what_parses_is_the_cheap_model_where_it_parses_and_the_strong_one_elsewhere(
-    outcomes, found
+    inside, found
 ):
-    cheap, strong = outcomes.columns["cheap"], outcomes.columns["strong"]
+    cheap, strong = inside.columns["cheap"], inside.columns["strong"]
     row = named(found["references"], "parses")
     parsed = cheap.parsed[:, 0]
     expected = np.where(parsed, cheap.acceptable[:, 0], strong.acceptable[:, 0])
@@ -166,14 +175,14 @@ def test_accepting_what_parses_is_the_cheap_model_where_it_parses_and_the_strong
     assert names == ["parses", "parses-3", "parses-dpo"]
 
 
-def test_skill_of_a_verifier_is_split_from_that_of_the_parser(outcomes, found):
+def test_skill_of_a_verifier_is_split_from_that_of_the_parser(inside, found):
     row = named(found["systems"], "D")
     skill, own = row["skill"]["value"], row["skill_among_parsed"]["value"]
     accuracy = row["acceptable"]["value"]
     assert accuracy == pytest.approx(row["random_gate"] + skill)
     assert accuracy == pytest.approx(row["random_gate_among_parsed"] + own)
     # The parser's part is what the reference gate's skill comes to at D's accept rate.
-    cheap, strong = outcomes.columns["cheap"], outcomes.columns["strong"]
+    cheap, strong = inside.columns["cheap"], inside.columns["strong"]
     parsed = cheap.parsed[:, 0]
     parser = gate_skill(parsed, cheap.acceptable[:, 0], strong.acceptable[:, 0])
     share = row["accept_rate"]["value"] / row["parse_rate"]
@@ -196,24 +205,32 @@ def test_contrasts_hold_d_against_reference_gates_with_the_numbers_of_its_row(fo
     assert all(by_name[name]["p_holm"] >= by_name[name]["p_value"] for name in declared)
 
 
-def test_strong_and_cheap_are_compared_at_the_arguments_level_too(outcomes, found):
+def test_strong_and_cheap_are_compared_at_the_arguments_level_too(inside, found):
     contrast = named(found["contrasts"], "strong beats cheap, arguments level")
     strong, cheap = (
-        outcomes.columns[role].levels["arguments"][:, 0].mean() for role in ("strong", "cheap")
+        inside.columns[role].levels["arguments"][:, 0].mean() for role in ("strong", "cheap")
     )
     assert contrast["level"] == "arguments"
     assert contrast["difference"]["value"] == pytest.approx(strong - cheap)
 
 
-def test_families_are_parts_of_the_steps(found):
+def test_families_are_parts_of_the_steps_and_systems_are_measured_inside(outcomes, found):
     for row in found["systems"]:
-        inside, outside = row["families"]["in_family"], row["families"]["out_of_family"]
-        n = inside["n"] + outside["n"]
-        assert n == row["n"] == NUM_TASKS * STEPS_PER_TASK
+        within, outside = row["families"]["in_family"], row["families"]["out_of_family"]
+        assert within["n"] + outside["n"] == NUM_TASKS * STEPS_PER_TASK
+        assert within["n"] == row["n"] == int((~outcomes.table.out_of_family).sum())
         for key in ("acceptable", "accept_rate", "difference_from_a"):
-            if key in inside:
-                whole = sum(part["n"] * part[key]["value"] for part in (inside, outside)) / n
-                assert whole == pytest.approx(row[key]["value"])
+            if key in within:
+                assert within[key]["value"] == pytest.approx(row[key]["value"])
+
+
+def test_results_outside_do_not_move_those_of_the_systems():
+    moved = results_of(make_outcomes(1, strong_outside=1.0))["systems"]
+    still = results_of(make_outcomes(1, strong_outside=0.0))["systems"]
+    for one, other in zip(moved, still, strict=True):
+        assert one["acceptable"]["value"] == other["acceptable"]["value"]
+    rows = [named(rows, "A")["families"]["out_of_family"]["acceptable"] for rows in (moved, still)]
+    assert [row["value"] for row in rows] == [1.0, 0.0]
 
 
 def test_model_that_is_never_right_outside_its_families_is_said_to_be_worse_there():
@@ -239,11 +256,11 @@ def test_steps_without_labels_are_left_out_and_counted():
     for row in found["systems"]:
         assert row["num_unlabelled"] == 20
         assert row["acceptable"]["n"] == row["n"] - 20
-        assert "20 of 288 steps have no label" in row["acceptable"]["note"]
+        assert "20 of 192 steps have no label" in row["acceptable"]["note"]
     assert found["proposers"][0]["num_unlabelled"] == 20
     judge = found["verifiers"][0]
-    assert judge["n"] + judge["num_unparsable"] + judge["num_unlabelled"] == 288
-    kept = np.setdiff1d(np.arange(288), np.array(unknown))
+    assert judge["n"] + judge["num_unparsable"] + judge["num_unlabelled"] == 192
+    kept = np.setdiff1d(np.arange(192), np.array(unknown))
     labels = test.columns["cheap"].acceptable[kept]
     assert found["proposers"][0]["coverage"][-1] == pytest.approx(labels.max(axis=1).mean())
     to_markdown({"replay": found})
@@ -259,7 +276,7 @@ def test_gate_is_not_fitted_on_steps_without_labels():
 def test_gate_that_accepts_whatever_parses_gets_no_credit_for_the_parser(outcomes):
     gates = calibrate(make_outcomes(7), calibration_hash="h", seed=0)
     gates["D"] = replace(gates["D"], threshold=0.0)
-    found = plain_json(evaluate(outcomes, gates, [], seed=0))
+    found = as_json(evaluate(outcomes, gates, [], seed=0))
     row = named(found["systems"], "D")
     assert row["skill_among_parsed"]["value"] == 0.0
     assert row["accept_rate"]["value"] == pytest.approx(row["parse_rate"])

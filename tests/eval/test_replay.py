@@ -1,6 +1,7 @@
 """Systems over recorded outcomes: who is executed, and what it cost, by hand."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from specact_rl.eval.columns import (
     score_matrix,
     score_seconds,
 )
-from specact_rl.eval.replay import Judged, offered_proposals, run_system
+from specact_rl.eval.replay import (
+    Judged,
+    accept_what_parses,
+    offered_proposals,
+    run_system,
+)
 from specact_rl.policy.calibrators import PlattCalibrator
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
@@ -234,6 +240,38 @@ def test_without_a_verifier_every_parsable_proposal_is_executed(table, strong, c
     assert run_.acceptable.tolist() == [True, False, True, True]
 
 
+def test_without_a_verifier_the_first_of_several_that_parses_is_executed():
+    table = StepTable.of([rollout("a", 2)])
+    texts = [[None, look("t0")], [None, None]]  # the second sample is right; nothing parses
+    rows = [
+        proposal(step, k, action, acceptable=action is not None)
+        for step, actions in zip(table.steps, texts, strict=True)
+        for k, action in enumerate(actions)
+    ]
+    columns = ProposalColumns.of(table, rows)
+    gated = System(name="x-dpo", title="", proposer="cheap_dpo", num_proposals=2, verifier="v")
+    reference = accept_what_parses(gated)
+    assert (reference.name, reference.verifier) == ("parses-dpo-2", None)
+    run_ = run(reference, table, columns, columns)
+    assert run_.pick.tolist() == [1, 0]
+    assert run_.accepted.tolist() == [True, False]
+    assert run_.offered.tolist() == [1.0, 0.0]
+    assert run_.parsed.tolist() == [True, False]
+
+
+def test_unknown_label_is_neither_right_nor_wrong(table, strong):
+    known = [proposal(s, 0, look("t"), acceptable=True) for s in table.steps]
+    rows = [replace(known[0], acceptable=None, same_state=None, match_level="none"), *known[1:]]
+    columns = ProposalColumns.of(table, rows)
+    np.testing.assert_array_equal(columns.acceptable[:, 0], [NAN, 1, 1, 1])
+    np.testing.assert_array_equal(columns.same_state[:, 0], [NAN, 1, 1, 1])
+    accepts = run("D", table, strong, columns, [[5.0]] * 4)
+    np.testing.assert_array_equal(accepts.acceptable, [NAN, 1, 1, 1])
+    rejects = run("D", table, strong, columns, [[-5.0]] * 4)
+    np.testing.assert_array_equal(rejects.acceptable, [1, 1, 1, 0])
+    np.testing.assert_array_equal(rejects.offered, [NAN, 1, 1, 1])
+
+
 def test_judging_strong_model_reads_once_and_writes_what_it_compares_with(table, strong, cheap):
     c = run("C", table, strong, cheap, shares_strong=True, num_params=STRONG)
     # It reads every prompt and writes its own action, to compare with it or to fall back on it.
@@ -306,7 +344,8 @@ def test_steps_out_of_reach_are_left_out():
     assert table.out_of_family.tolist() == [False, False, True]
     assert table.task_ids.tolist() == ["task-a", "task-a", "task-b"]
     assert table.reference_types.tolist() == ["retrieval"] * 3
-    assert table.where(table.out_of_family).tolist() == [2]
+    assert [step.step_id for step in table.take(table.out_of_family).steps] == ["b/0"]
+    assert table.num_out_of_reach == 1
 
 
 def test_split_without_labelled_steps_is_refused():

@@ -1,8 +1,8 @@
 import copy
 import io
+import itertools
 import json
 import re
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, write_report
-from specact_rl.eval.report.figures import reliability, render
+from specact_rl.eval.report.figures import frontier, reliability, render
 from specact_rl.eval.report.lookup import agreement
 from specact_rl.eval.report.numbers import (
     cell,
@@ -29,7 +29,7 @@ from specact_rl.metrics.values import MetricValue
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
 PARTS = ("meta", "splits", "replay", "live", "pairs", "training")
 REPLAY_PARTS = (
-    "proposers ranking baselines verifiers systems contrasts examples"  # as evaluate() names them
+    "proposers ranking baselines verifiers systems references contrasts examples"  # of evaluate()
 ).split()
 
 
@@ -250,7 +250,7 @@ def test_labels_cover_neither_each_other_nor_a_point(anchors):
     window = Box(left=0, bottom=0, right=600, top=400)
     boxes = place_labels(anchors, [(40.0, 14.0)] * len(anchors), [], window)
     rounding = 1e-6  # anchors may differ in the last bit only
-    assert all(a.overlap(b) < rounding for a, b in combinations(boxes, 2))
+    assert all(a.overlap(b) < rounding for a, b in itertools.combinations(boxes, 2))
     for box in boxes:
         assert box.outside(window) == pytest.approx(0.0, abs=rounding)
         left, right = box.left + rounding, box.right - rounding
@@ -276,7 +276,8 @@ def test_verdicts_are_one_line_each_and_claim_no_equality(results):
         (mv(-0.1, -0.15, -0.05), 0.001, "against", "worse than the cheap one"),
         (mv(0.02, -0.03, 0.07), 0.5, "open", "not shown that the strong model is better"),
         (mv(0.05, 0.001, 0.1), 0.2, "open", "not after the correction for all contrasts"),
-        (mv(0.0, note="no interval: every row has the same value"), 1.0, "open", "no interval"),
+        (mv(0.3, note="no interval: one cluster only"), 0.001, "unknown", "cannot be said"),
+        (mv(0.0, note="no interval: one cluster only"), 1.0, "unknown", "(one cluster only)"),
     ],
 )
 def test_strong_model_beats_cheap_only_when_interval_and_correction_say_so(
@@ -389,9 +390,54 @@ def test_trained_verifier_has_to_beat_all_free_ones(gains, status, words):
         "auroc": mv(0.8, 0.76, 0.84),
         "gain_over": dict(zip(("proposer_logprob", "linear"), gains, strict=True)),
     }
-    found = only({"replay": {"verifiers": [row]}})
+    found = findings({"replay": {"verifiers": [row]}})[0]
     assert found.status == status
     assert words in found.claim
+
+
+@pytest.mark.parametrize(
+    ("auroc", "status"),
+    [
+        (mv(0.85, 0.82, 0.88), "shown"),
+        (mv(0.85, 0.79, 0.9), "open"),
+        (mv(0.7, 0.65, 0.75), "against"),
+        (mv(1.0, note="no interval: the same in every draw"), "unknown"),
+    ],
+)
+def test_ranking_is_judged_against_its_target(auroc, status):
+    row = {"name": "classifier", "system": "D", "n": 400, "auroc": auroc}
+    assert only({"replay": {"verifiers": [row]}}).status == status
+
+
+def test_ranking_within_action_types_is_a_verdict_of_its_own():
+    row = {
+        "name": "classifier",
+        "system": "D",
+        "n": 400,
+        "auroc": mv(0.9, 0.85, 0.95),
+        "auroc_same_type": mv(0.52, 0.45, 0.59),
+        "auroc_within_types": {"repair": mv(0.6, 0.51, 0.7), "file_read": mv(0.5, 0.4, 0.6)},
+    }
+    overall, within = findings({"replay": {"verifiers": [row]}})
+    assert (overall.status, within.status) == ("shown", "open")
+    assert "above chance in 1 of 2; not shown for file read" in within.evidence
+
+
+def test_calibration_that_reaches_the_target_says_so_only_with_skill():
+    row = {
+        "name": "classifier",
+        "system": "D",
+        "n": 400,
+        "debiased_ece": mv(0.02),
+        "null_band": {"observed": 0.02, "low": 0.0, "high": 0.06, "p_value": 0.4},
+        "brier_skill": mv(0.2, 0.1, 0.3),
+        "accepted": {"n": 90, "mean_p_accept": 0.81, "acceptable": mv(0.8, 0.7, 0.88, n=90)},
+    }
+    found = only({"replay": {"verifiers": [row]}})
+    assert "reach the target" in found.claim
+    assert "the mean probability is 81.0 % and 80.0 % [70.0, 88.0] are acceptable" in found.evidence
+    without = only({"replay": {"verifiers": [row | {"brier_skill": mv(0.02, -0.1, 0.12)}]}})
+    assert "reach the target" not in without.claim
 
 
 @pytest.mark.parametrize(
@@ -434,6 +480,143 @@ def test_drop_outside_the_families_has_an_interval():
     found = only({"replay": {"proposers": [{"role": "cheap", "groups": groups}]}})
     assert found.status == "against"
     assert "−20.0 points [−27.1, −12.9]" in found.evidence
+
+
+def test_family_without_a_single_success_is_worse_not_unsettled():
+    # 0 of 870 has Wilson's interval [0, 3.7]: -8.2 points, up to -8.2 + sqrt(1.7^2 + 3.7^2) = -4.1
+    groups = {
+        "in_family": {"acceptable": mv(0.082, 0.065, 0.1, n=2001)},
+        "out_of_family": {"acceptable": mv(0.0, 0.0, 0.037, n=870)},
+    }
+    found = only({"replay": {"proposers": [{"role": "strong", "groups": groups}]}})
+    assert found.status == "against"
+    assert found.claim == "The strong model is worse on task families it never saw."
+    assert "−8.2 points [−10.0, −4.1]" in found.evidence
+
+
+def test_families_without_an_interval_are_no_evidence():
+    groups = {
+        "in_family": {"acceptable": mv(0.082, 0.065, 0.1)},
+        "out_of_family": {"acceptable": mv(0.0, note="no interval: one cluster only")},
+    }
+    found = only({"replay": {"proposers": [{"role": "strong", "groups": groups}]}})
+    assert found.status == "unknown"
+    assert "is shown" not in found.text
+
+
+def test_system_that_is_compared_within_families_is_held_against_a_there():
+    families = {
+        "in_family": {"acceptable": mv(0.5, 0.45, 0.55)},
+        "out_of_family": {
+            "acceptable": mv(0.3, 0.25, 0.35),
+            "difference_from_a": mv(0.05, 0.01, 0.09),
+        },
+    }
+    found = only(systems({"name": "D", "families": families}))
+    assert found.claim == "D is worse on task families it never saw."
+    assert "D − A = +5.0 points [+1.0, +9.0]" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("gains", "status", "words"),
+    [
+        ([mv(0.05, 0.02, 0.08), mv(0.03, 0.01, 0.05)], "shown", "beats the baselines"),
+        ([mv(0.05, 0.02, 0.08), mv(0.01, -0.02, 0.04)], "open", "(nearest neighbour)"),
+        ([mv(-0.05, -0.08, -0.02), mv(0.01, -0.02, 0.04)], "against", "worse than a baseline"),
+        ([mv(0.05, 0.02, 0.08), mv(0.0)], "unknown", "cannot be said"),
+    ],
+)
+def test_cheap_proposer_has_to_beat_every_baseline(gains, status, words):
+    names = ("markov", "nearest_neighbour")
+    rows = [
+        {"name": name, "arguments": mv(0.1), "cheap_minus_baseline": gain}
+        for name, gain in zip(names, gains, strict=True)
+    ]
+    found = only({"replay": {"baselines": rows}})
+    assert found.status == status
+    assert words in found.claim
+
+
+def gated(skill, own, rate=0.4):
+    return systems(
+        {
+            "name": "D",
+            "proposer": "cheap",
+            "num_proposals": 1,
+            "acceptable": mv(0.13, 0.11, 0.15),
+            "accept_rate": mv(rate, rate - 0.03, rate + 0.03),
+            "parse_rate": 0.414,
+            "skill": skill,
+            "skill_among_parsed": own,
+            "over_accept_what_parses": mv(0.0, -0.01, 0.01),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "rate", "statuses", "words"),
+    [
+        (mv(0.03, 0.02, 0.04), 0.4, ["shown", "shown"], "D's verifier adds to the parser"),
+        (mv(0.001, -0.001, 0.003), 0.4, ["shown", "open"], "not shown that D's verifier adds"),
+        (mv(-0.01, -0.02, -0.005), 0.4, ["shown", "against"], "takes from what the parser gives"),
+        (mv(0.0, note="0 by definition"), 0.414, ["shown", "against"], "adds nothing to the"),
+        (mv(0.01, note="no interval: one cluster only"), 0.4, ["shown", "unknown"], "cannot be"),
+    ],
+)
+def test_gain_of_the_verifier_is_told_apart_from_that_of_the_parser(own, rate, statuses, words):
+    found = findings(gated(mv(0.048, 0.04, 0.056), own, rate))
+    assert [finding.status for finding in found] == statuses
+    assert "parser and verifier together" in found[0].claim
+    assert words in found[1].claim
+
+
+def test_what_the_parser_contributes_is_the_rest_of_the_skill():
+    results = gated(mv(0.048, 0.04, 0.056), mv(0.001, -0.001, 0.003))
+    results["replay"]["references"] = [
+        {
+            "name": "parses",
+            "proposer": "cheap",
+            "num_proposals": 1,
+            "acceptable": mv(0.13, 0.1, 0.16),
+        }
+    ]
+    text = findings(results)[1].evidence
+    assert "the other +4.7 points of D's skill are the parser's" in text
+    assert "Accepting whatever parses is right in 13.0 % [10.0, 16.0]" in text
+
+
+def test_contrast_at_the_arguments_level_is_told_beside_the_other():
+    first, second = (
+        contrast("A", "B", difference)["replay"]["contrasts"][0]
+        for difference in (mv(0.1, 0.05, 0.15), mv(-0.1, -0.15, -0.05))
+    )
+    results = {"replay": {"contrasts": [first, second | {"level": "arguments"}]}}
+    assert [finding.status for finding in findings(results)] == ["shown", "against"]
+
+
+def test_gates_that_decide_nothing_share_one_sentence():
+    rows = [{"name": n, "threshold": 0.0, "accept_rate": mv(0.4)} for n in ("C", "D-rm", "D-lin")]
+    found = only(systems(*rows))
+    assert found.claim.startswith("C, D-rm and D-lin accept every proposal")
+
+
+def test_frontier_shows_what_accepting_all_that_parses_comes_to(results):
+    def texts():
+        drawn = frontier(results).draw()
+        return {text.get_text() for text in drawn.axes[0].texts}
+
+    words = {"accept what parses", "random among what parses"}
+    assert words <= texts()
+    results["replay"]["references"] = []
+    assert not words & texts()
+
+
+def test_families_table_has_the_seven_systems(results):
+    lines = iter(to_markdown(results).splitlines())
+    assert any("out of family, − A, points" in line for line in lines)
+    next(lines)
+    names = [line.split()[1] for line in itertools.takewhile(str.strip, lines)]
+    assert names == ["A", "B", "C", "D", "E", "B-dpo", "D-dpo"]
 
 
 def test_reading_a_report_changes_nothing_in_the_results(results):

@@ -10,6 +10,7 @@ from specact_rl.metrics.calibration import (
     brier_decomposition,
     brier_score,
     brier_skill,
+    brier_skill_interval,
     calibration_null_band,
     debiased_ece,
     debiased_squared_calibration_error,
@@ -175,6 +176,18 @@ def test_brier_skill_is_undefined_with_one_class():
     result = brier_skill([0.5, 0.6], [1, 1])
     assert result.value is None
     assert "one class" in result.note
+
+
+def test_interval_of_the_brier_skill_is_that_of_resampled_tasks():
+    p, y = calibrated_rows(200, seed=5)
+    rng = np.random.default_rng(0)
+    found = brier_skill_interval(p, y, np.repeat(np.arange(40), 5), rng=rng)
+    draws = []
+    for _ in range(2000):
+        rows = (rng.integers(40, size=40)[:, None] * 5 + np.arange(5)).ravel()
+        draws.append(brier_skill(p[rows], y[rows]).value)
+    assert found.value == brier_skill(p, y).value
+    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
 
 
 @pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])

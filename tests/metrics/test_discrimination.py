@@ -9,6 +9,7 @@ from specact_rl.metrics.discrimination import (
     auroc_difference,
     auroc_interval,
     weighted_auroc,
+    within_group_auroc,
 )
 
 
@@ -77,10 +78,18 @@ def test_row_order_and_cluster_names_do_not_move_the_interval():
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
-def test_difference_to_itself_is_exactly_zero_with_no_width():
+def test_difference_that_no_draw_changes_has_no_interval():
     s, y, clusters, rng = rows(4)
     result = auroc_difference(s, s, y, clusters, rng=rng, num_resamples=100)
-    assert (result.value, result.low, result.high) == (0.0, 0.0, 0.0)
+    assert (result.value, result.low, result.high) == (0.0, None, None)
+    assert "same in every draw" in result.note
+
+
+def test_perfect_ranking_is_not_certain():
+    rng = np.random.default_rng(0)
+    y = np.arange(20) < 10
+    result = auroc_interval(y.astype(float), y, np.arange(20), rng=rng, num_resamples=200)
+    assert (result.value, result.low) == (1.0, None)
 
 
 def test_paired_difference_is_tighter_than_the_two_intervals():
@@ -95,10 +104,13 @@ def test_paired_difference_is_tighter_than_the_two_intervals():
 
 def test_draws_with_one_class_are_left_out_and_counted():
     rng = np.random.default_rng(0)
-    result = auroc_interval([0.1, 0.9], [0, 1], ["a", "b"], rng=rng, num_resamples=400)
-    assert result.low == result.high == 1.0
+    scores, labels = [0.1, 0.9, 0.5, 0.4], [0, 1, 0, 1]
+    result = auroc_interval(scores, labels, ["a", "b", "a", "b"], rng=rng, num_resamples=400)
+    assert result.low is None  # in every draw with both classes the two clusters are the same
+    scores, labels, tasks = [0.1, 0.9, 0.5, 0.4], [0, 1, 0, 1], ["a", "b", "c", "c"]
+    result = auroc_interval(scores, labels, tasks, rng=rng, num_resamples=400)
     assert "of 400 draws had one class only" in result.note
-    assert "only 2 clusters" in result.note
+    assert "only 3 clusters" in result.note
 
 
 def test_one_cluster_gives_no_interval():
@@ -106,3 +118,32 @@ def test_one_cluster_gives_no_interval():
     result = auroc_interval([0.1, 0.9], [0, 1], ["a", "a"], rng=rng, num_resamples=10)
     assert result.value == 1.0
     assert result.low is None
+
+
+def test_pairs_of_one_group_are_counted_one_by_one():
+    s, y, clusters, rng = rows(6, n=80)
+    groups = rng.integers(4, size=80)
+    wins = [
+        (s[i] > s[j]) + 0.5 * (s[i] == s[j])
+        for i in np.flatnonzero(y)
+        for j in np.flatnonzero(~y)
+        if groups[i] == groups[j]
+    ]
+    result = within_group_auroc(s, y, groups, clusters, rng=rng, num_resamples=300)
+    assert result.value == pytest.approx(np.mean(wins))
+    assert result.low < result.value < result.high
+
+
+def test_score_that_knows_the_group_alone_is_chance_within_groups():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(3, size=300)
+    y = rng.random(300) < np.array([0.1, 0.5, 0.9])[groups]
+    assert auroc(groups, y).value > 0.75
+    within = within_group_auroc(groups, y, groups, np.arange(300), rng=rng, num_resamples=50)
+    assert within.value == 0.5
+
+
+def test_groups_of_one_class_have_no_pair():
+    rng = np.random.default_rng(0)
+    result = within_group_auroc([1.0, 0.0], [1, 0], ["a", "b"], [0, 1], rng=rng)
+    assert result.value is None

@@ -9,6 +9,7 @@ from specact_rl.metrics.frontier import (
     break_even_accept_rate,
     convex_hull,
     gate_skill,
+    gate_skill_interval,
     gated_accuracy,
     implied_strong_accuracy_on_accepted,
     oracle_gate,
@@ -46,6 +47,61 @@ def test_skill_is_accuracy_above_the_random_gate():
 def test_a_gate_that_accepts_all_or_nothing_has_no_skill():
     for gate in (np.ones(7), np.zeros(7)):
         assert gate_skill(gate, CHEAP, STRONG) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("num_accepted", range(1, 6))
+def test_skill_among_eligible_rows_is_what_random_gates_on_them_miss(num_accepted):
+    # Rows 0, 1, 3, 4 and 6 are eligible; the gate takes the first of them.
+    eligible = np.array([0, 1, 3, 4, 6])
+    gate = np.isin(np.arange(7), eligible[:num_accepted])
+    others = [
+        gated_accuracy(np.isin(np.arange(7), picked), CHEAP, STRONG)
+        for picked in itertools.combinations(eligible, num_accepted)
+    ]
+    skill = gate_skill(gate, CHEAP, STRONG, np.isin(np.arange(7), eligible))
+    assert skill == pytest.approx(gated_accuracy(gate, CHEAP, STRONG) - np.mean(others))
+
+
+def test_skill_is_the_eligible_rows_part_and_the_gates_own():
+    rng = np.random.default_rng(1)
+    c, s, v, g = rng.random((4, 300)) < 0.5
+    g &= v
+    gain = c.astype(float) - s
+    choice = g.mean() / v.mean() * np.cov(v, gain, ddof=0)[0, 1]
+    assert gate_skill(g, c, s) == pytest.approx(gate_skill(g, c, s, v) + choice)
+    own = v.mean() * np.cov(g[v], gain[v], ddof=0)[0, 1]
+    assert gate_skill(g, c, s, v) == pytest.approx(own)
+
+
+def test_gate_that_accepts_what_is_not_eligible_is_refused():
+    with pytest.raises(ValueError, match="1 that are not"):
+        gate_skill([1, 1], [1, 0], [0, 0], [1, 0])
+
+
+@pytest.mark.parametrize("with_eligible", [False, True])
+def test_interval_of_the_skill_is_that_of_resampled_tasks(with_eligible):
+    rng = np.random.default_rng(2)
+    c, s, g, v = rng.random((4, 200)) < 0.5
+    v = (v | g) if with_eligible else np.ones(200, dtype=bool)
+    tasks = np.repeat(np.arange(40), 5)
+    eligible = v if with_eligible else None
+    found = gate_skill_interval(g, c, s, tasks, rng=rng, eligible=eligible)
+    draws = []
+    for _ in range(2000):
+        rows = (rng.integers(40, size=40)[:, None] * 5 + np.arange(5)).ravel()
+        draws.append(gate_skill(g[rows], c[rows], s[rows], v[rows]))
+    assert found.value == pytest.approx(gate_skill(g, c, s, eligible))
+    assert (found.low, found.high) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_gate_that_decides_nothing_has_skill_zero_by_definition(accepts):
+    v = np.array([1, 1, 0, 1, 0, 1, 1], dtype=bool)
+    found = gate_skill_interval(
+        v & accepts, CHEAP, STRONG, np.arange(7), rng=np.random.default_rng(0), eligible=v
+    )
+    assert (found.value, found.low) == (0.0, None)
+    assert "by definition" in found.note
 
 
 def test_peak_oracle_counts_rows_with_any_right_answer():

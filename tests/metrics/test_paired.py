@@ -101,6 +101,45 @@ def test_bootstrap_of_one_cluster_or_of_equal_rows_has_no_interval():
     assert "same value" in same.note
 
 
+def tango_z(difference, only_a, only_b, n):
+    """Score statistic of a true difference, as Tango (1998) has it."""
+    b = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    c = -only_b * difference * (1 - difference)
+    q = (np.sqrt(b**2 - 8 * n * c) - b) / (4 * n)
+    return (only_a - only_b - n * difference) / np.sqrt(n * (2 * q + difference * (1 - difference)))
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 1), (1, 0), (0, 1)])
+def test_verdicts_that_never_differ_otherwise_have_tangos_interval(a, b):
+    n = 25
+    found = paired_cluster_bootstrap(
+        np.full(n, a), np.full(n, b), np.arange(n), rng=np.random.default_rng(0)
+    )
+    assert found.value == a - b
+    assert -1.0 <= found.low <= found.value <= found.high <= 1.0
+    for end, side in ((found.low, 1.0), (found.high, -1.0)):
+        if -1.0 < end < 1.0:
+            z = tango_z(end, n * max(a - b, 0), n * max(b - a, 0), n)
+            assert z == pytest.approx(side * 1.959964, abs=1e-6)
+
+
+def test_verdicts_that_agree_everywhere_are_as_uncertain_as_their_tasks_are_few():
+    same, rng = np.ones(80, dtype=bool), np.random.default_rng(0)
+    few = paired_cluster_bootstrap(same, same, np.repeat(np.arange(10), 8), rng=rng)
+    many = paired_cluster_bootstrap(same, same, np.arange(80), rng=rng)
+    assert few.high > 3 * many.high
+    assert few.low == -few.high
+    assert "each task as one row" in few.note
+    one = paired_cluster_bootstrap(same, same, np.zeros(80), rng=rng)
+    assert one.low is None
+    assert "one cluster" in one.note
+
+
+def test_numbers_that_are_no_verdicts_get_no_interval_without_spread():
+    found = paired_cluster_bootstrap([2.5, 3.5], [2.0, 3.0], [0, 1], rng=np.random.default_rng(0))
+    assert (found.value, found.low) == (0.5, None)
+
+
 def test_few_clusters_are_noted():
     rng = np.random.default_rng(0)
     assert "only 3 clusters" in cluster_bootstrap_mean([0, 1, 1], [0, 1, 2], rng=rng).note
@@ -185,6 +224,23 @@ def test_no_discordant_row_among_few_does_not_prove_equality():
     result = tost_equivalence(same, same, np.arange(20), margin=0.1)
     assert result.p_value == pytest.approx(0.9**20)
     assert result.verdict == "inconclusive"
+
+
+def test_not_worse_is_one_side_of_the_equivalence_test():
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=200) + 1.0
+    b, clusters = np.zeros(200), np.arange(200)
+    better = tost_equivalence(a, b, clusters, margin=0.1)
+    assert better.verdict == "different"
+    expected = stats.ttest_1samp(a, -0.1, alternative="greater").pvalue
+    assert better.p_not_worse == pytest.approx(expected)
+    assert better.p_not_worse < 0.001 < better.p_value
+
+
+def test_no_discordant_row_among_few_does_not_prove_not_worse():
+    # A true difference of -.1 leaves 20 tasks without one with chance .9^20 = .12
+    result = tost_equivalence(np.ones(20), np.ones(20), np.arange(20), margin=0.1)
+    assert result.p_not_worse == pytest.approx(0.9**20)
 
 
 def test_tost_refuses_one_cluster_and_no_margin():

@@ -82,6 +82,14 @@ def action_type_title(name: str) -> str:
     return {"verifier": "verification", "BLOCKED": "blocked"}.get(name, name.replace("_", " "))
 
 
+def has_families_held_out(results: JSON) -> bool:
+    """Whether the test split has task families that no model was trained on.
+
+    Systems, verifiers and contrasts are measured on the others then.
+    """
+    return any(part(row, "families", "out_of_family") for row in rows(results, "replay", "systems"))
+
+
 def overhead(results: JSON) -> float | None:
     """FLOPs of D's proposing and verifying alone, in units of the strong model alone.
 

@@ -95,7 +95,7 @@ def _samples(found: Sequence[JSON]) -> Table | None:
         caption=(
             "What several samples offer: distinct parsable actions per step, the number of "
             "independent draws that would cover as much, and the share of steps with at least one "
-            "acceptable sample."
+            "acceptable sample; on families that were trained on."
         ),
     )
 

@@ -16,7 +16,7 @@ from specact_rl.eval.report.blocks import (
     table,
     words,
 )
-from specact_rl.eval.report.lookup import part, rows, system
+from specact_rl.eval.report.lookup import has_families_held_out, part, rows, system
 from specact_rl.eval.report.numbers import (
     DASH,
     JSON,
@@ -59,7 +59,12 @@ def summary(results: JSON) -> list[Block]:
     if calibration:
         told.append(f"Gates were fitted on {_size(calibration)} and frozen before testing.")
     if test:
-        told.append(f"Everything below was measured on {_size(test)} of the test split.")
+        told.append(f"The test split has {_size(test)}.")
+    if has_families_held_out(results):
+        told.append(
+            "Systems, verifiers and contrasts are measured on the families that models were "
+            "trained on; rows out of family say so."
+        )
     if meta.get("label"):
         told.append(f"What counts as right: {_sentence(meta['label'])}")
     if meta.get("calibration_rule"):

@@ -10,6 +10,7 @@ from specact_rl.eval.report.lookup import (
     accepts_what_parses,
     action_type_title,
     agreement,
+    has_families_held_out,
     part,
     rows,
     system,
@@ -67,7 +68,8 @@ def systems_table(results: JSON) -> Table | None:
             for row in found
         ],
         caption=(
-            f"Replay, {say_rows(metric(found[0], 'acceptable'))}; 95 % intervals over tasks in "
+            f"Replay, {say_rows(metric(found[0], 'acceptable'))}{_of_families(results)}; 95 % "
+            "intervals over tasks in "
             "brackets (shares: Wilson's at the effective number of steps; the rest: bootstrap). "
             "The assumed cost takes the source report's constants (cheap 0.15, verifier 0.10, "
             "strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a rejected "
@@ -76,6 +78,10 @@ def systems_table(results: JSON) -> Table | None:
             f"the rest is the parser's.{_left_out(results)}"
         ),
     )
+
+
+def _of_families(results: JSON) -> str:
+    return " of families that were trained on" if has_families_held_out(results) else ""
 
 
 def _left_out(results: JSON) -> str:

@@ -1,0 +1,107 @@
+"""The subcommands that read a log: what they print, and how they refuse."""
+
+import json
+
+import pytest
+
+from specact_rl import cli
+from specact_rl.store import read_manifest
+
+
+def line(number, success):
+    call = {
+        "type": "function",
+        "function": {"name": "open", "arguments": f'{{"key": "{success}"}}'},
+    }
+    return {
+        "id": f"r{number}-{success}",
+        "task_id": f"t{number}",
+        "model": "m",
+        "success": success,
+        "messages": [
+            {"role": "user", "content": f"Open number {number}."},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ],
+        "tools": [],
+    }
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    lines = [line(i, success) for i in range(12) for success in (True, False)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    return path
+
+
+def test_import_writes_a_folder_and_says_how_the_log_was_read(log, tmp_path, capsys):
+    out = tmp_path / "rollouts"
+    assert cli.main(["import", str(log), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Read as openai_chat: ")
+    assert "rollouts 24" in shown
+    assert shown.splitlines()[-1] == str(out)
+    assert read_manifest(out).counts["rollouts"] == 24
+
+
+def test_import_splits_as_it_is_told(log, tmp_path):
+    out = tmp_path / "rollouts"
+    fractions = ["--fractions", "train_proposer=0.5,test=0.5"]
+    assert cli.main(["import", str(log), "--out", str(out), *fractions, "--seed", "3"]) == 0
+    counts = read_manifest(out).counts
+    assert counts["train_verifier:tasks"] == 0
+    assert counts["train_proposer:tasks"] + counts["test:tasks"] == 12
+    assert read_manifest(out).seed == 3
+
+
+def test_check_prints_the_page_and_writes_the_numbers(log, tmp_path, capsys):
+    out = tmp_path / "check.json"
+    assert cli.main(["check", str(log), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# What this log supports\n")
+    assert "12 tasks have both a success and a failure" in shown
+    numbers = json.loads(out.read_text(encoding="utf-8"))
+    assert numbers["facts"]["num_mixed_tasks"] == 12
+    assert {s["strategy"]: s["num_pairs"] for s in numbers["strategies"]}["divergence"] == 12
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "complaint"),
+    [
+        (None, [], "chats.jsonl"),
+        ("", [], "chats.jsonl"),
+        ('{"what": "is this"}\n', [], "known format"),
+        ('{"messages": [{"ro', [], "known format"),
+        ("SAME", ["--importer", "nonesuch"], "'nonesuch'"),
+    ],
+    ids=["missing", "empty", "unknown", "truncated", "no-importer"],
+)
+@pytest.mark.parametrize("command", ["import", "check"])
+def test_a_log_that_does_not_fit_is_one_error(
+    log, tmp_path, capsys, command, content, extra, complaint
+):
+    if content is None:
+        log.unlink()
+    elif content != "SAME":
+        log.write_text(content, encoding="utf-8")
+    out = tmp_path / "out"
+    assert cli.main([command, str(log), "--out", str(out), *extra]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (error,) = [text for text in shown.err.splitlines() if "error:" in text]
+    assert complaint in error
+    assert not out.exists()
+
+
+def test_check_overwrites_no_file(log, tmp_path, capsys):
+    out = tmp_path / "check.json"
+    out.write_text("mine", encoding="utf-8")
+    assert cli.main(["check", str(log), "--out", str(out)]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "mine"
+
+
+def test_import_refuses_shares_that_are_none(log, tmp_path, capsys):
+    args = ["import", str(log), "--out", str(tmp_path / "out"), "--fractions", "test=much"]
+    assert cli.main(args) == 2
+    assert "'test=much'" in capsys.readouterr().err
