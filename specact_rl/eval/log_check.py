@@ -90,6 +90,8 @@ class PairCheck:
     """What a second trial of its own adds to the stronger one; None without second trials."""
     power: Power
     """Of any gate between the two against one of them: it can differ on no other tasks."""
+    faulty: str | None
+    """The model of the two that a flag says fails by its format and not by its calls; or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +118,13 @@ class LogCheck:
     reason: str
     counts: dict[str, int]
     facts: LogFacts
+    """Of the whole log, as a leaderboard has it."""
+    num_left_out: int
+    """Tasks of degenerate categories that nobody solves; not in `agents`, `pairs` and `labels`."""
     agents: list[AgentCheck]
     pairs: list[PairCheck]
-    """Most tasks that only the weaker one solves first: there a gate has most to gain."""
+    """Most tasks that only the weaker one solves first: there a gate has most to gain. Pairs with
+    a model whose failures are the format's come last."""
     never_solved: NeverSolved
     strategies: list[StrategyCount]
     labels: dict[str, LabelCounts]
@@ -175,22 +181,25 @@ def check_log(log: LoadedLog, path: Path) -> LogCheck:
         path: Where it came from, for the page.
     """
     rollouts = log.result.rollouts
-    facts = log_facts(rollouts)
-    retry = {agent.agent: agent.retry_headroom for agent in facts.agents}
-    reruns = _rerun_discordance(rollouts)
-    labels = count_labels(step for rollout in rollouts for step in rollout.steps)
+    flags = log.result.flags
+    usable = _usable(rollouts, flags)
+    compared = log_facts(usable)
+    retry = {agent.agent: agent.retry_headroom for agent in compared.agents}
+    reruns = _rerun_discordance(usable)
+    labels = count_labels(step for rollout in usable for step in rollout.steps)
     return LogCheck(
         path=str(path),
         importer=log.importer,
         reason=log.reason,
         counts=log.result.counts(),
-        facts=facts,
-        agents=[_agent(agent, reruns.get(agent.agent)) for agent in facts.agents],
+        facts=log_facts(rollouts),
+        num_left_out=len({r.task_id for r in rollouts}) - len({r.task_id for r in usable}),
+        agents=[_agent(agent, reruns.get(agent.agent)) for agent in compared.agents],
         pairs=sorted(
-            (_pair(pair, retry.get(pair.strong)) for pair in facts.pairs),
-            key=lambda pair: -pair.facts.only_cheap,
+            (_pair(pair, retry.get(pair.strong), _faulty(flags, pair)) for pair in compared.pairs),
+            key=lambda pair: (pair.faulty is not None, -pair.facts.only_cheap),
         ),
-        never_solved=_never_solved(rollouts, log.result.flags),
+        never_solved=_never_solved(rollouts, flags),
         strategies=[
             _strategy_count(name, rollouts) for name in PAIR_STRATEGIES if name not in _OF_PROPOSALS
         ],
@@ -208,7 +217,7 @@ def check_log(log: LoadedLog, path: Path) -> LogCheck:
         single_step=all(len(rollout.steps) <= 1 for rollout in rollouts),
         histogram=action_histogram(rollouts),
         dropped=log.result.dropped,
-        flags=list(log.result.flags),
+        flags=list(flags),
     )
 
 
@@ -239,10 +248,29 @@ def _agent(facts: AgentFacts, rerun: float | None) -> AgentCheck:
     )
 
 
-def _pair(facts: PairFacts, retry_headroom: float | None) -> PairCheck:
+def _usable(rollouts: Sequence[Rollout], flags: Sequence[Flag]) -> list[Rollout]:
+    """All but the degenerate categories that nobody solves; everything where that is all."""
+    suspects = {flag.group for flag in flags if flag.kind == "degenerate_group"}
+    solved = {rollout.family for rollout in rollouts if official_score(rollout)}
+    return [r for r in rollouts if r.family not in suspects - solved] or list(rollouts)
+
+
+def _faulty(flags: Sequence[Flag], pair: PairFacts) -> str | None:
+    groups = [flag.group for flag in flags if flag.kind == "format_failures"]
+    for agent in (pair.cheap, pair.strong):
+        policy = agent.partition("@")[0]
+        if any(group == policy or group.startswith(f"{policy} ") for group in groups):
+            return agent
+    return None
+
+
+def _pair(facts: PairFacts, retry_headroom: float | None, faulty: str | None) -> PairCheck:
     discordance = (facts.only_cheap + facts.only_strong) / facts.num_tasks
     return PairCheck(
-        facts=facts, retry_headroom=retry_headroom, power=_power(facts.num_tasks, discordance)
+        facts=facts,
+        retry_headroom=retry_headroom,
+        power=_power(facts.num_tasks, discordance),
+        faulty=faulty,
     )
 
 

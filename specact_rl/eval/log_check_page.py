@@ -58,7 +58,7 @@ def import_page(
     flags: Sequence[Flag],
 ) -> str:
     """What an import read and wrote, ending in a newline."""
-    numbers = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    numbers = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     lines = [f"Read as {importer}: {reason}.", "", f"Written: {numbers}.", ""]
     lines += _dropped(dropped)
     lines += _flags(flags)
@@ -85,7 +85,7 @@ def _lines(check: LogCheck) -> Iterator[str]:
     for v in verdicts(check):
         yield f"- **{v.use}: {v.answer}.** {v.because}{f' Do: {v.do}' if v.do else ''}"
     yield ""
-    yield from _models(check.agents)
+    yield from _models(check.agents, check.num_left_out)
     yield from _pairs(check)
     yield from _noise(check)
     yield from _strategies(check.strategies)
@@ -94,11 +94,17 @@ def _lines(check: LogCheck) -> Iterator[str]:
     yield from _doubts(check)
 
 
-def _models(agents: Sequence[AgentCheck]) -> Iterator[str]:
+def _models(agents: Sequence[AgentCheck], num_left_out: int) -> Iterator[str]:
     if not agents:
         return
     yield "## Models"
     yield ""
+    if num_left_out:
+        yield (
+            f"Here, in the next table and in the labels {num_left_out:,} tasks are left out: no "
+            "model solves any of their categories, which are flagged below."
+        )
+        yield ""
     shown = sorted(agents, key=lambda agent: -agent.facts.accuracy)[:NUM_SHOWN]
     most = max(max(agent.facts.pass_hat, default=1) for agent in shown)
     ks = range(2, most + 1)
@@ -153,7 +159,7 @@ def _pairs(check: LogCheck) -> Iterator[str]:
 def _pair_row(pair: PairCheck) -> list[str]:
     facts, power = pair.facts, pair.power
     return [
-        f"{facts.cheap} / {facts.strong}",
+        f"{facts.cheap} / {facts.strong}{'' if pair.faulty is None else ' (flagged)'}",
         f"{facts.num_tasks:,}",
         f"{percent(facts.cheap_accuracy)} / {percent(facts.strong_accuracy)}",
         *(f"{n:,}" for n in (facts.both, facts.only_cheap, facts.only_strong, facts.neither)),
@@ -179,7 +185,7 @@ def _noise(check: LogCheck) -> Iterator[str]:
     if never.num_degenerate:
         yield (
             f"{never.num_degenerate:,} of them lie in categories flagged below as degenerate: "
-            "leave these categories out of every comparison."
+            "leave these out of every comparison."
         )
     if len(never.by_family) > 1:
         top = [f"{name} {n:,}" for name, n in list(never.by_family.items())[:5]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specact_rl.eval.log_check import PAIR_SHARE, LogCheck, PairCheck, StrategyCount
+from specact_rl.logs.tool_types import SEVERAL_CALLS, UNPARSABLE
 
 FEW_TASKS = 30
 """Below this, intervals over tasks are unreliable; a rule of thumb."""
@@ -19,6 +20,9 @@ MIN_FOR_LENGTH = 20
 """Fewer pairs say nothing of which side is longer."""
 SMALL_CHANGE = 0.05
 """A test that shows this difference of success rates counts as fit for comparisons."""
+
+NOTABLE = 0.05
+"""Share of the steps from which on an oddity is worth a warning."""
 
 Answer = Literal["yes", "barely", "no"]
 
@@ -100,10 +104,10 @@ def _pairs(check: LogCheck) -> Verdict:
                 "failure part at an action after a like history: see the reasons below."
             )
         return Verdict(use=use, answer="no", because=because, do=do)
-    few = best.num_kept < FEW_PAIRS or best.num_tasks < FEW_TASKS
+    few = best.num_expected < FEW_PAIRS or best.num_tasks < FEW_TASKS
     because = (
-        f"Most come from `{best.strategy}`: {best.num_kept:,} of {best.num_tasks:,} tasks, about "
-        f"{best.num_expected:.0f} once the tasks are split."
+        f"`{best.strategy}` finds most: {best.num_kept:,} pairs on {best.num_tasks:,} tasks, of "
+        f"which about {best.num_expected:,.0f} are left once the tasks are split."
     )
     do = (
         f"Add rollouts of these tasks (only {check.facts.num_mixed_tasks:,} have both outcomes), "
@@ -144,7 +148,9 @@ def _gate(check: LogCheck) -> Verdict:
     best = check.pairs[0]
     answer: Answer = "yes"
     do = "" if check.single_step else "Joins of logs do not hold past the first step: run it live."
-    if not best.facts.only_cheap:
+    if best.faulty is not None:
+        answer, do = "no", "Repair the decoding and score that model again."
+    elif not best.facts.only_cheap:
         answer, do = "no", "Take models that are right on different tasks."
     elif not can_show(best):
         answer = "barely"
@@ -160,6 +166,8 @@ def can_show(pair: PairCheck) -> bool:
 
 def _headroom(pair: PairCheck) -> str:
     facts = pair.facts
+    if pair.faulty is not None:
+        return f"{pair.faulty} fails by its format and not by its calls (see the flags)."
     text = (
         f"Most to gain: {facts.cheap} under {facts.strong}, where a perfect gate adds "
         f"{points(facts.oracle_headroom)}"
@@ -175,15 +183,19 @@ def _comparison(check: LogCheck) -> Verdict:
         because = "Nothing is scored."
         return Verdict(use=use, answer="no", because=because, do="Score the rollouts.")
     widest = max(check.agents, key=lambda agent: (agent.facts.num_tasks, agent.facts.accuracy))
+    if widest.facts.accuracy in (0.0, 1.0):
+        because = f"{widest.facts.agent} has the same verdict everywhere, so nothing can differ."
+        do = "Add rollouts of a model that is neither always right nor always wrong."
+        return Verdict(use=use, answer="no", because=because, do=do)
     power = widest.power
     basis = (
-        "assuming independent runs"
+        "taking two runs as independent"
         if widest.rerun_discordance is None
         else "given how often its own trials disagree"
     )
     because = (
-        f"One run a side on all {widest.facts.num_tasks:,} tasks shows {_shown(power.all_tasks)} "
-        f"of {widest.facts.agent}, the {power.num_test_tasks:,} test tasks show "
+        f"With one run a side, all {widest.facts.num_tasks:,} tasks show {_shown(power.all_tasks)} "
+        f"in the success of {widest.facts.agent}; the {power.num_test_tasks:,} test tasks show "
         f"{_shown(power.test_tasks)} ({basis})."
     )
     if power.test_tasks is not None and power.test_tasks <= SMALL_CHANGE:
@@ -194,7 +206,7 @@ def _comparison(check: LogCheck) -> Verdict:
 
 
 def _shown(size: float | None) -> str:
-    return "no change" if size is None else f"a change from {points(size)} on"
+    return "no change at all" if size is None else f"a change of {points(size)} or more"
 
 
 def warnings(check: LogCheck) -> Iterator[str]:
@@ -207,11 +219,17 @@ def warnings(check: LogCheck) -> Iterator[str]:
         )
     if facts.num_unscored:
         yield f"{facts.num_unscored:,} rollouts have no verdict; they are in no accuracy or pair."
-    unparsable = check.histogram.get("unparsable", 0)
-    if unparsable > 0.05 * max(1, check.counts["steps"]):
+    unparsable = check.histogram.get(UNPARSABLE, 0)
+    if unparsable > NOTABLE * max(1, check.counts["steps"]):
         yield (
             f"{percent(unparsable / check.counts['steps'])} of the steps could not be parsed: look "
             "at some before training, it may be the importer and not the model."
+        )
+    several = check.histogram.get(SEVERAL_CALLS, 0)
+    if several > NOTABLE * max(1, check.counts["steps"]):
+        yield (
+            f"{percent(several / check.counts['steps'])} of the steps hold several calls at once. "
+            "They are no single action: in no step pair, and nothing that a gate can accept."
         )
     for s in check.strategies:
         if s.num_kept >= MIN_FOR_LENGTH and not 0.35 <= (s.chosen_longer or 0.0) <= 0.65:

@@ -134,6 +134,9 @@ def test_tasks_that_nobody_solves_are_told_from_those_of_a_broken_category():
     assert never.num_degenerate == MIN_GROUP
     assert never.examples == ["hard"]
     assert never.by_family == {"broken": MIN_GROUP, "f": 1}
+    assert found.num_left_out == MIN_GROUP
+    assert [(a.facts.num_tasks, a.facts.accuracy) for a in found.agents] == [(3, 1 / 3)]
+    assert found.facts.agents[0].num_tasks == MIN_GROUP + 3
     page = check_page(found)
     assert f"{MIN_GROUP} of them lie in categories flagged below as degenerate" in page
     assert "the model never passes" in page
@@ -242,3 +245,33 @@ def write_rollouts(tmp_path):
         return tmp_path / "log.jsonl"
 
     return write
+
+
+def test_a_pair_with_a_model_that_fails_by_its_format_comes_last_and_is_no_gate():
+    rollouts = [r for i, o in enumerate("1000") for r in trials(str(i), o, "fenced")]
+    rollouts += [r for i, o in enumerate("0111") for r in trials(str(i), o, "good")]
+    flag = Flag(kind="format_failures", group="fenced simple", detail="all fenced")
+    result = finished(rollouts, {}, [flag])
+    alone = check_log(LoadedLog(result=result, importer="x", reason="so"), Path("logs"))
+    assert [pair.faulty for pair in alone.pairs] == ["fenced"]
+    assert answers(alone)[3] == "no"
+    more = [r for i, o in enumerate("1111") for r in trials(str(i), o, "best")]
+    result = finished([*rollouts, *more], {}, [flag])
+    found = check_log(LoadedLog(result=result, importer="x", reason="so"), Path("logs"))
+    # fenced has more to gain under good (1 task) than good under best (none), and is last still
+    assert [pair.faulty for pair in found.pairs] == [None, "fenced", "fenced"]
+    assert check_page(found).count("(flagged)") == 2
+
+
+def test_a_log_of_successes_alone_compares_nothing():
+    found = check([rollout(f"t{i}", success=True, acts="x") for i in range(9)])
+    assert answers(found)[4] == "no"
+    assert "the same verdict everywhere" in check_page(found)
+
+
+def test_steps_with_several_calls_are_warned_of():
+    call = {"type": "function", "function": {"name": "open", "arguments": {}}}
+    several = rollout("a", success=True, acts="x")
+    several.steps[0] = StepRecord(index=0, message_index=1, executed=None)
+    several.messages[1]["tool_calls"] = [call, call]
+    assert "100.0 % of the steps hold several calls" in check_page(check([several]))
