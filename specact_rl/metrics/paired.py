@@ -182,7 +182,7 @@ def _constant_difference(difference: FloatArray, clusters: Clusters, level: floa
             value=value, n=n, num_clusters=num_clusters, note="no interval: one cluster only"
         )
     z_squared = float(stats.norm.ppf((1.0 + level) / 2.0)) ** 2
-    reach = z_squared / (effective_clusters(codes, num_clusters, level) + z_squared)
+    reach = z_squared / (effective_clusters(codes, num_clusters) + z_squared)
     return MetricValue(
         value=value,
         low=value - reach * (1.0 + value),

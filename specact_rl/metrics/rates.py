@@ -46,7 +46,7 @@ def cluster_rate(hits: ArrayLike, clusters: Clusters, *, level: float = 0.95) ->
             note="no interval: one cluster only",
         )
     if alike:
-        rows = effective_clusters(codes, num_clusters, level)
+        rows = effective_clusters(codes, num_clusters)
     else:
         rows = _effective_rows(y, codes, num_clusters, level)
     interval = wilson_at(share, rows, level)

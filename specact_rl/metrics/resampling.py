@@ -40,7 +40,7 @@ def cluster_codes(clusters: Clusters, num_rows: int) -> tuple[IntArray, int]:
     return codes.astype(np.int64), int(unique.size)
 
 
-def effective_clusters(codes: IntArray, num_clusters: int, level: float = 0.95) -> float:
+def effective_clusters(codes: IntArray, num_clusters: int) -> float:
     """How many independent rows the rows are worth if all rows of a cluster are alike.
 
     The number of clusters when they are of one size, fewer when some are larger. The stand-in for
@@ -50,8 +50,7 @@ def effective_clusters(codes: IntArray, num_clusters: int, level: float = 0.95) 
     clusters of m rows.
     """
     sizes = np.bincount(codes, minlength=num_clusters).astype(np.float64)
-    alike = float(sizes.sum() ** 2 / (sizes @ sizes))
-    return alike * few_clusters_factor(codes.size, num_clusters, level)
+    return float(sizes.sum() ** 2 / (sizes @ sizes))
 
 
 def few_clusters_factor(num_rows: int, num_clusters: int, level: float) -> float:
