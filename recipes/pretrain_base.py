@@ -100,7 +100,9 @@ def main() -> None:
         Path(training.output_dir) / "pretraining.json",
         {
             "num_episodes": arguments.num_episodes,
-            "num_tokens": dataset.num_tokens,
+            "corpus_tokens": dataset.num_tokens,
+            "num_steps": trainer.state.global_step,
+            "num_epochs": trainer.state.epoch,
             "seed": training.seed,
             "seconds": round(time.time() - started),
             "log": trainer.state.log_history,

@@ -426,6 +426,17 @@ def test_scores_join_by_proposal(table, cheap):
         score_matrix(cheap, scores[1:])
 
 
+def test_samples_that_no_verifier_was_asked_about_have_no_score(table, cheap):
+    asked = [score(row[0].proposal_id, float(i)) for i, row in enumerate(cheap.proposals)]
+    nan = np.nan
+    expected = [[0, nan, nan], [1, nan, nan], [2, nan, nan], [3, nan, nan]]
+    np.testing.assert_array_equal(score_matrix(cheap, asked, 1), expected)
+    with pytest.raises(ConfigError, match="has no score"):
+        score_matrix(cheap, asked)
+    with pytest.raises(ConfigError, match="has no score"):
+        score_matrix(cheap, asked[1:], 1)
+
+
 def test_model_that_was_not_called_catches_up():
     prompts = np.array([10, 15, 22, 8, 12])
     rollouts = np.array([0, 0, 0, 1, 1])
