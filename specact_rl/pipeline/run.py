@@ -70,7 +70,7 @@ def run_preset(
             bases cannot be pretrained here.
     """
     if (seed + 1) * TASKS_PER_SEED > 10_000_000 or seed < 0:
-        raise ConfigError(f"seed must be in [0, 99), got {seed!r}")
+        raise ConfigError(f"seed must be in [0, 100), got {seed!r}")
     own_bases = base_sizes(preset) if from_scratch else []
     folders = Folders(root=out)
     _claim(
