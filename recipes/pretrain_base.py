@@ -25,7 +25,7 @@ from specact_rl.models.pretraining import (
     PadCollator,
     corpus_texts,
 )
-from specact_rl.models.processes import die_with_parent_if_tied
+from specact_rl.models.processes import ProgressFile, die_with_parent_if_tied
 from specact_rl.models.recipe_runs import last_checkpoint
 from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
 from specact_rl.rendering import Renderer
@@ -91,6 +91,7 @@ def main() -> None:
             MuonWithAdamW(model, muon_lr=arguments.muon_learning_rate, lr=training.learning_rate),
             None,
         ),
+        callbacks=[ProgressFile(Path(training.output_dir))],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(training.output_dir)))
     model.to(torch.bfloat16).save_pretrained(training.output_dir)

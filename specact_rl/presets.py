@@ -46,6 +46,9 @@ class Preset:
     max_pairs_per_task: int
     dtype: str
     """Of the models when they propose and judge."""
+    num_side_by_side: int
+    """Recipes that train at a time, where they need not wait for one another. Tiny models gain
+    little from a second core, and much of a short training is a single-threaded start."""
 
 
 _TINY = Preset(
@@ -66,8 +69,9 @@ _TINY = Preset(
     num_ranked_tasks=60,
     num_live_tasks=100,
     pair_strategies=("same_prefix", "divergence", "hard_negative"),
-    max_pairs_per_task=1,
+    max_pairs_per_task=2,
     dtype="float32",
+    num_side_by_side=2,
 )
 
 _SMOKE = replace(
@@ -106,6 +110,7 @@ _QWEN3 = Preset(
     pair_strategies=("same_prefix", "divergence", "hard_negative"),
     max_pairs_per_task=8,
     dtype="bfloat16",
+    num_side_by_side=1,
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_TINY, _SMOKE, _QWEN3)}

@@ -30,6 +30,7 @@ CONTRASTS = (
     Contrast(name="strong beats cheap, arguments level", better="A", worse="B", level="arguments"),
     Contrast(name="D beats cheap only", better="D", worse="B"),
     Contrast(name="E beats D", better="E", worse="D"),
+    Contrast(name="E beats D, linear + confidence picks", better="E-lin+", worse="D-lin+"),
     Contrast(name="D beats own confidence", better="D", worse="D-logp"),
     Contrast(name="D beats linear features", better="D", worse="D-lin"),
     Contrast(name="D beats strong judge", better="D", worse="C"),

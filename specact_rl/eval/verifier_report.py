@@ -25,7 +25,7 @@ from specact_rl.metrics.discrimination import (
 from specact_rl.metrics.paired import wilson_interval
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
-from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
 from specact_rl.policy.gates import Gate
 from specact_rl.types import ACTION_TYPES
 
@@ -44,6 +44,8 @@ def verifier_report(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """One row of the verifiers table, as JSON, on the greedy proposals that could be judged.
+
+    `auroc_same_step` alone is on all samples that it judged.
 
     Args:
         name: Key of the verifier.
@@ -70,6 +72,7 @@ def verifier_report(
         "auroc": auroc_interval(z, y, tasks, rng=rng),
         "auroc_within_types": _within_types(z, y, types, tasks, rng),
         "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng),
+        "auroc_same_step": _same_step(table, proposer, judged, rng),
         "gain_over": {
             other: auroc_difference(z, j.log_odds[rows, 0], y, tasks, rng=rng)
             for other, j in free.items()
@@ -96,6 +99,27 @@ def verifier_report(
         "accepted": _accepted(p, y, tasks, gate),
     }
     return report
+
+
+def _same_step(
+    table: StepTable, proposer: ProposalColumns, judged: Judged, rng: np.random.Generator
+) -> MetricValue | None:
+    """AUROC over pairs of distinct proposals of one step; None if it judged one sample only.
+
+    What choosing among several proposals needs. A verifier that only knows how hard a step is has
+    a high AUROC over all rows and 0.5 here.
+    """
+    scores = np.where(proposer.first_of_its_kind, judged.log_odds, np.nan)
+    if np.isnan(judged.log_odds[:, 1:]).all():
+        return None
+    steps, samples = np.nonzero(~np.isnan(scores) & known(proposer.acceptable))
+    return within_group_auroc(
+        scores[steps, samples],
+        proposer.acceptable[steps, samples] == 1.0,
+        steps,
+        table.task_ids[steps],
+        rng=rng,
+    )
 
 
 def _accepted(p: FloatArray, y: BoolArray, tasks: np.ndarray, gate: Gate) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ from specact_rl.models.loading import (
     model_id,
     save_checkpoint_info,
 )
+from specact_rl.models.processes import ProgressFile
 from specact_rl.models.recipe_arguments import RecipeArguments
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
@@ -93,6 +94,7 @@ class RecipeRun:
         last = last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
         if last is not None:
             logger.info("going on from %s", last)
+        trainer.add_callback(ProgressFile(self.output_dir))
         trainer.train(resume_from_checkpoint=last)
 
     def save(self, trainer: Trainer, files: Mapping[str, Mapping[str, Any]] | None = None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 from specact_rl.errors import ConfigError
 from specact_rl.pipeline.folders import Folders
-from specact_rl.pipeline.launching import launch
+from specact_rl.pipeline.launching import Training, launch
 from specact_rl.presets import BUILTIN, Preset
 from specact_rl.programs import programs_root
 from specact_rl.store import open_stage
@@ -48,8 +49,17 @@ def with_own_bases(preset: Preset, folders: Folders) -> Preset:
     )
 
 
-def pretrain_base(size: str, preset: Preset, folders: Folders, seed: int) -> None:
-    """Run the recipe into the base's folder, unless it is there; a killed run goes on."""
+def pretrain_base(
+    size: str,
+    preset: Preset,
+    folders: Folders,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Run the recipe into the base's folder, unless it is there; a killed run goes on.
+
+    `progress` is called with the percents just done.
+    """
     config = programs_root() / "recipes" / "configs" / preset.configs / f"{RECIPE}_{size}.yaml"
     inputs = {"config": config}
     arguments = {}
@@ -61,6 +71,8 @@ def pretrain_base(size: str, preset: Preset, folders: Folders, seed: int) -> Non
     ) as stage:
         if not stage.done:
             arguments |= {"output_dir": str(stage.path), "seed": str(seed)}
-            launch(RECIPE, config, arguments, folders.log(f"base_{size}"))
+            log = folders.log(f"base_{size}")
+            training = Training(recipe=RECIPE, config=config, arguments=arguments, log=log)
+            launch([training], progress=progress)
             for checkpoint in stage.path.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)

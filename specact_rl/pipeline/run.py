@@ -25,7 +25,7 @@ from specact_rl.mining.build_rows import build_preferences, build_reward, build_
 from specact_rl.mining.data_sets import DataSource
 from specact_rl.pipeline.artifacts import JUDGED, Artifacts
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
-from specact_rl.pipeline.launching import launch
+from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.results import collect_results, plain_json
@@ -136,14 +136,18 @@ class Run:
         """Every stage in order; returns what results.json holds."""
         for size in self.own_bases:
             name = f"pretrain {size}"
-            with self.stage(name), self.progress(name, None):
-                pretrain_base(size, self.preset, self.folders, self.seed)
+            with self.stage(name), self.progress(name, 100) as advance:
+                pretrain_base(size, self.preset, self.folders, self.seed, advance)
         with self.stage("rollouts"):
             self.roll_out()
         with self.stage("build sft rows"):
             self.build(build_sft, "sft", "train_proposer", base=self.preset.cheap_base)
-        for role, base in (("cheap", self.preset.cheap_base), ("strong", self.preset.strong_base)):
-            self.train("sft_proposer", role, model_path(base), "sft")
+        cheap, strong = map(model_path, (self.preset.cheap_base, self.preset.strong_base))
+        self.train(
+            "train cheap and strong",
+            ("sft_proposer", "strong", strong, "sft"),
+            ("sft_proposer", "cheap", cheap, "sft"),
+        )
         with self.stage("cheap proposes"):
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
@@ -151,9 +155,12 @@ class Run:
         with self.stage("mine pairs and verifier rows"):
             self.build_second()
         base = model_path(self.preset.verifier_base)
-        self.train("train_verifier", "verifier", base, "verifier")
-        self.train("train_reward_model", "reward_model", base, "reward")
-        self.train("dpo_proposer", "cheap_dpo", str(self.folders.model("cheap")), "preferences")
+        self.train(
+            "train verifier, DPO proposer and reward model",
+            ("train_verifier", "verifier", base, "verifier"),
+            ("dpo_proposer", "cheap_dpo", str(self.folders.model("cheap")), "preferences"),
+            ("train_reward_model", "reward_model", base, "reward"),
+        )
         with self.stage("DPO proposer proposes"):
             self.propose("cheap_dpo", EVALUATED, 1)
         with self.stage("cheap and strong rank"):
@@ -245,19 +252,32 @@ class Run:
         )
         self.build(build_reward, "reward", split, base=preset.verifier_base, **caps)
 
-    def train(self, recipe: str, role: str, start: str, data: str) -> None:
-        """Run a recipe in a process of its own, its output kept in a log file."""
-        with self.stage(f"train {role}"), self.progress(f"training {role}", None):
+    def train(self, stage: str, *trainings: tuple[str, str, str, str]) -> None:
+        """Run recipes in processes of their own, their output kept in log files.
+
+        Args:
+            stage: Its name.
+            trainings: Recipe, role, model to start from and data set of each, the longest first.
+        """
+        configs = programs_root() / "recipes" / "configs" / self.preset.configs
+        with self.stage(stage), self.progress(stage, 100 * len(trainings)) as advance:
             launch(
-                recipe,
-                programs_root() / "recipes" / "configs" / self.preset.configs / f"{recipe}.yaml",
-                {
-                    "model_name_or_path": start,
-                    "dataset_dir": str(self.folders.data(data)),
-                    "output_dir": str(self.folders.model(role)),
-                    "seed": str(self.seed),
-                },
-                self.folders.log(role),
+                [
+                    Training(
+                        recipe=recipe,
+                        config=configs / f"{recipe}.yaml",
+                        arguments={
+                            "model_name_or_path": start,
+                            "dataset_dir": str(self.folders.data(data)),
+                            "output_dir": str(self.folders.model(role)),
+                            "seed": str(self.seed),
+                        },
+                        log=self.folders.log(role),
+                    )
+                    for recipe, role, start, data in trainings
+                ],
+                side_by_side=self.preset.num_side_by_side,
+                progress=advance,
             )
 
     def propose(self, role: str, splits: tuple[SplitName, ...], num_samples: int) -> None:

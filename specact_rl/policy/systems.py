@@ -58,6 +58,13 @@ _TABLE = (
         verifier="linear_with_confidence",
     ),
     System(
+        name="E-lin+",
+        title=f"{NUM_PROPOSALS} proposals + linear features and confidence pick",
+        proposer="cheap",
+        num_proposals=NUM_PROPOSALS,
+        verifier="linear_with_confidence",
+    ),
+    System(
         name="D-agree",
         title="cheap + agreement of samples",
         proposer="cheap",

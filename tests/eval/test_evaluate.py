@@ -192,6 +192,32 @@ def test_skill_of_a_verifier_is_split_from_that_of_the_parser(inside, found):
     )
 
 
+def test_pairs_of_one_step_are_its_distinct_proposals(inside, found):
+    cheap, scores = inside.columns["cheap"], inside.judged["classifier", "cheap"].log_odds
+    wins = pairs = 0.0
+    for i in range(scores.shape[0]):
+        rows = [k for k in range(SAMPLES) if cheap.first_of_its_kind[i, k]]
+        for good in (k for k in rows if cheap.acceptable[i, k]):
+            for bad in (k for k in rows if not cheap.acceptable[i, k]):
+                pairs += 1
+                wins += scores[i, good] > scores[i, bad]
+    assert pairs > 20
+    row = next(row for row in found["verifiers"] if row["system"] == "D")
+    assert row["auroc_same_step"]["value"] == pytest.approx(wins / pairs)
+
+
+def test_verifier_of_one_sample_has_no_pairs_of_one_step():
+    outcomes = make_outcomes(1)
+    judged = outcomes.judged["classifier", "cheap"]
+    alone = judged.log_odds.copy()
+    alone[:, 1:] = NAN
+    outcomes.judged["reward_model", "cheap"] = replace(judged, log_odds=alone)
+    found = results_of(outcomes)
+    row = next(row for row in found["verifiers"] if row["name"] == "reward_model")
+    assert row["auroc_same_step"] is None
+    to_markdown({"replay": found})
+
+
 def test_contrasts_hold_d_against_reference_gates_with_the_numbers_of_its_row(found):
     row = named(found["systems"], "D")
     by_name = {contrast["name"]: contrast for contrast in found["contrasts"]}

@@ -423,6 +423,22 @@ def test_ranking_within_action_types_is_a_verdict_of_its_own():
     assert "above chance in 1 of 2; not shown for file read" in within.evidence
 
 
+def test_verdict_on_several_proposals_says_whether_the_verifier_can_choose():
+    rows = [
+        {"name": "classifier", "system": "D", "auroc_same_step": mv(0.55, 0.5, 0.6)},
+        {"name": "linear", "system": "D-lin+", "auroc_same_step": mv(0.85, 0.8, 0.9)},
+    ]
+    gain = contrast("E-lin+", "D-lin+", mv(0.03, 0.02, 0.04))["replay"]["contrasts"]
+    results = contrast("E", "D", mv(-0.01, -0.02, -0.001))
+    results["replay"]["contrasts"] += gain
+    results["replay"]["verifiers"] = rows
+    found = only(results)
+    assert found.status == "against"
+    assert "puts the acceptable one first in 55.0 % [50.0, 60.0] (chance 50 %)" in found.evidence
+    assert "linear features and confidence in 85.0 %" in found.evidence
+    assert "E − D = +3.0 points [+2.0, +4.0], Holm p = 0.001." in found.evidence
+
+
 def test_calibration_that_reaches_the_target_says_so_only_with_skill():
     row = {
         "name": "classifier",

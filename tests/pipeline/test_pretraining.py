@@ -26,8 +26,10 @@ def launched(monkeypatch):
     """Arguments of each launch; the recipe leaves weights and a checkpoint."""
     calls = []
 
-    def launch(recipe, config, arguments, log):
-        calls.append((recipe, config.name, dict(arguments), log.name))
+    def launch(trainings, progress=None):
+        [training] = trainings
+        arguments = dict(training.arguments)
+        calls.append((training.recipe, training.config.name, arguments, training.log.name))
         out = Path(arguments["output_dir"])
         (out / "checkpoint-2").mkdir(exist_ok=True)
         (out / "checkpoint-2" / "optimizer.pt").write_text("state")
@@ -98,8 +100,8 @@ def test_base_made_from_other_things_is_made_again(again, folders, launched):
 def test_stopped_recipe_finds_its_checkpoints_again(folders, launched, monkeypatch):
     whole = pretraining.launch
 
-    def stopped(recipe, config, arguments, log):
-        whole(recipe, config, arguments, log)
+    def stopped(trainings, progress=None):
+        whole(trainings)
         raise SpecActError("killed")
 
     monkeypatch.setattr(pretraining, "launch", stopped)
@@ -107,9 +109,10 @@ def test_stopped_recipe_finds_its_checkpoints_again(folders, launched, monkeypat
         pretrain_base("1m", TINY, folders, seed=0)
     assert not folders.base("1m").exists()
 
-    def resumed(recipe, config, arguments, log):
-        assert (Path(arguments["output_dir"]) / "checkpoint-2" / "optimizer.pt").is_file()
-        whole(recipe, config, arguments, log)
+    def resumed(trainings, progress=None):
+        out = Path(trainings[0].arguments["output_dir"])
+        assert (out / "checkpoint-2" / "optimizer.pt").is_file()
+        whole(trainings)
 
     monkeypatch.setattr(pretraining, "launch", resumed)
     pretrain_base("1m", TINY, folders, seed=0)

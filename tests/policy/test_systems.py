@@ -3,6 +3,7 @@ from specact_rl.policy.systems import NUM_PROPOSALS, SYSTEMS, num_judged
 
 def test_verifiers_judge_as_many_samples_as_some_system_shows_them():
     assert num_judged("classifier", "cheap") == NUM_PROPOSALS  # E offers them all
+    assert num_judged("linear_with_confidence", "cheap") == NUM_PROPOSALS  # E-lin+
     assert num_judged("sample_agreement", "cheap") == NUM_PROPOSALS  # compares them
     assert num_judged("strong_judge", "cheap") == 1
     assert num_judged("classifier", "cheap_dpo") == 1

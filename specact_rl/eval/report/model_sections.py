@@ -242,10 +242,11 @@ def _within_types(found: Sequence[JSON]) -> Table | None:
         return cell(metric(part(row, "auroc_within_types"), kind), most=2, count=True)
 
     return table(
-        ("verifier", "pairs of one type", *map(action_type_title, kinds)),
+        ("verifier", "pairs of one step", "pairs of one type", *map(action_type_title, kinds)),
         [
             (
                 words(f"{verifier_title(str(row['name']))} ({row.get('system')})"),
+                cell(metric(row, "auroc_same_step")),
                 cell(metric(row, "auroc_same_type")),
                 *(number(row, kind) for kind in kinds),
             )
@@ -253,6 +254,9 @@ def _within_types(found: Sequence[JSON]) -> Table | None:
         ],
         caption=(
             "AUROC within proposals of one action type, where there are enough of them: what is "
-            "left when knowing the type does not help. Pairs of one type: over all types at once."
+            "left when knowing the type does not help. Pairs of one type: over all types at once. "
+            "Pairs of one step: over the distinct samples of each step, for verifiers that judge "
+            "several; what is left when knowing how hard the step is does not help, and what "
+            "choosing among proposals needs."
         ),
     )

@@ -254,6 +254,7 @@ def several_proposals(results: JSON) -> Iterator[Finding]:
     cheap = proposer(results, "cheap")
     if cheap and cheap.get("num_distinct") is not None:
         evidence += _samples(cheap)
+    evidence += _choosing(results)
     yield Finding(
         status=status,
         claim=claim(status, "E's further proposals help", "E's further proposals hurt."),
@@ -274,6 +275,25 @@ def _samples(cheap: JSON) -> str:
             f"; one of them is acceptable in {fixed(100 * coverage[-1], 1)} % of steps, "
             f"the first alone in {fixed(100 * coverage[0], 1)} %"
         )
+    return told + "."
+
+
+def _choosing(results: JSON) -> str:
+    """Can a verifier tell the proposals of one step apart, and does one that can help?"""
+    own, other = verifier(results, "D"), verifier(results, "D-lin+")
+    same_step = metric(own, "auroc_same_step")
+    if same_step is None or same_step.value is None:
+        return ""
+    told = (
+        " Of an acceptable and an unacceptable proposal of one step, E's verifier puts the "
+        f"acceptable one first in {say_percent(same_step)} (chance 50 %)"
+    )
+    linear, gain = metric(other, "auroc_same_step"), contrast(results, "E-lin+", "D-lin+")
+    if linear is not None and linear.value is not None:
+        told += f", linear features and confidence in {say_percent(linear)}"
+        difference = metric(gain, "difference")
+        if gain is not None and difference is not None:
+            told += f"; with those as verifier, E − D = {say_points(difference)}{holm(gain)}"
     return told + "."
 
 

@@ -1,0 +1,138 @@
+"""Trainings side by side, with processes that end after a set number of looks at them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from specact_rl.errors import SpecActError
+from specact_rl.models.processes import ProgressFile, training_percents
+from specact_rl.pipeline import launching
+from specact_rl.pipeline.launching import Training, launch
+
+
+class ScriptedProcess:
+    """Runs until it was looked at `looks` times."""
+
+    def __init__(self, looks, code):
+        self.looks, self.code, self.killed = looks, code, False
+
+    @property
+    def alive(self):
+        return self.looks > 0 and not self.killed
+
+    @property
+    def returncode(self):
+        return None if self.alive else self.code
+
+    def poll(self):
+        self.looks -= 1
+        return self.returncode
+
+    def kill(self):
+        self.killed = True
+
+    def wait(self):
+        return self.returncode
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Processes by recipe, as they are started; recipes are called "LOOKS/CODE"."""
+    processes = {}
+
+    def start(training, threads):
+        looks, code = map(int, training.recipe.split("/"))
+        processes[training.log.name] = ScriptedProcess(looks, code)
+        return processes[training.log.name]
+
+    monkeypatch.setattr(launching, "_start", start)
+    monkeypatch.setattr(launching, "_POLL_S", 0.0)
+    return processes
+
+
+def trainings(folder, *recipes):
+    return [
+        Training(
+            recipe=recipe,
+            config=folder / "config.yaml",
+            arguments={"output_dir": str(folder / f"model{i}")},
+            log=folder / f"{i}.log",
+        )
+        for i, recipe in enumerate(recipes)
+    ]
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2, 3])
+def test_no_more_trainings_run_than_may(side_by_side, started, tmp_path, monkeypatch):
+    together = []
+    start = launching._start
+
+    def counting(training, threads):
+        process = start(training, threads)
+        together.append(sum(p.alive for p in started.values()))
+        return process
+
+    monkeypatch.setattr(launching, "_start", counting)
+    launch(trainings(tmp_path, "3/0", "1/0", "2/0", "1/0"), side_by_side=side_by_side)
+    assert max(together) == side_by_side
+    assert list(started) == ["0.log", "1.log", "2.log", "3.log"]
+
+
+def test_cores_are_shared(monkeypatch, tmp_path):
+    given = []
+
+    def start(training, threads):
+        given.append(threads)
+        return ScriptedProcess(1, 0)
+
+    monkeypatch.setattr(launching, "_start", start)
+    monkeypatch.setattr(launching, "_POLL_S", 0.0)
+    monkeypatch.setattr(launching.torch, "get_num_threads", lambda: 4)
+    launch(trainings(tmp_path, "a", "b"), side_by_side=2)
+    launch(trainings(tmp_path, "c"))
+    launch(trainings(tmp_path, "d"), side_by_side=8)
+    assert given == [2, 2, 4, 1]
+
+
+def test_failed_training_stops_the_others_and_says_why(started, tmp_path):
+    (tmp_path / "1.log").write_text("loading\n1/2: error: no row may be longer\n")
+    with pytest.raises(SpecActError, match=r"exit code 2: 1/2: error: no row may be longer; .*1\."):
+        launch(trainings(tmp_path, "9/0", "1/2", "1/0"), side_by_side=2)
+    assert started["0.log"].killed
+    assert "2.log" not in started
+
+
+def test_progress_comes_to_100_for_each_training(started, tmp_path):
+    seen = []
+    launch(trainings(tmp_path, "3/0", "1/0"), side_by_side=2, progress=seen.append)
+    assert seen[0] == 100
+    assert sum(seen) == 200
+
+
+def test_progress_of_a_running_training_is_what_it_wrote(started, tmp_path):
+    running, ended = trainings(tmp_path, "3/0", "1/0")
+    folder = tmp_path / "model0"
+    ProgressFile(folder).on_step_end(None, at_step(3, 12), None)
+    seen = []
+    launch([running, ended], side_by_side=2, progress=seen.append)
+    assert seen == [125, 75]
+
+
+def at_step(step, last, main=True):
+    return SimpleNamespace(global_step=step, max_steps=last, is_world_process_zero=main)
+
+
+def test_progress_file_is_gone_when_the_training_is(tmp_path):
+    callback = ProgressFile(tmp_path)
+    assert training_percents(tmp_path) == 0
+    callback.on_step_end(None, at_step(1, 3), None)
+    assert training_percents(tmp_path) == 33
+    callback.on_step_end(None, at_step(3, 3), None)
+    assert training_percents(tmp_path) == 99
+    callback.on_train_end(None, at_step(3, 3), None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_main_process_tells_how_far_it_is(tmp_path):
+    ProgressFile(tmp_path).on_step_end(None, at_step(1, 3, main=False), None)
+    assert list(tmp_path.iterdir()) == []
