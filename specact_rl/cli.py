@@ -30,6 +30,7 @@ EXIT_INTERRUPTED = 130
 EPILOG = """\
 example:
   specact run --preset tiny --out runs/demo
+  specact repeats runs/seed0 runs/seed1 runs/seed2
   specact check my_logs/
   specact import my_logs/ --out runs/rollouts
   specact recipes --list
@@ -292,8 +293,33 @@ def run_run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def add_repeats(subparsers: Subparsers) -> None:
+    """Declare `specact repeats`."""
+    parser = subparsers.add_parser(
+        "repeats",
+        help="which claims repeat over several runs of one preset",
+        description="Hold finished runs of one preset with different seeds side by side: each "
+        "declared claim in each run, its mean, and in how many runs it holds. Prints Markdown.",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="DIR", help="folders of `specact run`"
+    )
+    parser.set_defaults(run=run_repeats)
+
+
+def run_repeats(args: argparse.Namespace) -> int:
+    """Print the page."""
+    from specact_rl.eval.repeats import repeats_page
+    from specact_rl.store import read_json
+
+    found = [read_json(folder / "evaluation" / "results.json") for folder in args.runs]
+    print(repeats_page(found), end="")
+    return EXIT_OK
+
+
 SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_run,
+    add_repeats,
     add_check,
     add_import,
     add_calibrate,
