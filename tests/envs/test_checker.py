@@ -160,3 +160,19 @@ def test_effect_is_done_once_and_no_more():
     env.step(env.call_action(*goal.call))
     assert env.done
     assert not env.success
+
+
+def test_program_that_was_read_after_its_patch_is_still_to_be_checked():
+    seen = 0
+    for env in tasks_of("code_fix", False, count=60):
+        if "code_read" not in env.task.names:
+            continue
+        seen += 1
+        while env.cost_to_go() > 2:  # its last check and the answer are missing
+            env.step(env.expert_action())
+        program = env.expert_action().arguments["program"]
+        name = env.task.names["code_read"]
+        env.step(Action(type="file_read", tool=name, arguments={"program": program}))
+        assert env.cost_to_go() == 2
+        assert env.expert_action().tool == env.task.names["check_run"]
+    assert seen

@@ -372,7 +372,8 @@ class Workspace:
     def _look(self, tool: ToolDef, handle: str, record: dict[str, str]) -> str:
         state = self._state
         state.seen.add(handle)
-        state.verified.add(handle)
+        if tool.operation == "check" or "wanted" not in record:
+            state.verified.add(handle)  # of a program with checks, reading shows nothing
         if tool.operation == "check" and "wanted" in record:
             state.read.add(handle)
             if record["setting"] != record["wanted"]:
