@@ -1,4 +1,4 @@
-"""The live stage: whole episodes of some systems on the same test tasks."""
+"""The live stage: whole episodes of every system on the same test tasks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
 from specact_rl.verifiers import ClassifierVerifier
 
-LIVE_SYSTEMS = ("A", "B", "C", "D", "E", "D-logp", "B-dpo", "D-dpo")
-"""Systems that act in whole episodes; the others are variations that the replay tells apart."""
-
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
 Verifiers = dict[str, tuple[LiveVerifier, Renderer]]
@@ -34,9 +31,9 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[s
     models = {role: RememberingModel(model=artifacts.model(role)) for role in PROPOSERS}
     verifiers = load_verifiers(artifacts)
     episodes = {}
-    with progress("live episodes", len(tasks) * len(LIVE_SYSTEMS)) as advance:
-        for name in LIVE_SYSTEMS:
-            system, folder = SYSTEMS[name], artifacts.folders.live(name)
+    with progress("live episodes", len(tasks) * len(SYSTEMS)) as advance:
+        for name, system in SYSTEMS.items():
+            folder = artifacts.folders.live(name)
             with open_stage(
                 folder,
                 "live",
@@ -59,9 +56,9 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[s
 
 
 def load_verifiers(artifacts: Artifacts) -> Verifiers:
-    """Those that live systems use."""
+    """Those that systems use."""
     loaded: Verifiers = {}
-    for key in sorted({SYSTEMS[name].verifier or "" for name in LIVE_SYSTEMS} - {""}):
+    for key in sorted({system.verifier or "" for system in SYSTEMS.values()} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
             loaded[key] = RememberingVerifier(verifier=verifier), renderer

@@ -8,6 +8,8 @@ from typing import Any
 from specact_rl.eval.report.numbers import JSON, metric
 from specact_rl.metrics.frontier import AgreementRates
 
+MAIN_SYSTEMS = ("A", "B", "C", "D", "E", "B-dpo", "D-dpo")
+"""Systems in the shorter tables and verdicts; the others are variations."""
 VERIFIER_TITLES = {
     "classifier": "trained verifier",
     "reward_model": "reward model",

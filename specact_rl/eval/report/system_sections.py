@@ -7,6 +7,7 @@ from dataclasses import replace
 from specact_rl.eval.report import figures
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
 from specact_rl.eval.report.lookup import (
+    MAIN_SYSTEMS,
     accepts_what_parses,
     action_type_title,
     agreement,
@@ -27,10 +28,6 @@ from specact_rl.eval.report.numbers import (
 )
 
 NO_FALLBACK = "no fallback: the proposal stands, as in the source report"
-
-
-IN_FAMILY_TABLE = ("A", "B", "C", "D", "E", "B-dpo", "D-dpo")
-"""Systems of the table of task families; the results have all of them."""
 
 
 def systems_table(results: JSON) -> Table | None:
@@ -165,7 +162,7 @@ def families_table(results: JSON) -> Table | None:
     found = [
         row
         for row in rows(results, "replay", "systems")
-        if row["name"] in IN_FAMILY_TABLE and part(row, "families", "out_of_family")
+        if row["name"] in MAIN_SYSTEMS and part(row, "families", "out_of_family")
     ]
     if not found:
         return None

@@ -8,6 +8,7 @@ from itertools import combinations
 from specact_rl.eval.report.blocks import Finding, Status
 from specact_rl.eval.report.judging import OF_SIDE, claim, holm, listed, status_of, unsettled
 from specact_rl.eval.report.lookup import (
+    MAIN_SYSTEMS,
     accept_rate,
     accepts_what_parses,
     contrast,
@@ -299,7 +300,11 @@ def _choosing(results: JSON) -> str:
 
 def replay_against_live(results: JSON) -> Iterator[Finding]:
     """Do single steps and whole episodes put the systems in the same order?"""
-    live = {str(r["name"]): metric(r, "success") for r in rows(results, "live")}
+    live = {
+        str(r["name"]): metric(r, "success")
+        for r in rows(results, "live")
+        if r["name"] in MAIN_SYSTEMS
+    }
     step = {name: metric(system(results, name), "acceptable") for name in live}
     both = {
         name: (s, e)
@@ -321,10 +326,12 @@ def replay_against_live(results: JSON) -> Iterator[Finding]:
         f"by completed tasks: {_order({name: pair[1] for name, pair in both.items()})}."
     )
     if not swapped:
-        text = "Replay and live episodes put the systems in the same order."
+        text = "Replay and live episodes put the main systems in the same order."
         yield Finding(status="note", claim=text, evidence=evidence)
         return
-    text = f"Replay and live episodes disagree on {len(swapped)} of {num_pairs} pairs of systems."
+    text = (
+        f"Replay and live episodes disagree on {len(swapped)} of {num_pairs} pairs of systems."
+    )
     evidence += f" Swapped: {'; '.join(swapped)}. " + (
         f"For {clear} of them the difference between the live systems is beyond chance."
         if clear
