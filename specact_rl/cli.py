@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from specact_rl import __version__
 from specact_rl.errors import ConfigError, SpecActError
@@ -293,6 +293,41 @@ def run_run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def add_report(subparsers: Subparsers) -> None:
+    """Declare `specact report`."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write the report of a finished run again",
+        description="Write report.html, report.md and figures from a run's results, which stay as "
+        "they are; no model runs and nothing is measured again.",
+    )
+    parser.add_argument("results", type=Path, metavar="DIR", help="folder that `specact run` wrote")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: DIR/report)"
+    )
+    parser.set_defaults(run=run_report)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the files and print the page's path."""
+    from specact_rl.eval.report import write_report
+
+    print(write_report(_read_results(args.results), args.out or args.results / "report")[-1])
+    return EXIT_OK
+
+
+def _read_results(run: Path) -> dict[str, Any]:
+    from specact_rl.store import read_json
+
+    path = run / "evaluation" / "results.json"
+    if not path.is_file():
+        raise ConfigError(f"{run} must be a finished run of `specact run`, but has no {path}")
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found
+
+
 def add_repeats(subparsers: Subparsers) -> None:
     """Declare `specact repeats`."""
     parser = subparsers.add_parser(
@@ -310,15 +345,14 @@ def add_repeats(subparsers: Subparsers) -> None:
 def run_repeats(args: argparse.Namespace) -> int:
     """Print the page."""
     from specact_rl.eval.repeats import repeats_page
-    from specact_rl.store import read_json
 
-    found = [read_json(folder / "evaluation" / "results.json") for folder in args.runs]
-    print(repeats_page(found), end="")
+    print(repeats_page([_read_results(folder) for folder in args.runs]), end="")
     return EXIT_OK
 
 
 SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_run,
+    add_report,
     add_repeats,
     add_check,
     add_import,

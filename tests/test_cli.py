@@ -1,6 +1,8 @@
-"""The subcommands that read a log: what they print, and how they refuse."""
+"""The subcommands that read a log or a finished run: what they print, and how they refuse."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +107,22 @@ def test_import_refuses_shares_that_are_none(log, tmp_path, capsys):
     args = ["import", str(log), "--out", str(tmp_path / "out"), "--fractions", "test=much"]
     assert cli.main(args) == 2
     assert "'test=much'" in capsys.readouterr().err
+
+
+RESULTS = Path(__file__).parent / "fixtures" / "report" / "results.json"
+
+
+def test_report_is_written_again_from_the_results(tmp_path, capsys):
+    (tmp_path / "run" / "evaluation").mkdir(parents=True)
+    shutil.copy(RESULTS, tmp_path / "run" / "evaluation" / "results.json")
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == tmp_path / "run" / "report" / "report.html"
+    assert page.is_file()
+    assert cli.main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other" / "report.md").read_text() == page.with_name("report.md").read_text()
+
+
+def test_report_of_a_run_that_has_not_finished_is_refused(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "must be a finished run" in capsys.readouterr().err

@@ -152,7 +152,8 @@ class Run:
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
             self.propose("strong", EVALUATED, 1)
-        with self.stage("mine pairs and verifier rows"):
+        name = "mine pairs and verifier rows"
+        with self.stage(name), self.progress(name, None):
             self.build_second()
         base = model_path(self.preset.verifier_base)
         self.train(
@@ -172,7 +173,7 @@ class Run:
             self.calibrate()
         with self.stage("live episodes"):
             live = run_live_systems(self.artifacts, self.progress)
-        with self.stage("evaluate"):
+        with self.stage("evaluate"), self.progress("evaluate", None):
             replay = self.evaluate()
         results = collect_results(self.artifacts, replay, live, self.stage_seconds, self.command)
         write_json(self.folders.evaluation / RESULTS_FILE, results)
@@ -296,14 +297,16 @@ class Run:
     def rank(self, role: str) -> None:
         """A model's choice among candidates on some test tasks."""
         test: tuple[SplitName, ...] = ("test",)
-        with self.progress(f"{role} ranks", None) as advance:
+        tasks = self.artifacts.test_tasks(self.preset.num_ranked_tasks)
+        total = sum(rollout.task_id in set(tasks) for rollout in self.artifacts.rollouts(*test))
+        with self.progress(f"{role} ranks", total) as advance:
             collect_proposals(
                 self.folders.rollouts,
                 self.folders.ranked(role),
                 self.artifacts.model(role),
                 test,
                 sampling=None,
-                tasks=self.artifacts.test_tasks(self.preset.num_ranked_tasks),
+                tasks=tasks,
                 progress=advance,
             )
 

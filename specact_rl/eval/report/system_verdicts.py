@@ -329,9 +329,7 @@ def replay_against_live(results: JSON) -> Iterator[Finding]:
         text = "Replay and live episodes put the main systems in the same order."
         yield Finding(status="note", claim=text, evidence=evidence)
         return
-    text = (
-        f"Replay and live episodes disagree on {len(swapped)} of {num_pairs} pairs of systems."
-    )
+    text = f"Replay and live episodes disagree on {len(swapped)} of {num_pairs} pairs of systems."
     evidence += f" Swapped: {'; '.join(swapped)}. " + (
         f"For {clear} of them the difference between the live systems is beyond chance."
         if clear
