@@ -1,8 +1,10 @@
-r"""Roll scripted policies out in the workspace and write a rollouts folder, split by task.
+r"""Roll policies out in the workspace and write a rollouts folder, split by task.
 
 For example:
     python data_builders/collect_rollouts.py --policy expert noisy:0.15 --seeds 0:500 \
         --held-out-seeds 0:60 --trials 2 --out runs/rollouts
+    python data_builders/collect_rollouts.py --policy expert model:runs/demo/models/cheap \
+        --seeds 0:500 --trials 4 --out runs/cheap_rollouts
 """
 
 from __future__ import annotations
@@ -13,13 +15,28 @@ from rich.console import Console
 from rich.progress import Progress
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.envs.collect import parse_seeds, plan_episodes
-from specact_rl.mining.arguments import add_split_arguments, exit_on_error, program_parser
+from specact_rl.envs.collect import (
+    MODEL_PREFIX,
+    parse_seeds,
+    plan_episodes,
+    scripted_rollouts,
+)
+from specact_rl.mining.arguments import (
+    add_policy_arguments,
+    add_split_arguments,
+    exit_on_error,
+    program_parser,
+)
 from specact_rl.mining.build_rollouts import collect_rollouts, parse_fractions
 
 EPILOG = """\
 A killed run goes on where it was; a finished one is not repeated. Families held out of training
 (--held-out-seeds) go to the test split whole and their rollouts say so.
+
+A model:FOLDER is a checkpoint as the recipes write it. Its prompts are rendered as it was trained,
+and its policy is called model: and the last part of FOLDER. Trials draw different actions, and the
+same command draws the same ones. Tasks are split by --seed and --fractions alone: give those of
+the rollouts that a model was trained on, and take pairs from its train_verifier tasks.
 """
 
 
@@ -35,15 +52,7 @@ def main() -> None:
         metavar="START:STOP",
         help="seeds of tasks from the families kept out of training (default: none)",
     )
-    parser.add_argument(
-        "--policy",
-        nargs="+",
-        default=["expert", "noisy:0.15"],
-        help="expert, or noisy:P with a share P of random actions (default: expert noisy:0.15)",
-    )
-    parser.add_argument(
-        "--trials", type=int, default=1, help="repeats of each noisy policy (default: 1)"
-    )
+    add_policy_arguments(parser)
     add_split_arguments(parser)
     args = parser.parse_args()
     with exit_on_error(parser):
@@ -52,13 +61,25 @@ def main() -> None:
             parse_seeds(args.seeds),
             held_out_seeds=parse_seeds(args.held_out_seeds),
             trials=args.trials,
+            greedy_models=args.temperature == 0,
         )
         fractions = parse_fractions(args.fractions)
+        roll_out, acting = scripted_rollouts, None
+        if any(policy.startswith(MODEL_PREFIX) for policy in args.policy):
+            # transformers takes seconds to import, which scripted policies need not wait for.
+            from specact_rl.eval.model_policies import ModelPolicies
+
+            models = ModelPolicies.load(
+                args.policy, temperature=args.temperature, max_new_tokens=args.max_new_tokens
+            )
+            roll_out, acting = models.roll_out, models.arguments
         with logging_to_stderr(), Progress(console=Console(stderr=True)) as progress:
             bar = progress.add_task("episodes", total=len(plans))
             collect_rollouts(
                 args.out,
                 plans,
+                roll_out=roll_out,
+                acting=acting,
                 fractions=fractions,
                 seed=args.seed,
                 overwrite=args.overwrite,

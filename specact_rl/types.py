@@ -92,6 +92,9 @@ class StepRecord:
     """What the logged policy did; None when its text could not be parsed."""
     executed_text: str | None = None
     """Raw model text when it could not be parsed; None otherwise."""
+    finished: bool = True
+    """False when the token limit came before the stop token; such text is cut off and no action.
+    True also where a log does not say."""
     reference: Action | None = None
     """An action known to be right here (the expert's, a gold call); None when unknown."""
     cost_to_go: int | None = None

@@ -1,9 +1,9 @@
-"""Rolling a policy out in an environment, one episode at a time, with the expert looking on."""
+"""Rolling policies out in an environment, alone or in lockstep, with the expert looking on."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from specact_rl.actions.serialise import action_message
@@ -12,6 +12,8 @@ from specact_rl.types import Action, Message, Rollout, Step, StepRecord, step_id
 
 Policy = Callable[[Environment, Step], Action]
 """Chooses an action at a step; scripted policies may look into the environment."""
+Progress = Callable[[int], None]
+"""Called with the number of episodes just finished."""
 
 
 def expert_policy(env: Environment, step: Step) -> Action:
@@ -69,15 +71,20 @@ class Episode:
             reference=None,
         )
 
-    def act(self, action: Action | None, text: str | None = None) -> Observation:
+    def act(
+        self, action: Action | None, text: str | None = None, *, finished: bool = True
+    ) -> Observation:
         """Execute an action and log it, with the expert's action and cost-to-go beside it.
 
         Args:
             action: None when a model's text could not be parsed.
             text: That text; required when action is None.
+            finished: False when the token limit cut the text off.
         """
         if action is None and text is None:
             raise ValueError("an unparsable action needs its text")
+        if action is not None and not finished:
+            raise ValueError(f"text that was cut off is no action, got {action!r}")
         before = self.env.cost_to_go()
         reference = self.env.expert_action()
         message_index = len(self.messages)
@@ -88,6 +95,7 @@ class Episode:
                 message_index=message_index,
                 executed=action,
                 executed_text=None if action is not None else text,
+                finished=finished,
                 reference=reference,
                 cost_to_go=before,
                 acceptable=lowers_cost(before, self.env.cost_to_go()),
@@ -119,6 +127,28 @@ def run_episode(env: Environment, policy: Policy, name: str, trial: int = 0) -> 
     while not env.done:
         episode.act(policy(env, episode.current_step()))
     return episode.rollout()
+
+
+def run_in_lockstep(
+    episodes: Sequence[Episode],
+    act: Callable[[Sequence[Episode]], None],
+    progress: Progress | None = None,
+) -> None:
+    """Roll episodes out together until the environment has ended each of them.
+
+    Args:
+        episodes: None of them at its end.
+        act: Takes one step in each of the episodes it is given; called once per round with those
+            that go on.
+        progress: Called when episodes end.
+    """
+    active = list(episodes)
+    while active:
+        act(active)
+        going = [episode for episode in active if not episode.env.done]
+        if progress is not None and len(going) < len(active):
+            progress(len(active) - len(going))
+        active = going
 
 
 def turn_messages(

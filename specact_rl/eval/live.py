@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from specact_rl.envs.base import Environment
-from specact_rl.envs.episodes import Episode
+from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
 from specact_rl.eval.system_report import NUM_RESAMPLES, ratio_of_totals
@@ -30,9 +30,6 @@ POLICY = "live"
 systems come to the same step with the same history, a model proposes the same in both."""
 STRONG_ONLY = "A"
 """System that all others are held against."""
-
-Progress = Callable[[int], None]
-"""Called with the number of episodes just finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,17 +84,17 @@ def run_live(
     """
     if len(set(task_ids)) < len(task_ids):
         raise ValueError("tasks that run together must be distinct; run repeats apart")
-    runs = [_Run.start(system.system.name, make_environment(task_id)) for task_id in task_ids]
-    active = runs
-    while active:
-        steps = [run.episode.current_step() for run in active]
-        for run, decision in zip(active, system.decide_steps(steps), strict=True):
-            run.take(decision)
-        going = [run for run in active if not run.episode.env.done]
-        if progress is not None and len(going) < len(active):
-            progress(len(active) - len(going))
-        active = going
-    return [run.result() for run in runs]
+    runs = {
+        task_id: _Run.start(system.system.name, make_environment(task_id)) for task_id in task_ids
+    }
+
+    def act(episodes: Sequence[Episode]) -> None:
+        steps = [episode.current_step() for episode in episodes]
+        for step, decision in zip(steps, system.decide_steps(steps), strict=True):
+            runs[step.task_id].take(decision)
+
+    run_in_lockstep([run.episode for run in runs.values()], act, progress)
+    return [run.result() for run in runs.values()]
 
 
 def live_in_shards(
@@ -172,7 +169,7 @@ class _Run:
         )
 
     def take(self, decision: LiveDecision) -> None:
-        self.episode.act(decision.action, decision.text)
+        self.episode.act(decision.action, decision.text, finished=decision.finished)
         self.num_accepted += decision.accepted
         self.num_unparsable += decision.action is None
         self.flops += self.ledger.flops(decision.calls)

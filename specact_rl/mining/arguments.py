@@ -35,6 +35,36 @@ def exit_on_error(parser: argparse.ArgumentParser) -> Iterator[None]:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add who acts in episodes, how often, and how models draw their actions."""
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        default=["expert", "noisy:0.15"],
+        metavar="POLICY",
+        help="expert, noisy:P with a share P of random actions, or model:FOLDER, a trained model "
+        "(default: expert noisy:0.15)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=1,
+        help="repeats of each policy that leaves something to chance (default: 1)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="of the models' draws; 0 is greedy, which leaves nothing to chance (default: 1)",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=48,
+        help="longest turn of a model; text beyond is cut off and no action (default: 48)",
+    )
+
+
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every rollouts folder needs: where to, and how its tasks are split."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")

@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from specact_rl.envs.collect import EpisodePlan, Progress, collect_episodes
+from specact_rl.envs.collect import EpisodePlan, RollOut, collect_episodes, scripted_rollouts
+from specact_rl.envs.episodes import Progress
 from specact_rl.errors import ConfigError
 from specact_rl.logs.importers import find_importer
 from specact_rl.logs.result import Flag, log_files
@@ -39,14 +41,27 @@ def collect_rollouts(
     out_dir: Path,
     plans: Sequence[EpisodePlan],
     *,
+    roll_out: RollOut = scripted_rollouts,
+    acting: Mapping[str, Any] | None = None,
     fractions: Mapping[SplitName, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Roll scripted policies out and write their rollouts; families held out go to test.
+    """Roll policies out and write their rollouts; families held out go to test.
 
     A killed run goes on where it was.
+
+    Args:
+        out_dir: Where the rollouts go.
+        plans: Which episodes.
+        roll_out: Acts in them.
+        acting: JSON values that the episodes depend on beside their plans, such as the ids of
+            models; they become arguments in the manifest. None where the plans say all.
+        fractions: Share of the tasks by split.
+        seed: Of the split.
+        overwrite: Replace a folder made from other things.
+        progress: Called with the number of episodes just finished.
 
     Raises:
         ConfigError: The folder holds something else, or the fractions are no distribution.
@@ -55,6 +70,7 @@ def collect_rollouts(
         "fractions": dict(fractions),
         "plans": content_hash([asdict(plan) for plan in plans]),
         "policies": sorted({plan.policy for plan in plans}),
+        **(acting or {}),
     }
     with open_stage(
         out_dir,
@@ -65,7 +81,7 @@ def collect_rollouts(
         overwrite=overwrite,
     ) as stage:
         if not stage.done:
-            rollouts = collect_episodes(stage.path / _SHARDS, plans, progress=progress)
+            rollouts = collect_episodes(stage.path / _SHARDS, plans, roll_out, progress)
             held_out = {
                 rollout.family
                 for rollout, plan in zip(rollouts, plans, strict=True)

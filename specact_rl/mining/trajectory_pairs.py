@@ -20,7 +20,11 @@ _PARTS_AT = {"user": "parts_at_user_message", "tool": "parts_at_tool_result"}
 
 
 def outcome_pairs(task: TaskTables, options: MiningOptions, dropped: Counter[str]) -> list[Pair]:
-    """Whole trajectories after the same first messages, a success before a failure."""
+    """Whole trajectories after the same first messages, a success before a failure.
+
+    One with a turn that was cut off is on no side: a row would end that turn with a stop token
+    that was never written.
+    """
     pairs = []
     for success, failure in task.contrasts(dropped):
         if not success.steps or not failure.steps:
@@ -29,6 +33,9 @@ def outcome_pairs(task: TaskTables, options: MiningOptions, dropped: Counter[str
         start = success.steps[0].message_index
         if failure.messages[:start] != success.messages[:start] or failure.tools != success.tools:
             dropped["different_start"] += 1
+            continue
+        if not all(record.finished for record in [*success.steps, *failure.steps]):
+            dropped["cut_off"] += 1
             continue
         chosen, rejected = _trajectory(success, start), _trajectory(failure, start)
         if not chosen.messages or not rejected.messages:
@@ -112,6 +119,8 @@ def _step_pair(
     rejected = executed_side(failure, rejected_record)
     if chosen is None or chosen.action is None:
         return "unparsable_chosen"
+    if not rejected_record.finished:  # a row would end it with a stop token never written
+        return "cut_off"
     if rejected is None:
         return "no_text"
     if chosen.key == rejected.key:

@@ -131,6 +131,26 @@ def check_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
     )
 
 
+def checkpoint_renderer(folder: str | Path) -> Renderer:
+    """The renderer that a checkpoint was trained with, in the catalogue mode it says itself.
+
+    Raises:
+        ModelError: The folder does not say, or its tokenizer is not the one it was trained with.
+    """
+    path = Path(folder, CHECKPOINT_INFO)
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} must be a local checkpoint folder with {CHECKPOINT_INFO}, which says how "
+            "its prompts are rendered, but there is no such file. Give a folder that a recipe wrote"
+        )
+    info = json.loads(path.read_text(encoding="utf-8"))
+    renderer = Renderer(
+        tokenizer=load_tokenizer(folder), catalogue=info["template_parts"]["catalogue"]
+    )
+    check_checkpoint_info(folder, renderer)
+    return renderer
+
+
 def num_params(model: nn.Module) -> int:
     """Weights that take part in a forward pass, N of "2 N FLOPs a token".
 

@@ -49,6 +49,8 @@ class LiveDecision:
     """To be executed; None when `text` could not be parsed."""
     text: str
     """What the model that acts wrote."""
+    finished: bool
+    """False when the token limit cut `text` off; there is no action then."""
     accepted: bool
     """The proposal is executed. False: the strong model's action."""
     pick: int | None
@@ -167,6 +169,7 @@ class LiveSystem:
         return LiveDecision(
             action=own.action,
             text=own.text,
+            finished=own.finished,
             accepted=False,
             pick=None,
             p_accept=None,
@@ -237,6 +240,7 @@ class LiveSystem:
         return LiveDecision(
             action=acting.action,
             text=acting.text,
+            finished=acting.finished,
             accepted=decision.accept,
             pick=offer.pick,
             p_accept=decision.p_accept,

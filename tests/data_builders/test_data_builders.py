@@ -16,6 +16,7 @@ from specact_rl.store import open_stage, read_manifest, read_table, write_table
 from specact_rl.types import Action, Proposal, Rollout, proposal_id
 
 ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
 PROGRAMS = sorted((ROOT / "data_builders").glob("*.py"))
 NEEDS_PROPOSALS = ("build_verifier", "build_preferences", "build_reward")
 
@@ -125,6 +126,22 @@ def test_builders_write_a_data_set_and_print_its_folder(inputs, tmp_path, capsys
     assert "train.parquet" in manifest.files
 
 
+def test_a_checkpoint_acts_beside_scripted_policies(tmp_path, capsys):
+    args = ["--policy", "expert", f"model:{BASE}", "--seeds", "2", "--trials", "2"]
+    assert run("collect_rollouts", *args, "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.counts["rollouts"] == 2 * (1 + 2)
+    assert manifest.arguments["policies"] == ["expert", "model:1m"]
+    assert re.fullmatch("1m-[0-9a-f]{16}", manifest.arguments["models"]["model:1m"])
+
+
+def test_a_greedy_checkpoint_acts_once(tmp_path):
+    args = ["--policy", f"model:{BASE}", "--seeds", "1", "--trials", "3", "--temperature", "0"]
+    assert run("collect_rollouts", *args, "--out", tmp_path / "out") == 0
+    assert read_manifest(tmp_path / "out").counts["rollouts"] == 1
+
+
 def test_a_log_is_imported(tmp_path, capsys):
     line = {
         "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
@@ -141,6 +158,13 @@ def test_a_log_is_imported(tmp_path, capsys):
         ("collect_rollouts", ["--seeds", "3-5"], "'3-5'"),
         ("collect_rollouts", ["--seeds", "5", "--policy", "novice"], "'novice'"),
         ("collect_rollouts", ["--seeds", "5", "--fractions", "test=2"], "sum to 1"),
+        ("collect_rollouts", ["--seeds", "5", "--policy", "model:missing"], "missing must be a"),
+        ("collect_rollouts", ["--seeds", "5", "--policy", "model:a/m", "model:b/m"], "twice"),
+        (
+            "collect_rollouts",
+            ["--seeds", "5", "--policy", f"model:{BASE}", "--temperature", "-1"],
+            "temperature must be",
+        ),
         ("import_rollouts", ["--log", "missing.jsonl", "--importer", "native"], "missing.jsonl"),
         ("build_sft", ["--rollouts", "missing", "--tokenizer", "TOKENIZER"], "missing"),
         ("build_sft", ["--rollouts", "ROLLOUTS", "--tokenizer", "./missing"], "no tokenizer"),

@@ -3,7 +3,14 @@ import random
 import pytest
 
 from specact_rl.envs import collect
-from specact_rl.envs.collect import collect_episodes, parse_seeds, plan_episodes, scripted_policy
+from specact_rl.envs.collect import (
+    collect_episodes,
+    parse_seeds,
+    plan_episodes,
+    policy_name,
+    scripted_policy,
+    scripted_rollouts,
+)
 from specact_rl.envs.corpus import FIRST_CORPUS_SEED
 from specact_rl.errors import ConfigError
 from specact_rl.store import done_shards
@@ -22,11 +29,29 @@ def test_every_policy_meets_every_task_and_only_chance_is_repeated():
     assert len(plans) == 4 * 3
 
 
+@pytest.mark.parametrize(("greedy", "trials"), [(False, [0, 1]), (True, [0])])
+def test_models_are_repeated_unless_they_are_greedy(greedy, trials):
+    plans = plan_episodes(["model:runs/cheap"], [3], trials=2, greedy_models=greedy)
+    assert [(plan.policy, plan.trial) for plan in plans] == [("model:cheap", t) for t in trials]
+
+
+def test_a_model_is_called_by_the_last_part_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "cheap").mkdir()
+    monkeypatch.chdir(tmp_path / "cheap")
+    for folder in ("runs/demo/models/cheap", "../cheap/", "."):
+        assert policy_name(f"model:{folder}") == "model:cheap"
+    assert policy_name("noisy:0.5") == "noisy:0.5"
+
+
 @pytest.mark.parametrize(
     ("policies", "seeds", "options", "complaint"),
     [
         ([], [0], {}, "distinct"),
         (["expert", "expert"], [0], {}, "distinct"),
+        (["model:a/cheap", "model:b/cheap"], [0], {}, "'model:cheap' twice"),
+        (["model:a/cheap", "model:a/cheap/"], [0], {}, "'model:cheap' twice"),
+        (["model:"], [0], {}, "must name a checkpoint folder"),
+        (["model:/"], [0], {}, "must name a checkpoint folder"),
         (["expert"], [], {}, "got none"),
         (["expert"], [-1], {}, r"got \[-1\]"),
         (["expert"], [FIRST_CORPUS_SEED], {}, "pretrained"),
@@ -70,18 +95,20 @@ def test_a_killed_run_goes_on_at_the_shard_where_it_was(tmp_path, monkeypatch):
     plans = plan_episodes(["expert"], range(5))
     asked = []
 
-    def make_policy(name, rng, limit=None):
-        if limit is not None and len(asked) == limit:
+    def killed(shard, progress):
+        if shard[0].seed > 0:
             raise KeyboardInterrupt
-        asked.append(name)
-        return scripted_policy(name, rng)
+        return scripted_rollouts(shard, progress)
+
+    def roll_out(shard, progress):
+        asked.append([plan.seed for plan in shard])
+        return scripted_rollouts(shard, progress)
 
     with pytest.raises(KeyboardInterrupt):
-        collect_episodes(tmp_path, plans, lambda name, rng: make_policy(name, rng, limit=3))
+        collect_episodes(tmp_path, plans, killed)
     assert done_shards(tmp_path) == [0]
-    asked.clear()
     finished = []
-    rollouts = collect_episodes(tmp_path, plans, make_policy, progress=finished.append)
-    assert len(asked) == 3
-    assert finished == [2, 2, 1]
+    rollouts = collect_episodes(tmp_path, plans, roll_out, progress=finished.append)
+    assert asked == [[2, 3], [4]]
+    assert finished == [2, 1, 1, 1]  # a shard that is there, then every episode
     assert [r.task_id for r in rollouts] == [f"ws-{seed:06d}" for seed in range(5)]

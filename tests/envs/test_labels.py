@@ -112,6 +112,14 @@ def test_unparsable_step_needs_its_text():
         Episode(Workspace(0), "p", 0).act(None)
 
 
+def test_text_that_was_cut_off_is_no_action():
+    episode = Episode(Workspace(0), "p", 0)
+    with pytest.raises(ValueError, match="cut off"):
+        episode.act(episode.env.expert_action(), finished=False)
+    episode.act(None, "<tool_c", finished=False)
+    assert [record.finished for record in episode.rollout().steps] == [False]
+
+
 def test_environment_at_a_step_expects_that_step_s_action():
     rollout = noisy(2)
     labeller = StepLabeller(rollout)

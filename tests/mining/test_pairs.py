@@ -83,6 +83,42 @@ def test_divergence_takes_unparsable_text_as_the_rejected_side(make):
     assert result.counts == {"divergence": 1, "divergence:rejected_unparsable": 1}
 
 
+def cut_off(rollout, index):
+    """The rollout, as if the token limit had come before step `index` was finished."""
+    steps = list(rollout.steps)
+    steps[index] = replace(steps[index], finished=False)
+    return replace(rollout, steps=steps)
+
+
+def test_text_that_was_cut_off_is_no_rejected_side(make):
+    success = make.rollout([make.call("read_file", file="f1")], success=True)
+    failure = cut_off(make.rollout(["<tool_call> oo"], success=False, trial=1), 0)
+    for strategy in ("divergence", "outcome"):
+        result = mine(strategy, [success, failure])
+        assert result.pairs == []
+        assert result.dropped == {f"{strategy}:cut_off": 1}
+
+
+def test_text_that_was_cut_off_is_no_rejected_side_after_like_histories_either(make):
+    turns = [(make.say("Which file?"), "f1"), (make.call("read_file", file="f1"), "dull")]
+    success = make.rollout([*turns, make.call("delete_file", file="f1")], success=True)
+    turns[0] = (make.say("Which file?"), "it is f1")
+    failure = make.rollout([*turns, "<tool_call> oo"], success=False, trial=1)
+    assert sides(mine("approx_prefix", [success, failure])) == [
+        (("delete_file", "f1"), "<tool_call> oo")
+    ]
+    result = mine("approx_prefix", [success, cut_off(failure, 2)])
+    assert result.pairs == []
+    assert result.dropped == {"approx_prefix:cut_off": 1}
+
+
+def test_a_success_with_a_turn_that_was_cut_off_is_no_chosen_trajectory(make):
+    success = make.rollout(["<tool_call> oo", make.call("read_file", file="f1")], success=True)
+    failure = make.rollout([make.call("read_file", file="f2")], success=False, trial=1)
+    assert len(mine("outcome", [success, failure]).pairs) == 1
+    assert mine("outcome", [cut_off(success, 0), failure]).dropped == {"outcome:cut_off": 1}
+
+
 def test_rollouts_of_unknown_success_are_in_no_pair(make):
     known = make.rollout([make.call("read_file", file="f1")], success=True)
     unknown = make.rollout([make.call("read_file", file="f2")], success=None, trial=1)

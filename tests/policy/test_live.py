@@ -60,6 +60,7 @@ class ScriptedModel:
             sample=sample,
             mode="generate",
             text=text,
+            finished=text != BROKEN,
             action=parsed.action,
             parse_error=parsed.error,
             match_level="none",
@@ -237,7 +238,8 @@ def test_live_decisions_are_those_of_the_replay(name, seed, rollouts, table, ren
     for step, decision in zip(table.steps, decisions, strict=True):
         model, sample = (live.proposer, decision.pick) if decision.accepted else (live.strong, 0)
         expected = model.proposal(step, sample)
-        assert (decision.text, decision.action) == (expected.text, expected.action)
+        assert (decision.text, decision.finished) == (expected.text, expected.finished)
+        assert decision.action == expected.action
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C", "D", "E", "E-nf"])

@@ -1,0 +1,107 @@
+"""Trained models as policies: `model:FOLDER`, acting in whole episodes beside scripted ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from specact_rl.envs.collect import MODEL_PREFIX, EpisodePlan, policy_name, scripted_rollouts
+from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
+from specact_rl.errors import ConfigError, ModelError
+from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.loading import checkpoint_renderer, load_causal_lm
+from specact_rl.policy.asking import ActionModel
+from specact_rl.types import Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPolicies:
+    """Models that act, and how their actions are drawn."""
+
+    models: Mapping[str, ActionModel]
+    """By the policy's name in the rollouts."""
+    sampling: Sampling
+    """The last sample is executed: the only one is greedy, a second one drawn."""
+
+    @classmethod
+    def load(
+        cls, policies: Sequence[str], *, temperature: float, max_new_tokens: int
+    ) -> ModelPolicies:
+        """Load what is called "model:FOLDER" among the policies, distinct in their names.
+
+        Args:
+            policies: As `plan_episodes` takes them.
+            temperature: Of the draws; 0 is greedy.
+            max_new_tokens: Longest turn, stop token included.
+
+        Raises:
+            ConfigError: A temperature or limit that cannot be.
+            ModelError: A folder that holds no causal LM, or does not say how its prompts are
+                rendered.
+        """
+        if not 0.0 <= temperature < math.inf or max_new_tokens < 1:
+            raise ConfigError(
+                "temperature must be at least 0 and max_new_tokens at least 1, got "
+                f"{temperature!r} and {max_new_tokens!r}"
+            )
+        greedy = Sampling(max_new_tokens=max_new_tokens)
+        drawn = Sampling(num_samples=2, temperature=temperature, max_new_tokens=max_new_tokens)
+        return cls(
+            models={
+                policy_name(policy): _load(Path(policy.removeprefix(MODEL_PREFIX)).resolve())
+                for policy in policies
+                if policy.startswith(MODEL_PREFIX)
+            },
+            sampling=drawn if temperature > 0 else greedy,
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the episodes depend on beside their plans, as JSON values."""
+        return {
+            "models": {name: model.model_id for name, model in self.models.items()},
+            "sampling": asdict(self.sampling),
+        }
+
+    def roll_out(
+        self, plans: Sequence[EpisodePlan], progress: Progress | None = None
+    ) -> list[Rollout]:
+        """The episodes that are planned, those of one model in lockstep.
+
+        An action depends on the model, its prompt and the step's id, which has task, policy and
+        trial in it; not on which episodes run together.
+
+        Raises:
+            ConfigError: A policy that is neither here nor scripted.
+        """
+        scripted = [plan for plan in plans if plan.policy not in self.models]
+        done = dict(zip(scripted, scripted_rollouts(scripted, progress), strict=True))
+        for name, model in self.models.items():
+            own = [plan for plan in plans if plan.policy == name]
+            episodes = [Episode(plan.environment_at_start(), name, plan.trial) for plan in own]
+            run_in_lockstep(episodes, partial(self._act, model), progress)
+            done |= zip(own, (episode.rollout() for episode in episodes), strict=True)
+        return [done[plan] for plan in plans]
+
+    def _act(self, model: ActionModel, episodes: Sequence[Episode]) -> None:
+        proposed = model.propose([episode.current_step() for episode in episodes], self.sampling)
+        for episode, samples in zip(episodes, proposed, strict=True):
+            last = samples[-1]
+            episode.act(last.action, last.text, finished=last.finished)
+
+
+def _load(folder: Path) -> LanguageModel:
+    renderer = checkpoint_renderer(folder)
+    model = load_causal_lm(folder)
+    saved_as = model.config.architectures or []
+    if any(name.endswith("ForSequenceClassification") for name in saved_as):
+        # It loads, without its head, and would write what its base does or worse.
+        raise ModelError(
+            f"{folder} must hold a model that writes actions, found {saved_as!r}, a verifier or "
+            "reward model. Give the folder of a proposer"
+        )
+    return LanguageModel.of(model, folder, renderer)
