@@ -28,6 +28,7 @@ from specact_rl.eval.replay import (
 )
 from specact_rl.eval.system_report import family_rows, system_report
 from specact_rl.eval.verifier_report import verifier_report
+from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
@@ -49,8 +50,8 @@ class Outcomes:
     """Free-text proposals by role: cheap, strong, cheap_dpo."""
     judged: dict[tuple[str, str], Judged]
     """By key of the verifier and role of the proposer."""
-    num_params: dict[str, int]
-    """By role."""
+    sizes: dict[str, ModelSize]
+    """Of the models, by role."""
 
     def take(self, keep: BoolArray) -> Outcomes:
         """Those of the chosen steps; `keep` has shape (n,)."""
@@ -176,7 +177,7 @@ def evaluate(
         "num_steps": len(table.steps),
         "num_out_of_reach": table.num_out_of_reach,
         "proposers": [
-            proposer_row(role, columns, everything.table, everything.num_params[role])
+            proposer_row(role, columns, everything.table, everything.sizes[role].num_params)
             for role, columns in everything.columns.items()
         ],
         "ranking": (
@@ -225,9 +226,9 @@ def _run(system: System, outcomes: Outcomes, gate: Gate | None) -> SystemRun:
         system,
         outcomes.table,
         outcomes.columns[STRONG],
-        outcomes.num_params[STRONG],
+        outcomes.sizes[STRONG],
         outcomes.columns[role] if role else None,
-        outcomes.num_params[role] if role else 0,
+        outcomes.sizes[role] if role else NO_MODEL,
         outcomes.judged[system.verifier, role] if system.verifier and role else None,
         gate,
     )

@@ -51,7 +51,7 @@ class LiveEpisode:
     num_unparsable: int
     """Steps at which whoever acted wrote no action."""
     flops: int
-    """Forward FLOPs, 2 N per token; cached prefixes not paid twice."""
+    """Forward FLOPs, attention included; cached prefixes not paid twice."""
     seconds: float
     """Shares of the models' batches. Prompts are read anew at every step, so that a server which
     keeps its prefixes is quicker. An answer that an earlier system was given first costs what it

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
+from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
@@ -21,8 +22,8 @@ class Judged:
     """A verifier's view of one proposer's columns."""
 
     verifier_id: str
-    num_params: int
-    """0 for a verifier that runs no model."""
+    size: ModelSize
+    """Nothing for a verifier that runs no model."""
     shares_strong: bool
     """Whether it is the strong model itself, which then reads and acts at every step."""
     log_odds: FloatArray
@@ -57,7 +58,7 @@ class SystemRun:
     """Likewise."""
     levels: dict[MatchLevel, BoolArray]
     flops: FloatArray
-    """Forward FLOPs, 2 N per token; cached prefixes not paid twice."""
+    """Forward FLOPs, attention included; cached prefixes not paid twice."""
     seconds: FloatArray
     """As measured when the outcomes were collected in batches."""
     num_distinct: FloatArray
@@ -121,9 +122,9 @@ def run_system(
     system: System,
     table: StepTable,
     strong: ProposalColumns,
-    strong_params: int,
+    strong_size: ModelSize,
     proposer: ProposalColumns | None = None,
-    proposer_params: int = 0,
+    proposer_size: ModelSize = NO_MODEL,
     judged: Judged | None = None,
     gate: Gate | None = None,
 ) -> SystemRun:
@@ -133,9 +134,9 @@ def run_system(
         system: Which parts there are.
         table: The steps.
         strong: The strong model's columns; its sample 0 is the fallback.
-        strong_params: Its weights.
+        strong_size: Of the strong model.
         proposer: Columns of the system's proposer; needed unless it has none.
-        proposer_params: Its weights.
+        proposer_size: Of the proposer.
         judged: Needed where the system has a verifier.
         gate: Needed where it has a verifier and a fallback.
 
@@ -145,7 +146,6 @@ def run_system(
     n = len(table.steps)
     every = np.ones(n, dtype=np.bool_)
     if system.proposer is None:
-        tokens = _strong_tokens(table, strong, every).astype(np.float64)
         return SystemRun(
             system=system,
             accepted=np.zeros(n, dtype=np.bool_),
@@ -156,7 +156,7 @@ def run_system(
             acceptable=strong.acceptable[:, 0],
             same_state=strong.same_state[:, 0],
             levels={level: hit[:, 0] for level, hit in strong.levels.items()},
-            flops=2.0 * strong_params * tokens,
+            flops=_flops(strong_size, table, strong, every, every[:, None]),
             seconds=strong.seconds[:, 0],
             num_distinct=np.zeros(n),
         )
@@ -169,19 +169,19 @@ def run_system(
     drawn = max(system.num_proposals, system.num_compared)
     accepted = _accepted(system, offered, p_accept, gate)
     rows = np.arange(n)
-    read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, every)
-    written = proposer.completion_tokens[:, :drawn].sum(axis=1)
-    flops: FloatArray = 2.0 * proposer_params * (read + written)
+    flops = _flops(proposer_size, table, proposer, every, np.ones((n, drawn), dtype=np.bool_))
     seconds = proposer.seconds[:, :drawn].sum(axis=1)
     called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
     if judged is not None:
-        flops += _judging_flops(table, proposer, judged, offered)
+        # Where the strong model judges, its reading is counted with its own action.
+        reads = np.asarray(offered.any(axis=1) & (not judged.shares_strong))
+        flops += _flops(judged.size, table, proposer, reads, offered)
         if judged.shares_strong:  # it compares with its own best action, which it has to write
             called = every
         seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
             axis=1
         )
-    flops += 2.0 * strong_params * _strong_tokens(table, strong, called)
+    flops += _flops(strong_size, table, strong, called, called[:, None])
     seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
     return SystemRun(
         system=system,
@@ -214,21 +214,26 @@ def _accepted(
     return gate.decide(p_accept)
 
 
-def _judging_flops(
-    table: StepTable, proposer: ProposalColumns, judged: Judged, offered: BoolArray
+def _flops(
+    size: ModelSize,
+    table: StepTable,
+    columns: ProposalColumns,
+    reads: BoolArray,
+    computed: BoolArray,
 ) -> FloatArray:
-    """Prompt once per step, then each distinct proposal.
+    """Forward FLOPs of one model at each step, shape (n,).
 
-    Where the strong model judges, its reading is counted with its other calls.
+    Args:
+        size: Of the model.
+        table: The steps.
+        columns: Of the prompts, and of the texts that are written or judged.
+        reads: Where the prompt is read, from the model's last reading in the rollout on.
+        computed: Which samples are written or judged, each by itself behind the prompt, shape
+            (n, number of samples up to the last such).
     """
-    called = np.asarray(offered.any(axis=1) & (not judged.shares_strong))
-    read = catch_up_tokens(proposer.prompt_tokens, table.rollouts, called)
-    written = np.where(offered, proposer.completion_tokens[:, : offered.shape[1]], 0).sum(axis=1)
-    flops: FloatArray = 2.0 * judged.num_params * (read + written)
-    return flops
-
-
-def _strong_tokens(table: StepTable, strong: ProposalColumns, called: BoolArray) -> IntArray:
-    """What the strong model reads and writes where it is asked to act."""
-    written = np.where(called, strong.completion_tokens[:, 0], 0)
-    return catch_up_tokens(strong.prompt_tokens, table.rollouts, called) + written
+    prompt = columns.prompt_tokens
+    unread = catch_up_tokens(prompt, table.rollouts, reads)
+    lengths = np.where(computed, columns.completion_tokens[:, : computed.shape[1]], 0)
+    start = prompt[:, None]
+    total = size.flops(prompt - unread, prompt) + size.flops(start, start + lengths).sum(axis=1)
+    return np.asarray(total, dtype=np.float64)

@@ -64,7 +64,7 @@ def verifier_report(
     report: dict[str, Any] = {
         "name": name,
         "verifier_id": judged.verifier_id,
-        "num_params": judged.num_params,
+        "num_params": judged.size.num_params,
         "n": int(rows.size),
         "num_unparsable": int((~scored).sum()),
         "num_unlabelled": int((scored & ~labelled).sum()),

@@ -1,15 +1,17 @@
 """What a system costs per step, a rejected proposal's fallback included.
 
 Measured costs are tokens, FLOPs and seconds from the outcome tables; `AssumedCosts` are the source
-report's constants, shown beside them.
+report's constants, shown beside them. FLOPs are counted by formula from measured tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-from specact_rl.metrics.values import check_fraction
+from specact_rl.metrics.values import IntArray, check_fraction
+
+Count = TypeVar("Count", int, IntArray)
 
 SystemLetter = Literal["A", "B", "C", "D", "E"]
 
@@ -32,16 +34,41 @@ class AssumedCosts:
                 raise ValueError(f"{name} cost must not be negative, got {getattr(self, name)!r}")
 
 
-def forward_flops(num_params_active: int, num_tokens: int) -> int:
-    """Floating point operations of reading or writing tokens, 2·N·tokens; attention left out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """What a model's forward pass costs."""
 
-    Args:
-        num_params_active: Parameters that work on each token (of a mixture: the routed ones).
-        num_tokens: Tokens computed; those whose keys and values were cached do not count.
-    """
-    if num_params_active < 0 or num_tokens < 0:
-        raise ValueError(f"counts must not be negative, got {num_params_active!r}, {num_tokens!r}")
-    return 2 * num_params_active * num_tokens
+    num_params: int
+    """Parameters that work on each token (of a mixture: the routed ones); 0 where no model runs."""
+    attention_width: int = 0
+    """Layers x query heads x head size: the width of all queries of a token."""
+
+    def __post_init__(self) -> None:
+        """Reject negative sizes."""
+        if self.num_params < 0 or self.attention_width < 0:
+            raise ValueError(f"sizes must not be negative, got {self!r}")
+
+    def flops(self, start: Count, stop: Count) -> Count:
+        """Floating point operations of computing the tokens at positions [start, stop).
+
+        2 N a token, and 4 x attention_width for each token that it attends to, itself included:
+        half for the scores, half for the weighted values. The keys and values of what stands before
+        `start` are cached. Norms and activations are left out.
+
+        Args:
+            start: Position of the first token, one number or an array.
+            stop: Position behind the last one, of the same shape.
+
+        Source: Kaplan et al. (2020), section 2.1, for 2 N; Chowdhery et al. (2022), appendix B, for
+            attention, here causal instead of over the whole window.
+        """
+        pairs = stop * (stop + 1) - start * (start + 1)  # twice the pairs of query and key
+        total: Count = 2 * self.num_params * (stop - start) + 2 * self.attention_width * pairs
+        return total
+
+
+NO_MODEL = ModelSize(num_params=0)
+"""Of a verifier that runs no model."""
 
 
 def gated_cost(

@@ -10,8 +10,9 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from specact_rl.actions.parsing import parse_action
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
-from specact_rl.models.loading import model_id, num_params
+from specact_rl.models.loading import model_id, model_size
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
 from specact_rl.types import Proposal, Step, proposal_id
 
@@ -41,9 +42,9 @@ class LanguageModel:
         return cls(model_id=model_id(path, renderer), model=model, renderer=renderer)
 
     @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
-        return num_params(self.model)
+    def size(self) -> ModelSize:
+        """What a forward pass costs."""
+        return model_size(self.model)
 
     def propose(
         self,

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from specact_rl.errors import ModelError
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.prefix import unwrap
 from specact_rl.rendering import Renderer
 
@@ -164,6 +165,17 @@ def num_params(model: nn.Module) -> int:
     head = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
     tied = head is not None and head.weight is embedding
     return total if tied else total - embedding.numel()
+
+
+def model_size(model: nn.Module) -> ModelSize:
+    """What a forward pass of a loaded model costs."""
+    config = unwrap(model).config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelSize(
+        num_params=num_params(model),
+        attention_width=config.num_hidden_layers * heads * head_dim,
+    )
 
 
 def _load(auto_class: Any, path: str | Path, dtype: Dtype, **options: Any) -> PreTrainedModel:

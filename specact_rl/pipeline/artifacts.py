@@ -167,7 +167,7 @@ class Artifacts:
             scores = read_table(self.folders.scores(key, role) / SCORES_FILE, Score)
             judged[key, role] = Judged(
                 verifier_id=scores[0].verifier_id,
-                num_params=self.verifier(key)[0].num_params,
+                size=self.verifier(key)[0].size,
                 shares_strong=key == "strong_judge",
                 log_odds=score_matrix(columns[role], scores, num_judged(key, role)),
                 seconds=score_seconds(columns[role], scores, num_judged(key, role)),
@@ -176,7 +176,7 @@ class Artifacts:
             table=table,
             columns=columns,
             judged=judged,
-            num_params={role: self.model(role).num_params for role in PROPOSERS},
+            sizes={role: self.model(role).size for role in PROPOSERS},
         )
 
     def ranked(self) -> Ranked:

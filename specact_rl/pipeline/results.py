@@ -88,8 +88,8 @@ def _meta(
         "stages": stages,
         "label": "acceptable: the action brings the expert's goal one step nearer",
         "calibration_rule": calibration_rule(),
-        "num_params": {role: artifacts.model(role).num_params for role in ("cheap", "strong")}
-        | {"verifier": artifacts.verifier("classifier")[0].num_params},
+        "num_params": {role: artifacts.model(role).size.num_params for role in ("cheap", "strong")}
+        | {"verifier": artifacts.verifier("classifier")[0].size.num_params},
     }
 
 

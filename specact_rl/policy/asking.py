@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from specact_rl.actions.serialise import action_text
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray, IntArray
 from specact_rl.models.language_model import Sampling
 from specact_rl.store import content_hash
@@ -30,8 +31,8 @@ class ActionModel(Protocol):
         """Name, and hash of the weights where there are any."""
 
     @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
+    def size(self) -> ModelSize:
+        """What a forward pass costs."""
 
     def propose(self, steps: Sequence[Step], sampling: Sampling) -> list[list[Proposal]]:
         """`sampling.num_samples` proposals at each step, the greedy one first."""
@@ -78,9 +79,9 @@ class RememberingModel:
         return self.model.model_id
 
     @property
-    def num_params(self) -> int:
+    def size(self) -> ModelSize:
         """That of the model."""
-        return self.model.num_params
+        return self.model.size
 
     def propose(self, steps: Sequence[Step], sampling: Sampling) -> list[list[Proposal]]:
         """As the model does; it is asked at the steps where too few samples are known."""
@@ -119,9 +120,9 @@ class RememberingVerifier:
         return self.verifier.verifier_id
 
     @property
-    def num_params(self) -> int:
+    def size(self) -> ModelSize:
         """That of the verifier."""
-        return self.verifier.num_params
+        return self.verifier.size
 
     def judge_timed(self, items: Sequence[Item]) -> TimedJudgements:
         """As the verifier does; it is asked about the items that are new.

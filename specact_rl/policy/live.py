@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from specact_rl.metrics.cost import forward_flops
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import Sampling, step_prompt
 from specact_rl.policy.asking import ActionModel, LiveVerifier, TimedJudgements, judge_timed
 from specact_rl.policy.gates import Gate
@@ -30,12 +30,12 @@ class ModelCall:
     """What one model did at one step."""
 
     role: Role
-    num_params: int
-    """0 for a verifier that runs no model."""
+    size: ModelSize
+    """Nothing for a verifier that runs no model."""
     num_prompt_tokens: int
     """Length of the prompt, whatever of it is cached; `TokenLedger` says what has to be read."""
-    num_new_tokens: int
-    """Tokens after the prompt: written ones, or a judged proposal's."""
+    new_tokens: tuple[int, ...]
+    """Tokens of each text that follows the prompt: of written ones, or of judged proposals."""
     seconds: float
     """Share of the batch's wall time when the answer was first given; who gets it remembered pays
     that, too."""
@@ -77,9 +77,10 @@ class TokenLedger:
         """Forward FLOPs of a step's calls, which are then behind the ledger."""
         total = 0
         for call in calls:
-            unread = max(0, call.num_prompt_tokens - self._read.get(call.role, 0))
-            self._read[call.role] = call.num_prompt_tokens
-            total += forward_flops(call.num_params, unread + call.num_new_tokens)
+            end = call.num_prompt_tokens
+            total += call.size.flops(min(end, self._read.get(call.role, 0)), end)
+            total += sum(call.size.flops(end, end + new) for new in call.new_tokens)
+            self._read[call.role] = end
         return total
 
 
@@ -174,7 +175,7 @@ class LiveSystem:
             pick=None,
             p_accept=None,
             reason="no_proposer",
-            calls=(_writing("strong", self.strong.num_params, [own]),),
+            calls=(_writing("strong", self.strong.size, [own]),),
         )
 
     def _offers(
@@ -228,12 +229,12 @@ class LiveSystem:
         own: Proposal | None,
     ) -> LiveDecision:
         assert self.proposer is not None  # else the strong model is alone
-        calls = [_writing("proposer", self.proposer.num_params, samples)]
+        calls = [_writing("proposer", self.proposer.size, samples)]
         if offer.call is not None:
             calls.append(offer.call)
         acting = samples[offer.pick]
         if own is not None:
-            calls.append(_writing("strong", self.strong.num_params, [own]))
+            calls.append(_writing("strong", self.strong.size, [own]))
         if not decision.accept:
             assert own is not None  # every rejected step was asked for
             acting = own
@@ -270,9 +271,9 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
     added = np.maximum(judged.num_tokens - length, 0)
     call = ModelCall(
         role="strong" if isinstance(verifier, StrongJudge) else "verifier",
-        num_params=verifier.num_params,
+        size=verifier.size,
         num_prompt_tokens=length,
-        num_new_tokens=int(added.sum()),
+        new_tokens=tuple(map(int, added)),
         seconds=float(judged.seconds.sum()),
     )
     scores = np.where(np.isfinite(judged.log_odds), judged.log_odds, -np.inf)
@@ -282,11 +283,11 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
     return _Offer(pick=items[best].proposal.sample, log_odds=float(scores[best]), call=call)
 
 
-def _writing(role: Role, num_params: int, samples: Sequence[Proposal]) -> ModelCall:
+def _writing(role: Role, size: ModelSize, samples: Sequence[Proposal]) -> ModelCall:
     return ModelCall(
         role=role,
-        num_params=num_params,
+        size=size,
         num_prompt_tokens=samples[0].num_prompt_tokens,
-        num_new_tokens=sum(sample.num_completion_tokens for sample in samples),
+        new_tokens=tuple(sample.num_completion_tokens for sample in samples),
         seconds=sum(sample.seconds for sample in samples),
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from specact_rl.actions.canonical import action_hash
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray
 from specact_rl.rendering import Renderer, StepPrompt
 from specact_rl.types import Proposal, Rollout, Score, Step
@@ -45,8 +46,8 @@ class Verifier(Protocol):
         """Name, and hash of the weights where there are any."""
 
     @property
-    def num_params(self) -> int:
-        """Weights in a forward pass; 0 for verifiers that run no model."""
+    def size(self) -> ModelSize:
+        """What a forward pass costs; nothing for verifiers that run no model."""
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item."""

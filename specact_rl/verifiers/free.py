@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from specact_rl.actions.canonical import action_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.actions.taxonomy import call_context
+from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray
 from specact_rl.store import content_hash
 from specact_rl.types import ACTION_TYPES
@@ -38,7 +39,7 @@ class ProposerConfidence:
     """The proposer's own log-probability of what it wrote."""
 
     verifier_id: str = "proposer_logprob"
-    num_params: int = 0
+    size: ModelSize = NO_MODEL
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log p / (1 - p) of the proposal under its own model."""
@@ -50,7 +51,7 @@ class SampleAgreement:
     """The share of the proposer's samples at this step that are the same action."""
 
     verifier_id: str = "sample_agreement"
-    num_params: int = 0
+    size: ModelSize = NO_MODEL
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of the share, with half a count added to either side."""
@@ -68,7 +69,7 @@ class LinearVerifier:
     pipeline: Pipeline = field(repr=False)
     with_confidence: bool
     """Whether the proposer's log-probability is one of the features."""
-    num_params: int = 0
+    size: ModelSize = NO_MODEL
 
     @classmethod
     def fit(

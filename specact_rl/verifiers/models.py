@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from specact_rl.models.loading import num_params
+from specact_rl.metrics.cost import ModelSize
+from specact_rl.models.loading import model_size
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
 from specact_rl.rendering import Renderer
@@ -28,9 +29,9 @@ class ClassifierVerifier:
     renderer: Renderer
 
     @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
-        return num_params(self.model)
+    def size(self) -> ModelSize:
+        """What a forward pass costs."""
+        return model_size(self.model)
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; equal actions at a step are computed once."""
@@ -61,9 +62,9 @@ class StrongJudge:
     """The strong model's greedy proposal by step id."""
 
     @property
-    def num_params(self) -> int:
-        """Weights in a forward pass."""
-        return num_params(self.model)
+    def size(self) -> ModelSize:
+        """What a forward pass costs."""
+        return model_size(self.model)
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; equal actions at a step are computed once."""

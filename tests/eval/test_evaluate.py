@@ -11,6 +11,7 @@ from specact_rl.eval.contrasts import CONTRASTS
 from specact_rl.eval.evaluate import Outcomes, calibrate, evaluate
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.frontier import gate_skill
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.types import Action, Proposal, Step
@@ -104,7 +105,7 @@ def make_outcomes(seed, *, strong_outside=0.5, unknown=()):
         log_odds = signal * (right - 0.5) + rng.normal(size=right.shape)
         judged[key, role] = Judged(
             verifier_id=key,
-            num_params=10,
+            size=ModelSize(num_params=10),
             shares_strong=key == "strong_judge",
             log_odds=np.where(columns[role].parsed, log_odds, NAN),
             seconds=np.full(right.shape, 0.01),
@@ -113,7 +114,10 @@ def make_outcomes(seed, *, strong_outside=0.5, unknown=()):
         table=table,
         columns=columns,
         judged=judged,
-        num_params={"cheap": 3, "strong": 100, "cheap_dpo": 3},
+        sizes={
+            role: ModelSize(num_params=n)
+            for role, n in (("cheap", 3), ("strong", 100), ("cheap_dpo", 3))
+        },
     )
 
 

@@ -12,6 +12,7 @@ from specact_rl.actions.serialise import action_text
 from specact_rl.envs.episodes import expert_policy, run_episode
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows, run_live
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
 from specact_rl.policy.asking import RememberingModel, RememberingVerifier
@@ -75,7 +76,7 @@ class ExpertModel:
     """Writes what the expert does on an unspoilt course, or always the same."""
 
     model_id: str
-    num_params: int = 10
+    size: ModelSize = ModelSize(num_params=10)
     says: str | None = None
     rounds: list[int] = field(default_factory=list)
 

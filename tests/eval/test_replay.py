@@ -23,6 +23,7 @@ from specact_rl.eval.replay import (
     offered_proposals,
     run_system,
 )
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.policy.calibrators import PlattCalibrator
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
@@ -30,6 +31,7 @@ from specact_rl.policy.thresholds import ThresholdChoice
 from specact_rl.types import Action, Proposal, Rollout, Score, Step, StepRecord, ToolSpec
 
 CHEAP, STRONG, VERIFIER = 3, 100, 10
+SIZES = {n: ModelSize(num_params=n) for n in (CHEAP, STRONG, VERIFIER)}
 """Weights of the three models."""
 TOOL = ToolSpec(name="look", parameters={"type": "object", "properties": {"t": {"type": "string"}}})
 NAN = float("nan")
@@ -151,7 +153,7 @@ def judged(log_odds, shares_strong=False, num_params=VERIFIER):
     log_odds = np.array(log_odds)
     return Judged(
         verifier_id="v",
-        num_params=num_params,
+        size=ModelSize(num_params=num_params),
         shares_strong=shares_strong,
         log_odds=log_odds,
         seconds=np.full(log_odds.shape, 0.25),
@@ -170,7 +172,7 @@ def run(name, table, strong, cheap, scores=SCORES, threshold=0.5, **parts):
     system = SYSTEMS[name] if isinstance(name, str) else name
     view = judged(scores, **parts) if system.verifier else None
     gate = make_gate(threshold) if system.gated else None
-    return run_system(system, table, strong, STRONG, cheap, CHEAP, view, gate)
+    return run_system(system, table, strong, SIZES[STRONG], cheap, SIZES[CHEAP], view, gate)
 
 
 def test_strong_only_is_the_strong_model(table, strong, cheap):
@@ -330,9 +332,9 @@ def test_a_higher_threshold_accepts_a_subset(scores, low, high):
 
 def test_parts_that_are_missing_are_named(table, strong, cheap):
     with pytest.raises(ValueError, match="system D needs its proposer and verifier"):
-        run_system(SYSTEMS["D"], table, strong, STRONG, cheap, CHEAP)
+        run_system(SYSTEMS["D"], table, strong, SIZES[STRONG], cheap, SIZES[CHEAP])
     with pytest.raises(ValueError, match="system D needs its gate"):
-        run_system(SYSTEMS["D"], table, strong, STRONG, cheap, CHEAP, judged(SCORES))
+        run_system(SYSTEMS["D"], table, strong, SIZES[STRONG], cheap, SIZES[CHEAP], judged(SCORES))
     with pytest.raises(ValueError, match="system E needs 3 samples, got 1"):
         offered_proposals(SYSTEMS["E"], strong, None)
 

@@ -1,15 +1,25 @@
+import numpy as np
 import pytest
 
-from specact_rl.metrics.cost import AssumedCosts, forward_flops, gated_cost, system_cost
+from specact_rl.metrics.cost import AssumedCosts, ModelSize, gated_cost, system_cost
 from specact_rl.metrics.frontier import break_even_accept_rate
 
 COSTS = AssumedCosts()
 
 
-def test_forward_flops_are_two_per_parameter_and_token():
-    assert forward_flops(1_700_000_000, 100) == 340_000_000_000
+def test_flops_are_two_per_parameter_and_token_and_four_per_pair_of_tokens():
+    assert ModelSize(num_params=1_700_000_000).flops(0, 100) == 340_000_000_000
+    # tokens 2 and 3 attend to 3 and 4 tokens: 2 x 10 x 2 + 4 x 5 x 7
+    assert ModelSize(num_params=10, attention_width=5).flops(2, 4) == 180
     with pytest.raises(ValueError, match="negative"):
-        forward_flops(1, -1)
+        ModelSize(num_params=-1)
+
+
+def test_reading_in_parts_costs_what_reading_at_once_does():
+    size = ModelSize(num_params=7, attention_width=3)
+    assert size.flops(0, 40) + size.flops(40, 100) == size.flops(0, 100)
+    stops = np.array([10, 100])
+    assert size.flops(np.array([0, 40]), stops).tolist() == [size.flops(0, 10), size.flops(40, 100)]
 
 
 @pytest.mark.parametrize(

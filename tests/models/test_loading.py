@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from specact_rl.errors import ModelError
@@ -14,6 +15,7 @@ from specact_rl.models.loading import (
     load_classifier,
     load_tokenizer,
     model_id,
+    model_size,
     num_params,
     save_checkpoint_info,
 )
@@ -160,3 +162,16 @@ def test_tied_embedding_counts_as_the_output_layer_it_is(plain_lm, base):
     assert num_params(plain_lm) == 640 + 16 + 2 * layer
     # no output layer over words: the embedding is a look-up, the head is 16 x 2
     assert num_params(load_classifier(base)) == 16 + 2 * layer + 32
+
+
+@pytest.mark.parametrize("length", [1, 4, 50])
+def test_flops_are_those_that_torch_counts(length, plain_lm):
+    plain_lm.set_attn_implementation("eager")  # of the fused kernel for CPUs torch counts nothing
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        plain_lm(input_ids=torch.zeros((1, length), dtype=torch.long))
+    size = model_size(plain_lm)
+    norms = sum(p.numel() for p in plain_lm.parameters() if p.ndim == 1)  # no matrix products
+    causal = size.flops(0, length) - 2 * norms * length
+    # torch computes, and counts, the pairs that the causal mask throws away as well
+    masked = 4 * size.attention_width * length * (length - 1) // 2
+    assert counter.get_total_flops() == causal + masked

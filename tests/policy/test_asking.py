@@ -8,6 +8,7 @@ import pytest
 
 from specact_rl.envs.episodes import NoisyExpert, run_episode
 from specact_rl.envs.workspace.environment import Workspace
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import Sampling
 from specact_rl.policy.asking import RememberingModel, RememberingVerifier, judge_timed
 from specact_rl.rendering import RolloutTokens
@@ -23,7 +24,7 @@ class CountingModel:
 
     make: object
     model_id: str = "m"
-    num_params: int = 7
+    size: ModelSize = ModelSize(num_params=7)
     asked: list = field(default_factory=list)
 
     def propose(self, steps, sampling):
@@ -48,7 +49,7 @@ class CountingVerifier:
     """Log-odds are the length of the action's text; each call's prompts cost 100 tokens more."""
 
     verifier_id: str = "v"
-    num_params: int = 3
+    size: ModelSize = ModelSize(num_params=3)
     asked: list = field(default_factory=list)
 
     def judge(self, items):
@@ -83,7 +84,7 @@ def test_model_is_asked_only_at_steps_that_are_new(model, counting, steps):
     assert counting.asked == [[s.step_id for s in steps[:2]], [steps[2].step_id]]
     assert again[1:] == first[::-1]
     assert again[0][0].step_id == steps[2].step_id
-    assert (model.model_id, model.num_params) == ("m", 7)
+    assert (model.model_id, model.size.num_params) == ("m", 7)
 
 
 def test_fewer_samples_are_the_first_of_those_known(model, counting, steps):
@@ -173,7 +174,7 @@ def test_verifier_is_asked_about_new_actions_only_whoever_proposed_them(make, st
     # as first judged: 100 tokens and 1 cached, then 200 and 0 in the second call
     assert again.num_tokens.tolist() == [101, 200, 100]
     assert again.seconds[[2, 0]].tolist() == first.seconds.tolist()
-    assert (verifier.verifier_id, verifier.num_params) == ("v", 3)
+    assert (verifier.verifier_id, verifier.size.num_params) == ("v", 3)
 
 
 def test_actions_that_differ_in_their_text_alone_are_judged_apart(make, steps):

@@ -17,6 +17,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix
 from specact_rl.eval.outcomes import verifier_scores
 from specact_rl.eval.replay import Judged, run_system
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import LanguageModel, Sampling, step_prompt
 from specact_rl.models.scoring import score_candidates
 from specact_rl.models.tiny import train_tokenizer
@@ -30,7 +31,9 @@ from specact_rl.types import Proposal, proposal_id
 from specact_rl.verifiers import Judgements, SampleAgreement, StrongJudge
 
 BROKEN = '<tool_call>\n{"name": '
-CHEAP_PARAMS, STRONG_PARAMS, VERIFIER_PARAMS = 10, 100, 30
+CHEAP_SIZE, STRONG_SIZE, VERIFIER_SIZE = (
+    ModelSize(num_params=n, attention_width=w) for n, w in ((10, 1), (100, 5), (30, 2))
+)
 GATE_ONLY = System(name="gate only", title="every parsable proposal", proposer="cheap")
 
 
@@ -39,7 +42,7 @@ class ScriptedModel:
     """Says at each step what was written down for it."""
 
     model_id: str
-    num_params: int
+    size: ModelSize
     texts: Mapping[str, list[str]]
     renderer: Renderer
     logprob: float | None = -1.0
@@ -91,7 +94,7 @@ def scripted_judgements(items, log_odds):
 class ScriptedVerifier:
     log_odds: Mapping[str, float]
     verifier_id: str = "scripted"
-    num_params: int = VERIFIER_PARAMS
+    size: ModelSize = VERIFIER_SIZE
 
     def judge(self, items):
         return scripted_judgements(items, self.log_odds)
@@ -102,8 +105,8 @@ class ScriptedJudge(StrongJudge):
     log_odds: Mapping[str, float]
 
     @property
-    def num_params(self):
-        return STRONG_PARAMS
+    def size(self):
+        return STRONG_SIZE
 
     def judge(self, items):
         assert all(self.own[item.step.step_id].model_id == "strong" for item in items)
@@ -179,10 +182,10 @@ def make_system(
     cheap_texts, log_odds = script(table.steps, seed, num_broken)
     strong_texts, _ = script(table.steps, seed + 100, num_broken)
     verifier = make_verifier(system, log_odds, renderer, own or {})
-    cheap = ScriptedModel("cheap", CHEAP_PARAMS, cheap_texts, renderer)
+    cheap = ScriptedModel("cheap", CHEAP_SIZE, cheap_texts, renderer)
     return LiveSystem(
         system=system,
-        strong=ScriptedModel("strong", STRONG_PARAMS, strong_texts, renderer),
+        strong=ScriptedModel("strong", STRONG_SIZE, strong_texts, renderer),
         proposer=cheap if system.proposer else None,
         verifier=verifier,
         renderer=renderer if verifier else None,
@@ -206,7 +209,7 @@ def replayed(live, rollouts, table):
         scores = verifier_scores(verifier, rollouts, rows, live.renderer)
         judged = Judged(
             verifier_id=verifier.verifier_id,
-            num_params=verifier.num_params,
+            size=verifier.size,
             shares_strong=shares_strong,
             log_odds=score_matrix(columns, scores),
             seconds=np.zeros((len(table.steps), 3)),
@@ -215,9 +218,9 @@ def replayed(live, rollouts, table):
         live.system,
         table,
         ProposalColumns.of(table, strong),
-        STRONG_PARAMS,
+        STRONG_SIZE,
         columns,
-        CHEAP_PARAMS,
+        CHEAP_SIZE,
         judged,
         live.gate,
     )
@@ -287,7 +290,7 @@ def test_strong_judge_pays_for_its_own_action_at_every_step(table, renderer):
     for step, decision in zip(table.steps, decisions, strict=True):
         judged = len(live.proposer.texts[step.step_id][0])
         written = len(live.strong.texts[step.step_id][0])
-        paid = sum(call.num_new_tokens for call in decision.calls if call.role == "strong")
+        paid = sum(sum(call.new_tokens) for call in decision.calls if call.role == "strong")
         assert paid == judged + written  # the judge compares with its own action
 
 
@@ -335,8 +338,8 @@ def test_strong_judge_is_undecided_about_what_the_strong_model_would_do(table, r
     texts = {step.step_id: [action_text(step.reference)]}
     live = LiveSystem(
         system=SYSTEMS["C"],
-        strong=ScriptedModel("strong", STRONG_PARAMS, texts, renderer, logprob=float(logprob)),
-        proposer=ScriptedModel("cheap", CHEAP_PARAMS, texts, renderer),
+        strong=ScriptedModel("strong", STRONG_SIZE, texts, renderer, logprob=float(logprob)),
+        proposer=ScriptedModel("cheap", CHEAP_SIZE, texts, renderer),
         verifier=StrongJudge(verifier_id="judge", model=model, renderer=renderer, own={}),
         renderer=renderer,
         gate=make_gate("judge", 0.4),
@@ -348,12 +351,12 @@ def test_strong_judge_is_undecided_about_what_the_strong_model_would_do(table, r
 
 
 def test_a_models_prompt_is_read_from_its_last_call_on():
-    def call(role, num_prompt_tokens, num_new_tokens):
+    def call(role, num_prompt_tokens, *new_tokens, width=0):
         return ModelCall(
             role=role,
-            num_params=1 if role == "proposer" else 10,
+            size=ModelSize(num_params=1 if role == "proposer" else 10, attention_width=width),
             num_prompt_tokens=num_prompt_tokens,
-            num_new_tokens=num_new_tokens,
+            new_tokens=new_tokens,
             seconds=0.0,
         )
 
@@ -364,6 +367,10 @@ def test_a_models_prompt_is_read_from_its_last_call_on():
     assert ledger.flops([call("proposer", 130, 5), call("strong", 130, 7)]) == 70 + 2740
     # judge and fallback are one model, which reads the prompt once: 2 x 10 x (20 + 3 + 0 + 4)
     assert ledger.flops([call("strong", 150, 3), call("strong", 150, 4)]) == 540
+    # two samples at positions 150 and 151, 150 to 152: 2 x 5 tokens, and attention of width 1 to
+    # 151 + 152 and 151 + 152 + 153 tokens at 4 each; the prompt's last 20 attend to 131 to 150
+    attended = 151 + 152 + 151 + 152 + 153 + sum(range(131, 151))
+    assert ledger.flops([call("proposer", 150, 2, 3, width=1)]) == 2 * 25 + 4 * attended
 
 
 def test_language_model_proposes_what_it_generates(table, renderer):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.types import Action
 from specact_rl.verifiers.base import Judgements, distinct_items, items_of, scores_of, spread
 
 
 class Named:
     verifier_id = "v"
-    num_params = 0
+    size = NO_MODEL
 
 
 def text(words):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.types import Action, Step
 from specact_rl.verifiers import VERIFIERS
 from specact_rl.verifiers.base import Item, items_of
@@ -201,5 +202,5 @@ def test_linear_verifier_of_nothing_but_broken_texts_is_refused(labelled):
 
 def test_verifiers_run_no_model_of_their_own(step, propose):
     for kind in (ProposerConfidence, SampleAgreement):
-        assert kind().num_params == 0
+        assert kind().size == NO_MODEL
         assert kind in VERIFIERS.values()

@@ -126,5 +126,5 @@ def test_judge_compares_the_proposal_with_its_own_action(causal_lm, items, rende
 def test_size_of_a_verifier_is_that_of_its_model(classifier, causal_lm, renderer):
     verifier = ClassifierVerifier(verifier_id="v", model=classifier, renderer=renderer)
     judge = StrongJudge(verifier_id="j", model=causal_lm, renderer=renderer, own={})
-    assert verifier.num_params == num_params(classifier) > 0
-    assert judge.num_params == num_params(causal_lm) > 0
+    assert verifier.size.num_params == num_params(classifier) > 0
+    assert judge.size.num_params == num_params(causal_lm) > 0
