@@ -12,6 +12,7 @@ from specact_rl.metrics.resampling import (
     bootstrap_value,
     cluster_codes,
     draw_cluster_weights,
+    resampled_sums,
 )
 from specact_rl.metrics.values import (
     BoolArray,
@@ -152,38 +153,63 @@ def within_group_auroc(
     Args:
         scores: Shape (n,).
         labels: Shape (n,).
-        groups: One key per row, for instance the action type.
-        clusters: One id per row.
+        groups: One key per row, for instance the action type, or the step.
+        clusters: One id per row. Groups may cut across clusters (action types) or lie within them
+            (steps of a task).
         rng: Of the interval.
         num_resamples: Number of draws.
         level: Nominal coverage.
+
+    Returns:
+        Its `n` and `num_clusters` are those of the groups that have a pair.
     """
     s, y = _checked(scores, labels)
     group_codes, num_groups = cluster_codes(groups, s.size)
     codes, num_clusters = cluster_codes(clusters, s.size)
-    parts = [np.flatnonzero(group_codes == g) for g in range(num_groups)]
+    order = np.argsort(group_codes, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(group_codes, minlength=num_groups))[:-1])
     parts = [rows for rows in parts if y[rows].any() and not y[rows].all()]
     if not parts:
         return MetricValue(value=None, n=s.size, note=ONE_CLASS)
-
-    def pooled(weights: NDArray[np.generic]) -> FloatArray:
-        wins, pairs = np.zeros(weights.shape[0]), np.zeros(weights.shape[0])
-        for rows in parts:
-            w = weights[:, rows].astype(np.float64)
-            here = (w @ y[rows]) * (w @ ~y[rows])
-            # A draw may leave a group with one class: no pairs, and an undefined share of them.
-            wins += np.nan_to_num(weighted_auroc(s[rows], y[rows], w)) * here
-            pairs += here
-        result: FloatArray = np.divide(
-            wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0
+    counted = np.concatenate(parts)
+    pairs = np.array([y[rows].sum() * (~y[rows]).sum() for rows in parts], dtype=np.float64)
+    shares = np.array([auroc(s[rows], y[rows]).value for rows in parts], dtype=np.float64)
+    if all(np.ptp(codes[rows]) == 0 for rows in parts):
+        # A cluster that is drawn twice brings its groups twice: two groups of a kind, and no pairs
+        # between them.
+        sums = np.zeros((num_clusters, 2))
+        np.add.at(sums, codes[[rows[0] for rows in parts]], np.stack([shares * pairs, pairs], 1))
+        wins, of = resampled_sums(sums, num_resamples, rng).T
+        draws = np.divide(wins, of, out=np.full(wins.shape, np.nan), where=of > 0)
+    else:
+        draws = np.concatenate(
+            [
+                _pooled_auroc(s, y, parts, weights)
+                for weights in _row_weights(codes, num_clusters, num_resamples, rng)
+            ]
         )
-        return result
-
-    point = float(pooled(np.ones((1, s.size)))[0])
-    draws = np.concatenate(
-        [pooled(w) for w in _row_weights(codes, num_clusters, num_resamples, rng)]
+    return bootstrap_value(
+        float(shares @ pairs / pairs.sum()),
+        draws,
+        n=counted.size,
+        num_clusters=np.unique(codes[counted]).size,
+        level=level,
     )
-    return bootstrap_value(point, draws, n=s.size, num_clusters=num_clusters, level=level)
+
+
+def _pooled_auroc(
+    scores: FloatArray, labels: BoolArray, parts: Sequence[IntArray], weights: NDArray[np.generic]
+) -> FloatArray:
+    """AUROC over the pairs within each part, under each of many row weightings."""
+    wins, pairs = np.zeros(weights.shape[0]), np.zeros(weights.shape[0])
+    for rows in parts:
+        w = weights[:, rows].astype(np.float64)
+        here = (w @ labels[rows]) * (w @ ~labels[rows])
+        # A draw may leave a part with one class: no pairs, and an undefined share of them.
+        wins += np.nan_to_num(weighted_auroc(scores[rows], labels[rows], w)) * here
+        pairs += here
+    result: FloatArray = np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)
+    return result
 
 
 def _row_weights(

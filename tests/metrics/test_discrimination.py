@@ -147,3 +147,45 @@ def test_groups_of_one_class_have_no_pair():
     rng = np.random.default_rng(0)
     result = within_group_auroc([1.0, 0.0], [1, 0], ["a", "b"], [0, 1], rng=rng)
     assert result.value is None
+
+
+def nested_rows(seed, num_tasks=60, steps=4, samples=3):
+    """Scores that mean a little, in steps within tasks."""
+    rng = np.random.default_rng(seed)
+    n = num_tasks * steps * samples
+    step = np.arange(n) // samples
+    y = rng.random(n) < 0.5
+    return rng.normal(size=n) + 0.5 * y, y, step, step // steps, rng
+
+
+def test_groups_within_clusters_are_drawn_with_them():
+    s, y, step, task, rng = nested_rows(0)
+    found = within_group_auroc(s, y, step, task, rng=rng, num_resamples=4000)
+
+    def value(tasks):
+        """Each drawn copy of a task is a task of its own."""
+        wins = pairs = 0.0
+        for drawn in tasks:
+            for g in np.unique(step[task == drawn]):
+                good, bad = s[(step == g) & y], s[(step == g) & ~y]
+                wins += (good[:, None] > bad[None, :]).sum()
+                pairs += good.size * bad.size
+        return wins / pairs
+
+    slow = np.random.default_rng(1)
+    draws = [value(slow.integers(60, size=60)) for _ in range(400)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert found.value == pytest.approx(value(range(60)))
+    assert found.high - found.low == pytest.approx(high - low, rel=0.15)
+    assert found.low == pytest.approx(low, abs=0.02)
+
+
+def test_rows_that_are_in_no_pair_are_not_counted():
+    # step 0 of task 0 has a pair of three rows; the others have one class
+    labels = [1, 0, 0, 1, 1, 0, 0]
+    found = within_group_auroc(
+        np.arange(7.0), labels, [0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1, 1],
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert (found.n, found.num_clusters) == (3, 1)
+    assert found.value == 0.0
