@@ -1,7 +1,7 @@
-"""Runs a program that ends when another process does: `python tied.py OWNER PROGRAM [argument ...]`.
+"""Runs a program that ends when another process does: `tied.py OWNER PROGRAM [ARGUMENT ...]`.
 
-PROGRAM is a script, or `-m` and a module. Needs the standard library only, so that the tie is there
-before the program's imports, which take seconds.
+PROGRAM is a script, or `-m` and a module. The tie is there before the program's imports, which
+take seconds; hence nothing but the standard library here.
 """
 
 from __future__ import annotations
@@ -63,12 +63,14 @@ def tie_to(owner: str) -> None:
 
 def run(program: Sequence[str]) -> None:
     """Run a script or module in this process, as the interpreter would with these arguments."""
-    if program[0] == "-m":
-        sys.argv, sys.path[0] = list(program[1:]), os.getcwd()
-        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    is_module = program[0] == "-m"
+    sys.argv = list(program[1:] if is_module else program)
+    if not sys.flags.safe_path:
+        sys.path[0] = os.getcwd() if is_module else str(Path(program[0]).resolve().parent)
+    if is_module:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
-        sys.argv, sys.path[0] = list(program), str(Path(program[0]).resolve().parent)
-        runpy.run_path(program[0], run_name="__main__")
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
