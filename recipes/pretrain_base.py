@@ -25,7 +25,7 @@ from specact_rl.models.pretraining import (
     PadCollator,
     corpus_texts,
 )
-from specact_rl.models.processes import ProgressFile, die_with_parent_if_tied
+from specact_rl.models.processes import ProgressFile
 from specact_rl.models.recipe_runs import last_checkpoint
 from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
 from specact_rl.rendering import Renderer
@@ -64,7 +64,6 @@ class PretrainArguments:
 
 def main() -> None:
     """Parse, build, train, save."""
-    die_with_parent_if_tied()
     parser = TrlParser((PretrainArguments, TrainingArguments))
     arguments, training = parser.parse_args_and_config()
     started = time.time()

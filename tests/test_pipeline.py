@@ -12,6 +12,7 @@ import pytest
 
 from specact_rl.cli import main
 from specact_rl.eval.evaluate import run_all
+from specact_rl.models import tied
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.folders import Folders
 from specact_rl.presets import PRESETS, find_preset, model_path
@@ -152,17 +153,58 @@ def test_shipped_base_is_whole(size):
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
 
 
+def recipes_of(out):
+    """Processes that work in this run's folders; the run itself is not among them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (path / "cmdline").read_text()
+        except OSError:
+            continue
+        if f"{out}/models/" in arguments and tied.identity(int(path.name)) is not None:
+            found.append(arguments.replace("\0", " "))
+    return found
+
+
+def is_importing(out):
+    """Whether a recipe has been started; it is about ten seconds away from its first step."""
+    return any(tied.__file__ in a and "accelerate" not in a for a in recipes_of(out))
+
+
+def is_training(out):
+    return any(out.glob("models/*/.progress.json"))
+
+
+def until(condition, process):
+    while process.poll() is None and not condition():
+        time.sleep(0.02)
+
+
+def kill(process, out):
+    """Kill a run, if it has not ended, and see that its recipes end with it."""
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 5
+    while recipes_of(out) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert recipes_of(out) == []
+
+
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_as_if_it_had_not_been(smoke_run, tmp_path):
     stages = [stage["name"] for stage in results(smoke_run)["meta"]["stages"]]
     out, log = tmp_path / "run", tmp_path / "log.txt"
     for stage in stages:
-        process = start(out, log)
-        while process.poll() is None and f": {stage}\n" not in log.read_text():
-            time.sleep(0.05)
-        time.sleep(1.0)  # into the stage
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        trains = stage.startswith("train ")
+        for reached in [is_importing, is_training] if trains else [None]:
+            process = start(out, log)
+            until(lambda: f": {stage}\n" in log.read_text(), process)  # noqa: B023
+            if reached is None:
+                time.sleep(1.0)  # into the stage
+            else:
+                until(lambda: reached(out), process)  # noqa: B023
+                assert process.poll() is None
+            kill(process, out)
     assert start(out, log).wait() == 0, log.read_text()[-2000:]
     assert without_times(results(out)) == without_times(results(smoke_run))

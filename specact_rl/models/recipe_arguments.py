@@ -20,7 +20,6 @@ import yaml
 from trl.scripts.utils import TrlParser
 
 from specact_rl.errors import ConfigError, SpecActError
-from specact_rl.models.processes import die_with_parent_if_tied
 from specact_rl.rendering import CatalogueMode
 
 # TRL turns these on, which small CPU runs want off; a config turns them on again.
@@ -55,7 +54,6 @@ class RecipeArguments:
 @contextmanager
 def recipe_errors(recipe: str) -> Iterator[None]:
     """Log to stderr, and turn errors that a user can act on into one line and exit code 2."""
-    die_with_parent_if_tied()
     package = logging.getLogger("specact_rl")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{recipe}: %(message)s"))

@@ -48,6 +48,8 @@ from specact_rl.store import (
     folder_hash,
     read_json,
     read_training_rows,
+    remove_temporaries,
+    sync,
     write_json,
 )
 
@@ -161,13 +163,16 @@ class RecipeRun:
 
     def _publish(self, saving: Path) -> None:
         (saving / "training_args.bin").unlink(missing_ok=True)  # a pickle
+        for path in saving.rglob("*"):
+            sync(path)
         # config.json makes it a checkpoint, and the log a finished one.
         last = {"config.json": 1, TRAIN_LOG: 2}
         for path in sorted(saving.iterdir(), key=lambda path: last.get(path.name, 0)):
+            if path.name in last:
+                sync(self.output_dir)  # what it vouches for is there, also after a power cut
             os.replace(path, self.output_dir / path.name)
-        for name in (".saving", ".adapter", _CHECKPOINTS):
-            shutil.rmtree(self.output_dir / name, ignore_errors=True)
-        (self.output_dir / _MARKER).unlink()
+        sync(self.output_dir)
+        _remove_scaffold(self.output_dir)
 
 
 def open_run(
@@ -203,7 +208,12 @@ def open_run(
     renderer = Renderer(tokenizer=tokenizer, catalogue=arguments.catalogue)
     check_checkpoint_info(model_path, renderer)
     origin = _origin(recipe, arguments, training, model, model_id(model_path, renderer))
-    if _is_finished(output_dir, content_hash(origin)):
+    finished = _is_finished(output_dir, content_hash(origin))
+    if training.process_index == 0:
+        remove_temporaries(output_dir)
+        if finished:  # maybe killed just then
+            _remove_scaffold(output_dir)
+    if finished:
         logger.info("%s is up to date", output_dir)
         return None
     rows = read_training_rows(arguments.dataset_dir, arguments.split)
@@ -354,6 +364,13 @@ def _is_finished(output_dir: Path, run_hash: str) -> bool:
     if output_dir.exists() and any(not p.name.startswith(".") for p in output_dir.iterdir()):
         raise ConfigError(f"output_dir {output_dir} must be new or empty, but holds other files")
     return False
+
+
+def _remove_scaffold(output_dir: Path) -> None:
+    """Delete what a finished folder does not need; the marker goes last."""
+    for name in (".saving", ".adapter", _CHECKPOINTS):
+        shutil.rmtree(output_dir / name, ignore_errors=True)
+    (output_dir / _MARKER).unlink(missing_ok=True)
 
 
 def last_checkpoint(folder: Path) -> str | None:

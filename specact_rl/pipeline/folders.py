@@ -21,7 +21,7 @@ class Folders:
 
     @property
     def times(self) -> Path:
-        """times.json: seconds by stage."""
+        """times.json: seconds by stage, whether it has finished, and whether they are complete."""
         return self.root / "times.json"
 
     @property

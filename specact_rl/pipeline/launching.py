@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from specact_rl.errors import SpecActError
-from specact_rl.models.processes import TIED_TO_PARENT, die_with_parent, training_percents
+from specact_rl.models import tied
+from specact_rl.models.processes import forget_progress, training_percents
 from specact_rl.programs import find_program
 
 _POLL_S = 0.1
@@ -52,40 +55,42 @@ def launch(
             stopped, and go on from their checkpoints when they are launched again.
     """
     threads = max(1, torch.get_num_threads() // side_by_side)
-    waiting = list(trainings)
-    running: list[tuple[Training, subprocess.Popen[bytes]]] = []
+    waiting = list(range(len(trainings)))
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    # A training that saves its model tells nothing any more, but is not back at its beginning.
+    percents = [0] * len(trainings)
     shown = 0
     try:
         while waiting or running:
             while waiting and len(running) < side_by_side:
                 # From this thread: the kernel kills a child when the thread that made it is gone.
-                training = waiting.pop(0)
-                running.append((training, _start(training, threads)))
+                i = waiting.pop(0)
+                running[i] = _start(trainings[i], threads)
             time.sleep(_POLL_S)
-            ended = [pair for pair in running if pair[1].poll() is not None]
-            running = [pair for pair in running if pair not in ended]
-            for training, process in ended:
-                _check_ended(training, process.returncode)
-            num_ended = len(trainings) - len(waiting) - len(running)
-            percents = 100 * num_ended + sum(
-                training_percents(Path(training.arguments["output_dir"])) for training, _ in running
-            )
-            if progress is not None and percents > shown:
-                progress(percents - shown)
-                shown = percents
+            for i, process in list(running.items()):
+                if process.poll() is None:
+                    folder = Path(trainings[i].arguments["output_dir"])
+                    percents[i] = max(percents[i], training_percents(folder))
+                else:
+                    _check_ended(trainings[i], process.returncode)
+                    del running[i]
+                    percents[i] = 100
+            if progress is not None and sum(percents) > shown:
+                progress(sum(percents) - shown)
+                shown = sum(percents)
     finally:
-        for _, process in running:
-            process.kill()
-            process.wait()
+        for process in running.values():
+            _stop(process)
 
 
 def _start(training: Training, threads: int) -> subprocess.Popen[bytes]:
     training.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    # Left alone, accelerate gives a CPU process one thread.
-    command += ["--num_cpu_threads_per_process", str(threads)]
-    command += [str(find_program("recipes", training.recipe)), "--config", str(training.config)]
+    forget_progress(Path(training.arguments["output_dir"]))
+    # Launcher and recipe are tied each: the one may be gone before the other is there.
+    tie = [tied.__file__, _own_identity()]
+    command = [sys.executable, *tie, *_launcher(threads)]
+    command += [*tie, str(find_program("recipes", training.recipe))]
+    command += ["--config", str(training.config)]
     for name, value in training.arguments.items():
         command += [f"--{name}", value]
     with training.log.open("w", encoding="utf-8") as stream:
@@ -93,9 +98,29 @@ def _start(training: Training, threads: int) -> subprocess.Popen[bytes]:
             command,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, TIED_TO_PARENT: "1"},
-            preexec_fn=die_with_parent,
+            start_new_session=True,  # a group of its own, for _stop
         )
+
+
+def _launcher(threads: int) -> list[str]:
+    """Module and options that start a program given after them."""
+    command = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    # Left alone, accelerate gives a CPU process one thread.
+    return [*command, "--num_cpu_threads_per_process", str(threads)]
+
+
+def _own_identity() -> str:
+    found = tied.identity(os.getpid())
+    assert found is not None
+    return found
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a launcher and all that it started; its recipe may be there when it is not."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _check_ended(training: Training, code: int) -> None:

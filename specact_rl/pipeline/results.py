@@ -36,7 +36,7 @@ def collect_results(
         artifacts: Of a run that has finished.
         replay: What `evaluate` returned.
         live: What `run_live_systems` returned.
-        stages: Name and seconds of each stage.
+        stages: Name and seconds of each stage, and whether these are all that it took.
         command: What the user typed.
     """
     results = {

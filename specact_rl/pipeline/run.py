@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from specact_rl import __version__
 from specact_rl.envs.collect import plan_episodes
@@ -33,7 +33,7 @@ from specact_rl.policy.systems import num_judged
 from specact_rl.presets import Preset, model_path
 from specact_rl.programs import programs_root
 from specact_rl.progress import ProgressBar
-from specact_rl.store import open_stage, read_json, write_json
+from specact_rl.store import open_stage, read_json, remove_temporaries, write_json
 from specact_rl.types import SplitName
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def _claim(folders: Folders, identity: dict[str, Any]) -> None:
     """Write down what the run is, or check that the folder is of the same one."""
     identity = plain_json(identity)
     out = folders.root
+    for path in (folders.identity, folders.times):
+        remove_temporaries(out, path.name)
     if folders.identity.is_file():
         found = read_json(folders.identity)
         if found != identity:
@@ -115,7 +117,8 @@ class Run:
     command: Sequence[str]
     own_bases: Sequence[str]
     """Sizes of the bases that the run pretrains, the tokenizer's first; none: shipped ones."""
-    stage_seconds: list[dict[str, Any]] = field(default_factory=list)
+    stage_times: list[dict[str, Any]] = field(default_factory=list)
+    """Name, seconds and `complete` of each stage so far; see `stage`."""
 
     @property
     def preset(self) -> Preset:
@@ -175,24 +178,48 @@ class Run:
             live = run_live_systems(self.artifacts, self.progress)
         with self.stage("evaluate"), self.progress("evaluate", None):
             replay = self.evaluate()
-        results = collect_results(self.artifacts, replay, live, self.stage_seconds, self.command)
+        results = collect_results(self.artifacts, replay, live, self.stage_times, self.command)
         write_json(self.folders.evaluation / RESULTS_FILE, results)
         write_report(results, self.folders.report)
         return results
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Log and time a stage."""
+        """Log a stage, and write down what all attempts at it took together.
+
+        `complete` is False where an attempt was killed, whose seconds are lost. On later runs a
+        finished stage is skipped, or done again from what is there; neither adds to its time.
+        """
         logger.info("%s", name)
-        started = time.perf_counter()
-        yield
-        seconds = round(time.perf_counter() - started, 1)
-        # The longest a stage ever took here: on a later run it is skipped, which is not its time.
+        times = self._times()
+        before = times.get(name, {"seconds": 0.0, "finished": False, "complete": True})
+        if not before["finished"]:
+            write_json(self.folders.times, times | {name: before | {"complete": False}})
+        started, finished = time.perf_counter(), False
+        try:
+            yield
+            finished = True
+        finally:
+            taken = time.perf_counter() - started
+            if before["finished"]:
+                now = before | {"seconds": max(before["seconds"], round(taken, 1))}
+            else:
+                seconds = round(before["seconds"] + taken, 1)
+                now = before | {"seconds": seconds, "finished": finished}
+            write_json(self.folders.times, times | {name: now})
+        self.stage_times.append(
+            {"name": name, "seconds": now["seconds"], "complete": now["complete"]}
+        )
+
+    def _times(self) -> dict[str, dict[str, Any]]:
+        """What times.json holds."""
         path = self.folders.times
         times = read_json(path) if path.is_file() else {}
-        times[name] = max(seconds, times.get(name, 0.0))
-        write_json(path, times)
-        self.stage_seconds.append({"name": name, "seconds": times[name]})
+        for name, found in times.items():
+            # Older runs wrote the seconds of the longest attempt that came to an end, and no more.
+            if not isinstance(found, dict):
+                times[name] = {"seconds": found, "finished": True, "complete": None}
+        return cast(dict[str, dict[str, Any]], times)
 
     def roll_out(self) -> None:
         """Scripted rollouts of the preset's tasks, split by task."""

@@ -11,6 +11,8 @@ from specact_rl.store.files import (
     content_hash,
     file_hash,
     read_json,
+    remove_temporaries,
+    sync,
     write_json,
 )
 from specact_rl.store.stages import (
@@ -56,6 +58,8 @@ __all__ = [
     "read_shards",
     "read_table",
     "read_training_rows",
+    "remove_temporaries",
+    "sync",
     "write_json",
     "write_jsonl",
     "write_table",

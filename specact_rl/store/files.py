@@ -62,6 +62,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries(folder: Path, name: str = "*") -> None:
+    """Delete what killed writes of files of this name left; nobody may be writing them now."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write one JSON value, indented, keys in their own order."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)

@@ -1,10 +1,15 @@
-"""Trainings side by side, with processes that end after a set number of looks at them."""
+"""Trainings side by side, with processes that end after a set number of looks at them.
 
+Where it matters what is killed, small scripts stand in for launcher and recipes.
+"""
+
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from specact_rl.errors import SpecActError
+from specact_rl.models import tied
 from specact_rl.models.processes import ProgressFile, training_percents
 from specact_rl.pipeline import launching
 from specact_rl.pipeline.launching import Training, launch
@@ -31,9 +36,6 @@ class ScriptedProcess:
     def kill(self):
         self.killed = True
 
-    def wait(self):
-        return self.returncode
-
 
 @pytest.fixture
 def started(monkeypatch):
@@ -46,6 +48,7 @@ def started(monkeypatch):
         return processes[training.log.name]
 
     monkeypatch.setattr(launching, "_start", start)
+    monkeypatch.setattr(launching, "_stop", ScriptedProcess.kill)
     monkeypatch.setattr(launching, "_POLL_S", 0.0)
     return processes
 
@@ -116,6 +119,95 @@ def test_progress_of_a_running_training_is_what_it_wrote(started, tmp_path):
     seen = []
     launch([running, ended], side_by_side=2, progress=seen.append)
     assert seen == [125, 75]
+
+
+def test_progress_does_not_go_back_while_a_training_saves(started, tmp_path, monkeypatch):
+    told = {"model0": [50, 0, 0, 0], "model1": [0, 30, 60, 0]}
+    monkeypatch.setattr(launching, "training_percents", lambda path: told[path.name].pop(0))
+    seen = []
+    launch(trainings(tmp_path, "5/0", "5/0"), side_by_side=2, progress=seen.append)
+    assert seen == [50, 30, 30, 90]
+
+
+# Processes that are real
+
+LAUNCHER = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+WITH_WORKER = """
+import os, pathlib, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path("pids.tmp").write_text(f"{os.getpid()} {worker.pid}")
+os.rename("pids.tmp", "pids")
+worker.wait()
+"""
+FAILS_BESIDE_IT = """
+import os, time
+while not os.path.exists("pids"):
+    time.sleep(0.02)
+raise SystemExit(2)
+"""
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """Recipes by name, run in the test's folder by a launcher that is as quick as they are."""
+    recipes = {}
+    (tmp_path / "launcher.py").write_text(LAUNCHER)
+
+    def find(kind, name):
+        path = tmp_path / f"{name}.py"
+        path.write_text(recipes[name])
+        return path
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launching, "_launcher", lambda threads: [str(tmp_path / "launcher.py")])
+    monkeypatch.setattr(launching, "find_program", find)
+    return recipes
+
+
+def all_gone(pids):
+    end = time.monotonic() + 10
+    while any(tied.identity(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(tied.identity(pid) for pid in pids)
+
+
+def test_failed_training_leaves_no_process_of_the_others(scripts, tmp_path):
+    scripts.update(runs=WITH_WORKER, fails=FAILS_BESIDE_IT)
+    with pytest.raises(SpecActError, match="fails ended with exit code 2"):
+        launch(trainings(tmp_path, "runs", "fails"), side_by_side=2)
+    assert all_gone(map(int, (tmp_path / "pids").read_text().split()))
+
+
+def test_interrupted_run_leaves_no_process_of_its_trainings(scripts, tmp_path, monkeypatch):
+    scripts.update(runs=WITH_WORKER)
+
+    def interrupt(folder):
+        if (tmp_path / "pids").exists():
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(launching, "training_percents", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch(trainings(tmp_path, "runs"))
+    assert all_gone(map(int, (tmp_path / "pids").read_text().split()))
+
+
+def test_recipe_gets_its_arguments(scripts, tmp_path):
+    scripts.update(tells="import sys; print(*sys.argv[1:])")
+    [training] = trainings(tmp_path, "tells")
+    launch([training])
+    assert training.log.read_text().split() == [
+        *("--config", str(training.config)),
+        *("--output_dir", training.arguments["output_dir"]),
+    ]
+
+
+def test_progress_of_a_killed_training_is_not_that_of_the_next(scripts, tmp_path):
+    scripts.update(idles="import time; time.sleep(0.5)")
+    ProgressFile(tmp_path / "model0").on_step_end(None, at_step(3, 5), None)
+    seen = []
+    launch(trainings(tmp_path, "idles"), progress=seen.append)
+    assert seen == [100]
 
 
 def at_step(step, last, main=True):

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
+from specact_rl.models import recipe_runs
 from specact_rl.models.loading import check_checkpoint_info, load_causal_lm, load_classifier
 from specact_rl.models.recipe_arguments import parse_arguments
 from specact_rl.models.recipe_runs import RecipeRun
@@ -258,6 +259,34 @@ def test_a_checkpoint_that_was_being_written_is_not_used(run_recipe, tmp_path, m
     (checkpoint / "trainer_state.json").unlink()
     assert run_recipe("train_verifier", tmp_path / "out", *options)["num_steps"] == 4
     assert "going on from" not in capfd.readouterr().err
+
+
+def test_what_a_kill_leaves_beside_a_finished_checkpoint_is_removed(
+    run_recipe, tmp_path, monkeypatch
+):
+    def kill(*_, **__):
+        raise Killed
+
+    out = tmp_path / "out"
+    options = ["--save_strategy", "steps", "--save_steps", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            recipe_runs.shutil, "rmtree", lambda path, **_: "saving" in str(path) or kill()
+        )
+        with pytest.raises(Killed):
+            run_recipe("train_verifier", out, *options)
+    assert {"train_log.json", "checkpoints", ".run.json"} <= visible(out)
+    first = json.loads((out / "train_log.json").read_text())
+    assert run_recipe("train_verifier", out, *options) == first
+    assert not {name for name in visible(out) if name.startswith(".") or name == "checkpoints"}
+
+
+def test_files_that_a_kill_left_half_written_are_removed(run_recipe, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "..progress.json.12.tmp").write_text("{")
+    run_recipe("train_verifier", out)
+    assert not [name for name in visible(out) if name.endswith(".tmp")]
 
 
 def test_a_finished_run_is_not_repeated(run_recipe, tmp_path):
