@@ -35,7 +35,7 @@ def main() -> None:
     run = open_run("dpo_proposer", arguments, training, model)
     if run is None:
         return
-    pairs = token_rows(run.rows, run.renderer, ["chosen", "rejected"])
+    pairs = token_rows(run.rows, run.renderer, ["chosen", "rejected"], run.rows_path)
     check_pairs(pairs)
     expected = fit_rows(
         [side for pair in pairs for side in pair],

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainingArguments
-from trl import TrlParser
 
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.errors import ConfigError
@@ -26,8 +25,10 @@ from specact_rl.models.pretraining import (
     corpus_texts,
 )
 from specact_rl.models.processes import ProgressFile
+from specact_rl.models.recipe_arguments import parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import last_checkpoint
 from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
+from specact_rl.programs import default_config
 from specact_rl.rendering import Renderer
 from specact_rl.store import write_json
 
@@ -62,10 +63,14 @@ class PretrainArguments:
             raise ConfigError(f"num_episodes must be at least 1, got {self.num_episodes!r}")
 
 
+ARGUMENTS = (PretrainArguments, TrainingArguments)
+
+
 def main() -> None:
     """Parse, build, train, save."""
-    parser = TrlParser((PretrainArguments, TrainingArguments))
-    arguments, training = parser.parse_args_and_config()
+    arguments, training = parse_arguments(
+        ARGUMENTS, default_config("pretrain_base_1m"), prog="pretrain_base"
+    )
     started = time.time()
     if arguments.tokenizer_dir is not None:
         tokenizer = load_tokenizer(str(arguments.tokenizer_dir))
@@ -111,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with recipe_errors("pretrain_base"):
+        main()

@@ -28,7 +28,7 @@ def main() -> None:
     if run is None:
         return
     rows = fit_rows(
-        [row for [row] in token_rows(run.rows, run.renderer, ["completion"])],
+        [row for [row] in token_rows(run.rows, run.renderer, ["completion"], run.rows_path)],
         training.max_length,
         allow_truncation=arguments.allow_truncation,
     )

@@ -37,7 +37,7 @@ def main() -> None:
     if run is None:
         return
     check_pad_token(run.tokenizer)
-    pairs = token_rows(run.rows, run.renderer, ["chosen", "rejected"])
+    pairs = token_rows(run.rows, run.renderer, ["chosen", "rejected"], run.rows_path)
     check_pairs(pairs)
     rows = fit_rows(
         [side for pair in pairs for side in pair],

@@ -65,9 +65,9 @@ def main() -> None:
         return
     check_pad_token(run.tokenizer)
     run.tokenizer.padding_side = "right"
-    labels = binary_labels(run.rows)
+    labels = binary_labels(run.rows, run.rows_path)
     rows = fit_rows(
-        [row for [row] in token_rows(run.rows, run.renderer, ["completion"])],
+        [row for [row] in token_rows(run.rows, run.renderer, ["completion"], run.rows_path)],
         arguments.max_length,
         allow_truncation=arguments.allow_truncation,
     )

@@ -95,6 +95,21 @@ def test_a_log_that_does_not_fit_is_one_error(
     assert not out.exists()
 
 
+def test_import_of_an_unknown_tool_is_one_error(tmp_path, capsys):
+    step = {"index": 0, "message_index": 1, "executed": {"type": "tool_call", "tool": "opne"}}
+    rollout = {
+        **{"rollout_id": "r", "task_id": "t", "family": "f", "policy": "p", "trial": 0},
+        **{"messages": [{"role": "user", "content": "Open it."}], "tools": [{"name": "open"}]},
+        "steps": [step],
+    }
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text(json.dumps(rollout) + "\n", encoding="utf-8")
+    assert cli.main(["import", str(path), "--out", str(tmp_path / "out")]) == 2
+    (error,) = [text for text in capsys.readouterr().err.splitlines() if "error:" in text]
+    assert f"{path}:1: steps[0].executed.tool" in error
+    assert "['open'], got 'opne'" in error
+
+
 def test_check_overwrites_no_file(log, tmp_path, capsys):
     out = tmp_path / "check.json"
     out.write_text("mine", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Groups of rollouts whose labels cannot teach anything, or not what they seem to."""
+"""Groups of rollouts whose labels or actions cannot teach anything, or not what they seem to."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from specact_rl.logs.result import Flag, ImportResult
 from specact_rl.types import Rollout
@@ -17,8 +17,41 @@ def finished(
 ) -> ImportResult:
     """The result of an importer, with the flags that any log can earn added to its own."""
     return ImportResult(
-        rollouts=rollouts, dropped=dict(dropped), flags=[*flags, *group_flags(rollouts)]
+        rollouts=rollouts,
+        dropped=dict(dropped),
+        flags=[*flags, *group_flags(rollouts), *_unknown_tool_flags(rollouts)],
     )
+
+
+def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:
+    """Calls of tools that the catalogue lacks: step index, "executed" or "reference", tool.
+
+    Nothing for a rollout without a catalogue, which many logs leave out.
+    """
+    known = {tool.name for tool in rollout.tools}
+    if not known:
+        return
+    for i, step in enumerate(rollout.steps):
+        for side, action in (("executed", step.executed), ("reference", step.reference)):
+            if action is not None and action.tool is not None and action.tool not in known:
+                yield i, side, action.tool
+
+
+def _unknown_tool_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
+    tools: dict[str, Counter[str]] = defaultdict(Counter)
+    for rollout in rollouts:
+        tools[rollout.policy].update(tool for _, _, tool in unknown_tools(rollout))
+    return [
+        Flag(
+            kind="unknown_tools",
+            group=policy,
+            detail=f"{counts.total()} calls name a tool that the catalogue of their rollout lacks, "
+            f"most often {counts.most_common(1)[0][0]!r}; they are kept, and no proposal can equal "
+            "them, since one that names such a tool is unparsable",
+        )
+        for policy, counts in sorted(tools.items())
+        if counts
+    ]
 
 
 def official_score(rollout: Rollout) -> bool | None:

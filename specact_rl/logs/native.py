@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from specact_rl.errors import RolloutFormatError
-from specact_rl.logs.groups import finished
+from specact_rl.logs.groups import finished, unknown_tools
 from specact_rl.logs.result import ImportResult, jsonl_files
 from specact_rl.store import iter_jsonl
 from specact_rl.types import Rollout
@@ -15,8 +15,9 @@ def import_native(path: Path) -> ImportResult:
     """Rollouts as they are; nothing is dropped.
 
     Raises:
-        RolloutFormatError: A line that is no rollout, a repeated rollout_id, or a step that points
-            outside its conversation; names path and line.
+        RolloutFormatError: A line that is no rollout, a repeated rollout_id, a step that points
+            outside its conversation, or a call of a tool that the rollout's catalogue lacks; names
+            path and line.
     """
     first_seen: dict[str, str] = {}
     rollouts = []
@@ -44,3 +45,10 @@ def _check_steps(rollout: Rollout, where: str) -> None:
                 f"{where}: steps[{i}].message_index must be between 0 and the number of messages, "
                 f"{limit}, got {step.message_index!r}"
             )
+    for i, side, tool in unknown_tools(rollout):
+        raise RolloutFormatError(
+            f"{where}: steps[{i}].{side}.tool must be in the rollout's tools, "
+            f"{[spec.name for spec in rollout.tools]!r}, got {tool!r}. Add its schema there, with "
+            "documented: false if the agent is not shown it; a call that the agent made up is no "
+            "action: set executed to null and keep the text in executed_text"
+        )

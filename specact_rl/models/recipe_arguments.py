@@ -71,26 +71,32 @@ def recipe_errors(recipe: str) -> Iterator[None]:
 
 
 def parse_arguments(
-    types: Sequence[Any], default_config: Path, argv: Sequence[str] | None = None
+    types: Sequence[Any],
+    default_config: Path,
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
 ) -> tuple[Any, ...]:
     """A recipe's arguments: the values of a YAML file, overridden by the command line.
 
     Args:
         types: Dataclasses whose fields are the keys.
-        default_config: Read when the command line has no `--config`; named after the recipe.
+        default_config: Read when the command line has no `--config`.
         argv: None for the arguments of this process.
+        prog: The recipe's name; None where `default_config` is named after it.
 
     Raises:
-        ConfigError: An unknown key, or a value that does not fit.
+        ConfigError: An unknown key, one that is given twice, or a value that does not fit.
     """
-    first = argparse.ArgumentParser(default_config.stem, add_help=False, allow_abbrev=False)
+    prog = prog or default_config.stem
+    first = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path, default=default_config)
     found, rest = first.parse_known_args(argv)
     _check_keys(found.config, types)
     # A shortened key would be taken for the option it begins.
     parser = TrlParser(
         types,
-        prog=default_config.stem,
+        prog=prog,
         allow_abbrev=False,
         usage="%(prog)s [--config FILE.yaml] [--key value ...]",
     )
@@ -108,16 +114,28 @@ def parse_arguments(
 
 def _check_keys(config: Path, types: Sequence[Any]) -> None:
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        text = config.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # the values know no lines
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {config} must be a YAML file: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{config} must hold `key: value` lines, got {type(values).__name__}")
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        earlier = lines.setdefault(key, line)
+        if earlier != line:
+            raise ConfigError(
+                f"{config}:{line}: a key must be given once, {key!r} is also at "
+                f"{config}:{earlier}; delete one of the two"
+            )
     known = {f.name for kind in types for f in fields(kind) if f.init}
-    unknown = sorted(str(key) for key in set(values) - known)
+    unknown = [
+        f"{config}:{line}: no such key: {key!r}"
+        + "".join(f" (near {near!r})" for near in difflib.get_close_matches(key, known, 1))
+        for key, line in lines.items()
+        if key not in known
+    ]
     if unknown:
-        close = {key: difflib.get_close_matches(key, known, 1) for key in unknown}
-        hint = ", ".join(
-            f"{key!r}" + (f" (near {near[0]!r})" if near else "") for key, near in close.items()
-        )
-        raise ConfigError(f"{config}: no such key: {hint}; --help lists them")
+        raise ConfigError("; ".join([*unknown, "--help lists them"]))

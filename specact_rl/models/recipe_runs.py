@@ -91,6 +91,11 @@ class RecipeRun:
         """Tokenizer of the model."""
         return self.renderer.tokenizer
 
+    @property
+    def rows_path(self) -> Path:
+        """File of the rows."""
+        return self.arguments.dataset_dir / f"{self.arguments.split}.parquet"
+
     def train(self, trainer: Trainer) -> None:
         """Train, from the last checkpoint if there is one."""
         last = last_checkpoint(Path(self.output_dir, _CHECKPOINTS))

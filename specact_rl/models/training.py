@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -51,6 +52,8 @@ class TokenRow:
     """Ends with the generation prompt."""
     completion: list[int]
     """Ends with the stop token; a newline that a template writes after it is not there."""
+    where: str = field(default="a row", compare=False)
+    """File, number and step of the row it comes from, for error messages."""
 
     @property
     def ids(self) -> list[int]:
@@ -64,7 +67,10 @@ class TokenRow:
 
 
 def token_rows(
-    rows: Sequence[Mapping[str, Any]], renderer: Renderer, columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]],
+    renderer: Renderer,
+    columns: Sequence[str],
+    source: str | Path = "data set",
 ) -> list[list[TokenRow]]:
     """Tokens of each row's prompt with each of its turns, as inference has them.
 
@@ -72,6 +78,7 @@ def token_rows(
         rows: TRL rows as `Renderer.prompt_fields` builds them.
         renderer: That of the model to be trained.
         columns: Columns with one assistant message each, e.g. `chosen` and `rejected`.
+        source: File of the rows, for error messages.
 
     Returns:
         Per row, one entry per column.
@@ -80,34 +87,51 @@ def token_rows(
         ModelError: A row was rendered otherwise than `renderer` does.
         ConfigError: A column is missing, or rows bring tools beside a compact catalogue.
     """
-    check_columns(rows, ["prompt", *columns])
-    if renderer.catalogue == "compact" and any(row.get("tools") for row in rows):
-        raise ConfigError(
-            "rows with a `tools` column need catalogue 'template', got 'compact' (there the tools "
-            "are in the system message)"
-        )
-    check_parity(rows, renderer)
+    check_columns(rows, ["prompt", *columns], source)
+    for i, row in enumerate(rows):
+        if renderer.catalogue == "compact" and row.get("tools"):
+            raise ConfigError(
+                f"{row_place(source, i, row)}: rows with a `tools` column need catalogue "
+                "'template', got 'compact' (there the tools are in the system message)"
+            )
+    try:
+        check_parity(rows, renderer)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
     return [
         [
-            TokenRow(prompt=prompt, completion=renderer.message_completion_ids(row[name][0]))
+            TokenRow(
+                prompt=prompt,
+                completion=renderer.message_completion_ids(row[name][0]),
+                where=row_place(source, i, row),
+            )
             for name in columns
         ]
-        for row, prompt in zip(rows, map(renderer.prompt_ids, map(_step, rows)), strict=True)
+        for i, row in enumerate(rows)
+        for prompt in [renderer.prompt_ids(_step(row))]
     ]
 
 
-def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Check that all rows have a value in these columns.
+def row_place(source: str | Path, number: int, row: Mapping[str, Any]) -> str:
+    """Where a row is: its file, its number from 0 and, where it says so, its step."""
+    step = f" (step {row['step_id']})" if row.get("step_id") else ""
+    return f"{source}: row {number}{step}"
+
+
+def check_columns(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], source: str | Path = "data set"
+) -> None:
+    """Check that all rows of `source` have a value in these columns.
 
     Raises:
-        ConfigError: One has not.
+        ConfigError: One has not; says which.
     """
     for i, row in enumerate(rows):
         missing = [name for name in columns if row.get(name) is None]
         if missing:
             raise ConfigError(
-                f"row {i} must have a value in {missing!r}, got columns {sorted(row)!r}; is this "
-                "the data set of another recipe?"
+                f"{row_place(source, i, row)} must have a value in {missing!r}, got columns "
+                f"{sorted(row)!r}; is this the data set of another recipe?"
             )
 
 
@@ -122,36 +146,40 @@ def fit_rows(
         allow_truncation: Cut the beginning of long prompts; turns are never cut.
 
     Raises:
-        ConfigError: A row is too long and must not be cut, or its turn alone is too long.
+        ConfigError: A row is too long and must not be cut, or its turn alone is too long; names
+            the longest.
     """
-    if max_length is None:
+    if max_length is None or not rows:
         return list(rows)
-    lengths = [len(row.ids) for row in rows]
-    num_long = sum(length > max_length for length in lengths)
+    num_long = sum(len(row.ids) > max_length for row in rows)
     if num_long and not allow_truncation:
+        longest = max(rows, key=lambda row: len(row.ids))
         raise ConfigError(
-            f"no row may be longer than max_length {max_length}, but {num_long} of {len(rows)} "
-            f"are, the longest with {max(lengths)} tokens; raise max_length, or cut the beginning "
-            "of prompts with allow_truncation: true"
+            f"{longest.where} has {len(longest.ids):,} tokens, but no row may be longer than "
+            f"max_length {max_length:,}, and {num_long:,} of {len(rows):,} are; raise max_length, "
+            "or cut the beginning of prompts with allow_truncation: true"
         )
-    longest_turn = max((len(row.completion) for row in rows), default=0)
-    if longest_turn >= max_length:
-        raise ConfigError(f"max_length {max_length} leaves no prompt to a turn of {longest_turn}")
-    return [
-        TokenRow(prompt=row.prompt[max(0, len(row.ids) - max_length) :], completion=row.completion)
-        for row in rows
-    ]
+    longest = max(rows, key=lambda row: len(row.completion))
+    if len(longest.completion) >= max_length:
+        raise ConfigError(
+            f"{longest.where} has a turn of {len(longest.completion):,} tokens, to which "
+            f"max_length {max_length:,} leaves no prompt; raise max_length, turns are never cut"
+        )
+    return [replace(row, prompt=row.prompt[max(0, len(row.ids) - max_length) :]) for row in rows]
 
 
 def check_pairs(pairs: Sequence[Sequence[TokenRow]]) -> None:
     """Check that the two sides of every pair differ.
 
     Raises:
-        ConfigError: Two are the same tokens.
+        ConfigError: Two are the same tokens; says which.
     """
-    for i, (chosen, rejected) in enumerate(pairs):
+    for chosen, rejected in pairs:
         if chosen.completion == rejected.completion:
-            raise ConfigError(f"row {i}: chosen and rejected must differ, but are the same tokens")
+            raise ConfigError(
+                f"{chosen.where}: chosen and rejected must differ, but are the same tokens; leave "
+                "the pair out"
+            )
 
 
 def check_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -275,8 +303,8 @@ def new_classifier(
     return cast(PeftModel, get_peft_model(classifier, config))
 
 
-def binary_labels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The `label` column as 0 and 1.
+def binary_labels(rows: Sequence[Mapping[str, Any]], source: str | Path = "data set") -> list[int]:
+    """The `label` column as 0 and 1; `source` is the file of the rows, for error messages.
 
     Raises:
         ConfigError: A label is unknown or not a bool, or all are the same.
@@ -285,12 +313,12 @@ def binary_labels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     for i, label in enumerate(labels):
         if not isinstance(label, bool):
             raise ConfigError(
-                f"row {i}: label must be true or false, got {label!r}; leave out rows whose label "
-                "is not known"
+                f"{row_place(source, i, rows[i])}: label must be true or false, got {label!r}; "
+                "leave out rows whose label is not known"
             )
     if len(set(labels)) < 2:
         raise ConfigError(
-            f"a verifier needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
+            f"{source}: a verifier needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
         )
     return [int(bool(label)) for label in labels]
 

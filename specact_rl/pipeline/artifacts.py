@@ -17,6 +17,7 @@ from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import (
     Dtype,
+    check_checkpoint_info,
     load_causal_lm,
     load_classifier,
     load_tokenizer,
@@ -88,9 +89,15 @@ class Artifacts:
         )
 
     def renderer(self, path: str | Path) -> Renderer:
-        """The renderer of a checkpoint's tokenizer."""
+        """The renderer of a checkpoint's tokenizer.
+
+        Raises:
+            ModelError: It renders otherwise than the one that the checkpoint was trained with.
+        """
         catalogue = cast(CatalogueMode, self.preset.catalogue)
-        return Renderer(tokenizer=load_tokenizer(path), catalogue=catalogue)
+        renderer = Renderer(tokenizer=load_tokenizer(path), catalogue=catalogue)
+        check_checkpoint_info(path, renderer)
+        return renderer
 
     def model(self, role: str) -> LanguageModel:
         """The trained model of a role."""

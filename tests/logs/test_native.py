@@ -38,6 +38,25 @@ def test_a_step_outside_its_conversation_is_named_by_path_and_line(tmp_path, cha
         import_native(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize("side", ["executed", "reference"])
+def test_a_call_of_a_tool_that_is_not_in_the_catalogue_is_named(tmp_path, side):
+    lines = FIXTURE.read_text().splitlines()
+    row = json.loads(lines[0]) | {"rollout_id": "r3"}
+    row["steps"][0][side] = {"type": "tool_call", "tool": "wawe"}
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, json.dumps(row)]))
+    message = rf"a\.jsonl:3: steps\[0\]\.{side}\.tool must be in .* \['wave'\], got 'wawe'"
+    with pytest.raises(RolloutFormatError, match=message):
+        import_native(tmp_path / "a.jsonl")
+
+
+def test_a_rollout_without_a_catalogue_may_call_anything(tmp_path):
+    row = json.loads(FIXTURE.read_text().splitlines()[0]) | {"tools": []}
+    row["steps"][0]["executed"] = {"type": "tool_call", "tool": "wave"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    [rollout] = import_native(tmp_path / "a.jsonl").rollouts
+    assert rollout.steps[0].executed.tool == "wave"
+
+
 def test_a_repeated_rollout_is_named_with_its_first_place(tmp_path):
     (tmp_path / "a.jsonl").write_text(FIXTURE.read_text())
     (tmp_path / "b.jsonl").write_text(FIXTURE.read_text())

@@ -149,6 +149,21 @@ def test_a_line_that_is_no_object_is_named_by_path_and_line(tmp_path):
         import_chat(tmp_path / "a.jsonl")
 
 
+def test_calls_of_tools_that_do_not_exist_are_kept_and_flagged(tmp_path):
+    messages = [{"role": "user", "content": "Hi"}, assistant("{}"), assistant("{}")]
+    tools = [{"type": "function", "function": {"name": "y"}}]
+    result = import_chat(write_row(tmp_path / "a.jsonl", messages=messages, tools=tools, model="m"))
+    assert [step.executed.tool for step in result.rollouts[0].steps] == ["x", "x"]
+    [flag] = result.flags
+    assert (flag.kind, flag.group) == ("unknown_tools", "m")
+    assert flag.detail.startswith("2 calls name a tool that the catalogue of their rollout lacks")
+
+
+def test_a_log_without_tools_has_no_unknown_ones(tmp_path):
+    messages = [{"role": "user", "content": "Hi"}, assistant("{}")]
+    assert import_chat(write_row(tmp_path / "a.jsonl", messages=messages)).flags == []
+
+
 def test_a_repeated_id_is_refused_across_the_files_of_a_folder(tmp_path):
     write_row(tmp_path / "a.jsonl", id="same")
     write_row(tmp_path / "b.jsonl", id="same")

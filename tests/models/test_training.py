@@ -71,8 +71,9 @@ def pair_row(renderer, step, chosen, rejected):
     }
 
 
-def row_of(num_prompt, num_completion):
-    return TokenRow(prompt=list(range(num_prompt)), completion=list(range(50, 50 + num_completion)))
+def row_of(num_prompt, num_completion, where="a row"):
+    completion = list(range(50, 50 + num_completion))
+    return TokenRow(prompt=list(range(num_prompt)), completion=completion, where=where)
 
 
 # Rows to tokens
@@ -100,8 +101,8 @@ def test_rows_end_with_the_stop_token(renderer):
 def test_changed_rows_are_refused(renderer):
     row = renderer.training_row(make_step("Hello"), SAY)
     row["prompt"] = [{"role": "user", "content": "Goodbye"}]
-    with pytest.raises(ModelError, match="history_hash"):
-        token_rows([row], renderer, ["completion"])
+    with pytest.raises(ModelError, match=r"rows\.parquet: row 0 .*history_hash"):
+        token_rows([row], renderer, ["completion"], "rows.parquet")
 
 
 def test_rows_of_the_other_catalogue_mode_are_refused(tokenizer):
@@ -109,14 +110,16 @@ def test_rows_of_the_other_catalogue_mode_are_refused(tokenizer):
         Renderer(tokenizer=tokenizer, catalogue=mode) for mode in ("compact", "template")
     )
     row = template.training_row(make_step("Hello"), SAY)
-    with pytest.raises(ConfigError, match="catalogue 'template'"):
-        token_rows([row], compact, ["completion"])
+    with pytest.raises(ConfigError, match=r"rows\.parquet: row 0: .* catalogue 'template'"):
+        token_rows([row], compact, ["completion"], "rows.parquet")
 
 
 def test_missing_column_is_named(renderer):
     rows = [renderer.training_row(make_step("Hello"), SAY)]
-    with pytest.raises(ConfigError, match=r"row 0 must have a value in \['rejected'\]"):
-        token_rows(rows, renderer, ["completion", "rejected"])
+    with pytest.raises(
+        ConfigError, match=r"rows\.parquet: row 0 must have a value in \['rejected'\]"
+    ):
+        token_rows(rows, renderer, ["completion", "rejected"], "rows.parquet")
 
 
 def test_labels_are_the_turn_and_nothing_else():
@@ -125,10 +128,20 @@ def test_labels_are_the_turn_and_nothing_else():
     assert row.labels == [-100, -100, 3, 4]
 
 
+def test_tokens_know_the_row_that_they_come_from(renderer):
+    row = pair_row(renderer, make_step("Hello"), OPEN, SAY)
+    rows = [row, row | {"step_id": "r/0"}]
+    pairs = token_rows(rows, renderer, ["chosen", "rejected"], "rows.parquet")
+    assert [[side.where for side in pair] for pair in pairs] == [
+        ["rows.parquet: row 0"] * 2,
+        ["rows.parquet: row 1 (step r/0)"] * 2,
+    ]
+
+
 def test_pairs_of_the_same_tokens_are_refused():
-    one, other = row_of(2, 3), row_of(2, 4)
+    one, other = row_of(2, 3, where="rows.parquet: row 1"), row_of(2, 4)
     check_pairs([[one, other]])
-    with pytest.raises(ConfigError, match="row 1"):
+    with pytest.raises(ConfigError, match=r"rows\.parquet: row 1: chosen and rejected"):
         check_pairs([[one, other], [one, one]])
 
 
@@ -141,9 +154,10 @@ def test_rows_that_fit_stay_as_they_are():
     assert fit_rows(rows, None, allow_truncation=False) == rows
 
 
-def test_long_rows_are_counted_and_refused():
-    rows = [row_of(3, 2), row_of(4, 2), row_of(9, 2)]
-    with pytest.raises(ConfigError, match="5, but 2 of 3 are, the longest with 11 tokens"):
+def test_long_rows_are_counted_and_the_longest_is_named():
+    rows = [row_of(3, 2), row_of(4, 2), row_of(1234, 6, where="rows.parquet: row 2 (step r/0)")]
+    message = r"rows\.parquet: row 2 \(step r/0\) has 1,240 tokens, .* max_length 5, and 2 of 3 are"
+    with pytest.raises(ConfigError, match=message):
         fit_rows(rows, 5, allow_truncation=False)
 
 
@@ -156,8 +170,9 @@ def test_truncation_takes_from_the_beginning_of_the_prompt(num_prompt, num_compl
 
 
 def test_a_turn_is_never_cut():
-    with pytest.raises(ConfigError, match="leaves no prompt"):
-        fit_rows([row_of(3, 5)], 5, allow_truncation=True)
+    row = row_of(3, 5, where="rows.parquet: row 0")
+    with pytest.raises(ConfigError, match=r"rows\.parquet: row 0 .* leaves no prompt"):
+        fit_rows([row], 5, allow_truncation=True)
 
 
 # What a trainer makes of its rows
@@ -269,13 +284,15 @@ def test_labels_become_0_and_1():
 
 @pytest.mark.parametrize("label", [None, 1, 0.0, "true"])
 def test_labels_that_are_no_bools_are_refused(label):
-    with pytest.raises(ConfigError, match="row 1: label must be true or false"):
-        binary_labels([{"label": True}, {"label": label}])
+    rows = [{"label": True}, {"label": label, "step_id": "r/0"}]
+    message = r"rows\.parquet: row 1 \(step r/0\): label must be true or false"
+    with pytest.raises(ConfigError, match=message):
+        binary_labels(rows, "rows.parquet")
 
 
 def test_one_label_alone_is_refused():
-    with pytest.raises(ConfigError, match="both labels"):
-        binary_labels([{"label": True}, {"label": True}])
+    with pytest.raises(ConfigError, match=r"rows\.parquet: .* both labels"):
+        binary_labels([{"label": True}, {"label": True}], "rows.parquet")
 
 
 LABELS = st.lists(st.integers(0, 1), min_size=2, max_size=40).filter(lambda y: len(set(y)) == 2)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
-from transformers import TrainingArguments
 from transformers.trainer_callback import DefaultFlowCallback
 
 from specact_rl.models import recipe_runs
@@ -318,8 +318,8 @@ def test_more_processes_promised_than_there_are(recipe, refused):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--max_length", "20"], "no row may be longer than max_length 20, but 8 of 8"),
-        (["--max_length", "5", "--allow_truncation"], "leaves no prompt"),
+        (["--max_length", "20"], r"train\.parquet: row 7 has .* max_length 20, and 8 of 8 are"),
+        (["--max_length", "5", "--allow_truncation"], r"train\.parquet: row \d .*leaves no prompt"),
         (["--catalogue", "template"], "these differ: catalogue"),
         (["--split", "test"], "there is no .*test.parquet"),
         (["--dataset_dir", "/nowhere"], "there is no .*nowhere.train.parquet"),
@@ -433,10 +433,7 @@ def argument_types():
             # The parser looks there for what the annotations mean.
             patch.setitem(sys.modules, spec.name, module)
             spec.loader.exec_module(module)
-            if script.stem in NAMES:
-                found[script] = module.ARGUMENTS
-            else:
-                found[script] = (module.PretrainArguments, TrainingArguments)
+            found[script] = module.ARGUMENTS
         yield found
 
 
@@ -468,14 +465,38 @@ def test_recipe_has_few_arguments_of_its_own(recipe, argument_types):
     assert all(field.metadata["help"] for field in fields)
 
 
-def test_misspelt_yaml_key_is_one_line_with_a_hint(refused, tmp_path):
+@pytest.mark.parametrize("recipe", [script.stem for script in SCRIPTS])
+def test_misspelt_yaml_key_is_one_line_with_its_place_and_a_hint(
+    recipe, monkeypatch, capfd, tmp_path
+):
     config = tmp_path / "mine.yaml"
-    config.write_text("learning_rat: 0.1\n")
-    error = refused("sft_proposer", "--config", config)
-    assert error.endswith(
-        f"sft_proposer: error: {config}: no such key: 'learning_rat' (near 'learning_rate'); "
+    config.write_text("# Mine.\nseed: 0\nlearning_rat: 0.1\n")
+    script = RECIPES / f"{recipe}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--config", str(config)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 2
+    assert capfd.readouterr().err.endswith(
+        f"{recipe}: error: {config}:3: no such key: 'learning_rat' (near 'learning_rate'); "
         "--help lists them\n"
     )
+
+
+def test_yaml_key_that_is_given_twice_is_refused_with_both_places(refused, tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("seed: 0\nmax_steps: 1\n\nseed: 1\n")
+    error = refused("sft_proposer", "--config", config)
+    assert f"{config}:4: a key must be given once, 'seed' is also at {config}:1" in error
+
+
+def test_argument_that_pretraining_does_not_have_is_refused_in_its_name(monkeypatch, capfd):
+    script = RECIPES / "pretrain_base.py"
+    config = RECIPES / "configs" / "smoke" / "pretrain_base_1m.yaml"
+    monkeypatch.setattr(sys, "argv", [str(script), "--config", str(config), "--sed", "1"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 2
+    assert "pretrain_base: error: " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["catalogue: none", "num_processes: 0", "[1]", "a: : b"])
