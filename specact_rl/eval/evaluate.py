@@ -151,6 +151,9 @@ def evaluate(
         train_steps: Steps with references that the proposers were trained on, for the baselines.
         ranked: For rows of their own; None leaves them out.
         seed: Of every interval.
+
+    Raises:
+        ConfigError: A gate was fitted for another verifier or proposer.
     """
     rng = np.random.default_rng(seed)
     on_all_families, everything = run_all(test, gates), test
@@ -222,6 +225,11 @@ def reference_key(system: System) -> tuple[str | None, int]:
 
 def _run(system: System, outcomes: Outcomes, gate: Gate | None) -> SystemRun:
     role = system.proposer
+    judged = outcomes.judged[system.verifier, role] if system.verifier and role else None
+    if gate is not None and judged is not None and role is not None:
+        gate.check_matches(
+            verifier_id=judged.verifier_id, proposer_id=outcomes.columns[role].model_id
+        )
     return run_system(
         system,
         outcomes.table,
@@ -229,7 +237,7 @@ def _run(system: System, outcomes: Outcomes, gate: Gate | None) -> SystemRun:
         outcomes.sizes[STRONG],
         outcomes.columns[role] if role else None,
         outcomes.sizes[role] if role else NO_MODEL,
-        outcomes.judged[system.verifier, role] if system.verifier and role else None,
+        judged,
         gate,
     )
 

@@ -120,7 +120,7 @@ CLAIMS = (
     Claim(name="E beats D, linear + confidence picks", read=_contrast("E-lin+", "D-lin+")),
     Claim(name="DPO beats SFT", read=_contrast("B-dpo", "B")),
 )
-"""Declared before the runs that they are read from."""
+"""A claim is to be added before the runs that it is read from, and never to fit them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,11 @@ class Repeated:
 
     @property
     def mean(self) -> MetricValue:
-        """Mean over runs, with Student's t interval of the runs as independent draws."""
+        """Mean over runs, with Student's t interval.
+
+        It takes runs as independent draws of a value that is about normal. Only the first is sure:
+        they share the bases they start from and the settings that were chosen before.
+        """
         values = np.array(self.known)
         if values.size < 2:
             return MetricValue(value=None, n=values.size, note="fewer than two runs have a value")
@@ -167,14 +171,18 @@ def repeated_claims(runs: Sequence[JSON]) -> list[Repeated]:
     """Every claim in each of several runs' results.
 
     Raises:
-        ConfigError: Fewer than two runs, of different presets or code, or two of one seed.
+        ConfigError: Fewer than two runs, of different presets, bases or code, or two of one seed.
+            Code is compared by what evaluated them: the same command again does that anew.
     """
     if len(runs) < 2:
         raise ConfigError(f"at least two runs are needed, got {len(runs)}")
-    for key in ("preset", "code_version", "metrics_version"):
+    for key in ("preset", "bases", "code_version", "source_hash", "metrics_version"):
         found = sorted({str(part(run, "meta").get(key)) for run in runs})
         if len(found) > 1:
-            raise ConfigError(f"runs must be of one {key}, got {found!r}")
+            raise ConfigError(
+                f"runs must be of one {key}, got {found!r}; `specact run` again evaluates a "
+                "finished run with the code of today"
+            )
     seeds = [_seed(run) for run in runs]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"runs must differ in their seed, got {seeds!r}")
@@ -224,15 +232,17 @@ def _table(found: Sequence[Repeated], runs: Sequence[JSON]) -> Table:
                 words(row.claim.name),
                 *(_cell(row.claim, m) for m in row.values),
                 _cell(row.claim, row.mean),
-                words(f"{row.num_hold} of {len(row.known)}"),
-                words(f"{row.num_shown} of {len(row.known)}" if row.has_intervals else None),
+                words(f"{row.num_hold} of {len(runs)}"),
+                words(f"{row.num_shown} of {len(runs)}" if row.has_intervals else None),
             )
             for row in found
         ],
         caption=(
             "Differences of shares are in percentage points. In brackets: 95 % intervals over a "
-            "run's tasks; for the mean, Student's t over the runs. Holds: the value is on the "
-            "predicted side. Shown: the whole interval is."
+            "run's tasks; for the mean, Student's t over the runs, which takes them as independent "
+            "draws of about normal values, from the same bases and settings. Holds: the value is "
+            "on the predicted side. Shown: the whole interval is. A run without a value does "
+            "neither."
         ),
     )
 

@@ -12,11 +12,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+import specact_rl
 from specact_rl import __version__
 from specact_rl.eval.evaluate import calibration_rule
 from specact_rl.metrics import METRICS_VERSION
 from specact_rl.pipeline.artifacts import Artifacts
-from specact_rl.store import read_json, read_manifest
+from specact_rl.store import content_hash, file_hash, read_json, read_manifest
 from specact_rl.types import SPLITS
 
 TRAINED = ("cheap", "strong", "verifier", "reward_model", "cheap_dpo")
@@ -71,11 +72,14 @@ def _meta(
     artifacts: Artifacts, stages: list[dict[str, Any]], command: Sequence[str]
 ) -> dict[str, Any]:
     """What the run was."""
+    preset = artifacts.preset
     return {
-        "preset": artifacts.preset.name,
+        "preset": preset.name,
         "seed": artifacts.seed,
         "command": " ".join(command),
         "code_version": __version__,
+        "source_hash": _source_hash(),
+        "bases": [preset.cheap_base, preset.strong_base, preset.verifier_base],
         "metrics_version": METRICS_VERSION,
         "machine": {
             "processor": _processor(),
@@ -140,6 +144,14 @@ def _training_rows(artifacts: Artifacts) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _source_hash() -> str:
+    """Hash of the package's code: two versions of one number need not be one code."""
+    root = Path(specact_rl.__file__).parent
+    return content_hash(
+        {path.relative_to(root).as_posix(): file_hash(path) for path in sorted(root.rglob("*.py"))}
+    )
 
 
 def _processor() -> str:

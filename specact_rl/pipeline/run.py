@@ -29,7 +29,9 @@ from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.results import collect_results, plain_json
-from specact_rl.policy.systems import num_judged
+from specact_rl.policy.calibrators import CALIBRATORS
+from specact_rl.policy.fitting import COST_WEIGHT, NUM_FOLDS
+from specact_rl.policy.systems import SYSTEMS, num_judged
 from specact_rl.presets import Preset, model_path
 from specact_rl.programs import programs_root
 from specact_rl.progress import ProgressBar
@@ -361,7 +363,12 @@ class Run:
             self.folders.gates,
             "calibrate",
             inputs={**inputs, "strong": self.folders.proposals("strong")},
-            arguments={},
+            arguments={
+                "systems": [asdict(system) for system in SYSTEMS.values() if system.gated],
+                "calibrators": list(CALIBRATORS),
+                "num_folds": NUM_FOLDS,
+                "cost_weight": COST_WEIGHT,
+            },
             seed=self.seed,
             overwrite=True,
         ) as stage:

@@ -215,7 +215,9 @@ def test_verifier_of_one_sample_has_no_pairs_of_one_step():
     judged = outcomes.judged["classifier", "cheap"]
     alone = judged.log_odds.copy()
     alone[:, 1:] = NAN
-    outcomes.judged["reward_model", "cheap"] = replace(judged, log_odds=alone)
+    outcomes.judged["reward_model", "cheap"] = replace(
+        judged, verifier_id="reward_model", log_odds=alone
+    )
     found = results_of(outcomes)
     row = next(row for row in found["verifiers"] if row["name"] == "reward_model")
     assert row["auroc_same_step"] is None

@@ -72,6 +72,8 @@ def test_runs_that_lack_a_number_are_not_counted():
         ({"seed": 0}, "differ in their seed"),
         ({"preset": "qwen3"}, "one preset"),
         ({"code_version": "9"}, "one code_version"),
+        ({"source_hash": "9"}, "one source_hash"),
+        ({"bases": ["9"]}, "one bases"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(change, message):

@@ -26,7 +26,7 @@ def change_template(folder):
 
 
 def test_model_with_the_template_of_its_training_is_loaded(artifacts):
-    assert artifacts.model("cheap").num_params > 0
+    assert artifacts.model("cheap").size.num_params > 0
 
 
 def test_model_with_another_template_than_in_training_is_refused(artifacts):

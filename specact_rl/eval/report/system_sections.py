@@ -290,7 +290,7 @@ def action_types_section(results: JSON) -> Section | None:
 
 
 def contrasts_section(results: JSON) -> Section | None:
-    """The comparisons that were declared before any result."""
+    """The declared comparisons, in their fixed order."""
     found = rows(results, "replay", "contrasts")
     if not found:
         return None
