@@ -73,15 +73,25 @@ def add_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="write the report as JSON too, to a new file"
     )
+    parser.add_argument(
+        "--gate",
+        type=Path,
+        metavar="FILE.json",
+        help="write calibrator and threshold as a gate, to a new file; it decides on log-odds, "
+        "with --scale probability on log(p / (1 - p))",
+    )
     parser.set_defaults(run=run_calibrate)
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
-    """Print the report as Markdown."""
-    from specact_rl.eval.score_table import calibrate_scores, read_score_table
+    """Print the report as Markdown, and write what was asked for."""
+    from specact_rl.eval.score_table import calibrate_scores, read_score_table, table_gate
     from specact_rl.store import write_json
 
     _refuse_existing(args.out)
+    _refuse_existing(args.gate, "--gate")
+    if args.gate is not None and args.gate == args.out:
+        raise ConfigError(f"--gate and --out must be two files, got {args.gate} for both")
     table = read_score_table(args.table, args.score, args.label, args.cluster)
     try:
         report = calibrate_scores(
@@ -93,6 +103,12 @@ def run_calibrate(args: argparse.Namespace) -> int:
     if args.out is not None:
         write_json(args.out, report.to_json())
         logger.info("wrote %s", args.out)
+    if args.gate is not None:
+        gate = table_gate(
+            report, args.table, score=args.score, label=args.label, cluster=args.cluster
+        )
+        write_json(args.gate, gate.to_json())
+        logger.info("wrote %s", args.gate)
     return EXIT_OK
 
 
@@ -232,9 +248,9 @@ def run_check(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _refuse_existing(out: Path | None) -> None:
+def _refuse_existing(out: Path | None, option: str = "--out") -> None:
     if out is not None and out.exists():
-        raise ConfigError(f"{out} exists and is not overwritten; choose another --out")
+        raise ConfigError(f"{out} exists and is not overwritten; choose another {option}")
 
 
 def add_run(subparsers: Subparsers) -> None:

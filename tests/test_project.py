@@ -18,6 +18,7 @@ import pytest
 
 from specact_rl import cli, programs
 from specact_rl.errors import ConfigError
+from specact_rl.policy.gates import Gate
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "specact_rl"
@@ -276,6 +277,23 @@ def test_calibrate_prints_markdown_and_writes_json(tmp_path, capsys):
     assert report["dropped"]["no_label"] == 2
 
 
+def test_calibrate_writes_a_gate_that_can_be_read(tmp_path, capsys):
+    command = write_scores(tmp_path / "scores.csv")
+    out = tmp_path / "report.json"
+    options = ["--cluster", "task", "--out", str(out), "--gate", str(tmp_path / "gate.json")]
+    assert cli.main([*command, *options]) == 0
+    gate = Gate.from_json(json.loads((tmp_path / "gate.json").read_text(encoding="utf-8")))
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert gate.calibrator.to_json() == report["calibrator"]
+    assert gate.threshold == report["choice"]["threshold"]
+
+
+def test_calibrate_writes_report_and_gate_to_two_files(tmp_path, capsys):
+    command, path = write_scores(tmp_path / "scores.csv"), str(tmp_path / "one.json")
+    assert cli.main([*command, "--out", path, "--gate", path]) == 2
+    assert "must be two files" in capsys.readouterr().err
+
+
 def test_calibrate_gives_the_same_report_for_the_same_seed(tmp_path, capsys):
     command = write_scores(tmp_path / "scores.csv")
     reports = {}
@@ -291,6 +309,7 @@ def test_calibrate_gives_the_same_report_for_the_same_seed(tmp_path, capsys):
         (["--cluster", "tusk"], "'tusk'"),
         (["--scale", "probability"], "must lie in [0, 1]"),
         (["--out", "."], "not overwritten"),
+        (["--gate", "."], "choose another --gate"),
     ],
 )
 def test_calibrate_refuses_what_does_not_fit(tmp_path, capsys, extra, complaint):

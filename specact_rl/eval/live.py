@@ -14,11 +14,8 @@ from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
 from specact_rl.eval.system_report import NUM_RESAMPLES, ratio_of_totals
-from specact_rl.metrics.paired import (
-    cluster_bootstrap_mean,
-    paired_cluster_bootstrap,
-    wilson_interval,
-)
+from specact_rl.metrics.paired import paired_cluster_bootstrap, wilson_interval
+from specact_rl.metrics.rates import cluster_rate
 from specact_rl.policy.live import LiveDecision, LiveSystem, TokenLedger
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import append_shard, done_shards, read_shards
@@ -233,7 +230,5 @@ def _row(
     }
     if name != STRONG_ONLY:
         accepted = [[True] * e.num_accepted + [False] * e.num_fallback for e in episodes]
-        row["accept_rate"] = cluster_bootstrap_mean(
-            np.concatenate(accepted), tasks.repeat(steps), rng=rng, num_resamples=NUM_RESAMPLES
-        )
+        row["accept_rate"] = cluster_rate(np.concatenate(accepted), tasks.repeat(steps))
     return row

@@ -1,4 +1,4 @@
-"""The easiest door: a table of scores and labels in, an honest calibration report out.
+"""The easiest door: a table of scores and labels in, an honest calibration report and a gate out.
 
 Rows are split by cluster into three parts. The first fits the calibrators and picks one of them
 by cross-validation, the second chooses the threshold, the third is only reported on.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import special
@@ -19,7 +20,7 @@ from specact_rl.eval.score_report import PartCounts, PartName, ScoreScale, Score
 from specact_rl.metrics import MetricValue
 from specact_rl.metrics.calibration import (
     brier_score,
-    brier_skill,
+    brier_skill_interval,
     calibration_null_band,
     debiased_ece,
     expected_calibration_error,
@@ -27,16 +28,23 @@ from specact_rl.metrics.calibration import (
     reliability_curve,
 )
 from specact_rl.metrics.discrimination import auroc_interval
-from specact_rl.metrics.paired import cluster_bootstrap_mean
+from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, check_lengths
-from specact_rl.policy.calibrators import CALIBRATORS
-from specact_rl.policy.fitting import cluster_folds, cross_validated_log_loss
-from specact_rl.policy.gates import decide
+from specact_rl.policy.fitting import cluster_folds, cross_validated_log_loss, fit_lowest
+from specact_rl.policy.gates import Gate, decide
 from specact_rl.policy.thresholds import choose_by_accept_rate, choose_by_target_risk
+from specact_rl.store import content_hash, file_hash
 
-__all__ = ["ScoreTable", "ScoreTableReport", "calibrate_scores", "read_score_table"]
+__all__ = [
+    "ScoreTable",
+    "ScoreTableReport",
+    "as_log_odds",
+    "calibrate_scores",
+    "read_score_table",
+    "table_gate",
+]
 
 
 def calibrate_scores(
@@ -65,7 +73,7 @@ def calibrate_scores(
         delta: Chance that the chosen threshold breaks that.
         accept_rate: Choose the threshold by this accept rate instead; None uses the risk.
         n_bins: Bins of equal mass of the reliability curve and the ECEs.
-        num_resamples: Bootstrap draws, and draws of the null band.
+        num_resamples: Bootstrap draws (AUROC, Brier skill), and draws of the null band.
 
     Raises:
         ConfigError: Too few clusters, or a fit part with one class only.
@@ -77,7 +85,7 @@ def calibrate_scores(
     parts = _split(table, rng)
     fit, select, test = parts["fit"], parts["select"], parts["test"]
     cv = cross_validated_log_loss(fit.log_odds, fit.labels, fit.codes, rng)
-    calibrator = CALIBRATORS[min(cv, key=lambda name: cv[name])].fit(fit.log_odds, fit.labels)
+    calibrator = fit_lowest(cv, fit.log_odds, fit.labels)
     p_select = calibrator.predict(select.log_odds)
     if accept_rate is None:
         choice = choose_by_target_risk(
@@ -107,7 +115,7 @@ def calibrate_scores(
         # Of the raw score: a calibrator with flat stretches can only lose order.
         auroc=auroc_interval(test.log_odds, y, test.codes, rng=rng, num_resamples=num_resamples),
         brier=brier_score(p, y),
-        brier_skill=brier_skill(p, y),
+        brier_skill=brier_skill_interval(p, y, test.codes, rng=rng, num_resamples=num_resamples),
         log_loss=log_loss(p, y),
         ece=expected_calibration_error(curve),
         debiased_ece=debiased_ece(curve),
@@ -124,10 +132,61 @@ def calibrate_scores(
         risk_coverage=risk_coverage(p, y),
         aurc=aurc(p, y),
         e_aurc=e_aurc(p, y),
-        accept_rate=cluster_bootstrap_mean(
-            accepted, test.codes, rng=rng, num_resamples=num_resamples
-        ),
-        selective_risk=_selective_risk(accepted, test, rng, num_resamples),
+        accept_rate=cluster_rate(accepted, test.codes),
+        selective_risk=_selective_risk(accepted, test),
+    )
+
+
+def as_log_odds(scores: FloatArray, scale: ScoreScale) -> FloatArray:
+    """Scores as calibrators and gates take them: log-odds as they are, logit(p) of probabilities.
+
+    Raises:
+        ValueError: A probability outside [0, 1].
+    """
+    if scale == "log_odds":
+        return scores
+    if scores.min() < 0.0 or scores.max() > 1.0:
+        raise ValueError(
+            f"scores on the scale 'probability' must lie in [0, 1], got "
+            f"{float(scores.min())!r} to {float(scores.max())!r}"
+        )
+    # Clipped, so that a certain 0 or 1 stays finite.
+    log_odds: FloatArray = special.logit(np.clip(scores, 1e-9, 1.0 - 1e-9))
+    return log_odds
+
+
+def table_gate(
+    report: ScoreTableReport, path: Path, *, score: str, label: str, cluster: str | None
+) -> Gate:
+    """The report's calibrator and threshold as a gate, bound to the table they come from.
+
+    It takes log-odds, whatever the table has: those of `as_log_odds` with the report's scale. A
+    table does not say which models it is of, so the ids name its columns and content instead, and
+    `verifier_id` says what to put in: "COLUMN@HASH", or "logit(COLUMN)@HASH" of probabilities.
+
+    Args:
+        report: Of this table.
+        path: The table.
+        score: Its column with the scores.
+        label: Its column with the labels.
+        cluster: Its column with the task ids; None where each row was a task.
+    """
+    table_hash = file_hash(path)
+    column = score if report.scale == "log_odds" else f"logit({score})"
+    calibration = {
+        "table": table_hash,
+        "columns": [score, label, cluster],
+        "scale": report.scale,
+        "seed": report.seed,  # which decides whose rows were fitted on
+    }
+    return Gate.from_choice(
+        report.calibrator,
+        report.choice,
+        verifier_id=f"{column}@{table_hash[:16]}",
+        proposer_id=f"table@{table_hash[:16]}",
+        calibration_hash=content_hash(calibration),
+        num_fit_rows=report.parts["fit"].num_rows,
+        seed=report.seed,
     )
 
 
@@ -167,17 +226,10 @@ class _Rows:
                 f"all {z.size} scores are {float(z[0])!r}: a verifier that says the same of "
                 "everything cannot gate; check its prompt and end token"
             )
-        if scale == "probability":
-            if z.min() < 0.0 or z.max() > 1.0:
-                raise ValueError(
-                    f"scores on the scale 'probability' must lie in [0, 1], got "
-                    f"{float(z.min())!r} to {float(z.max())!r}"
-                )
-            z = special.logit(np.clip(z, 1e-9, 1.0 - 1e-9))
         ids: Clusters = np.arange(unknown.size) if clusters is None else clusters
         codes, _ = cluster_codes(ids, unknown.size)
         return cls(
-            log_odds=z,
+            log_odds=as_log_odds(z, scale),
             labels=np.array([bool(labels[i]) for i in kept.tolist()], dtype=np.bool_),
             codes=codes[kept],
             num_given=unknown.size,
@@ -222,14 +274,10 @@ def _split(table: _Rows, rng: np.random.Generator) -> dict[PartName, _Rows]:
     return parts
 
 
-def _selective_risk(
-    accepted: BoolArray, test: _Rows, rng: np.random.Generator, num_resamples: int
-) -> MetricValue:
+def _selective_risk(accepted: BoolArray, test: _Rows) -> MetricValue:
     if not accepted.any():
         return gate_errors(accepted, test.labels).selective_risk
-    return cluster_bootstrap_mean(
-        ~test.labels[accepted], test.codes[accepted], rng=rng, num_resamples=num_resamples
-    )
+    return cluster_rate(~test.labels[accepted], test.codes[accepted])
 
 
 def _notes(table: _Rows, clusters: Clusters | None, scale: ScoreScale) -> list[str]:

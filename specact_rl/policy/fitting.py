@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from specact_rl.errors import ConfigError
@@ -56,6 +58,11 @@ def fit_calibrator(
 ) -> Calibrator:
     """The calibrator with the lowest cross-validated log loss, fitted on all rows."""
     losses = cross_validated_log_loss(log_odds, labels, codes, rng)
+    return fit_lowest(losses, log_odds, labels)
+
+
+def fit_lowest(losses: Mapping[str, float], log_odds: FloatArray, labels: BoolArray) -> Calibrator:
+    """The calibrator of the lowest of these losses, fitted on all rows; the first among equals."""
     return CALIBRATORS[min(losses, key=lambda name: losses[name])].fit(log_odds, labels)
 
 

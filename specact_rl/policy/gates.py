@@ -45,7 +45,12 @@ def decide(p_accept: FloatArray, threshold: float | None) -> BoolArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What `gate.json` holds. Build it with `Gate.from_choice` or `Gate.from_json`."""
+    """What `gate.json` holds. Build it with `Gate.from_choice` or `Gate.from_json`.
+
+    Scores go in as the calibrator was fitted on them: raw log-odds. For a gate of a table of
+    probabilities (`specact calibrate --scale probability`) turn them into log-odds first, with
+    `eval.score_table.as_log_odds`.
+    """
 
     gate_id: str
     """Hash of everything below."""

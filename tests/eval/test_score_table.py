@@ -8,7 +8,13 @@ import pytest
 from scipy import special
 
 from specact_rl.errors import ConfigError, DegenerateResultError, RolloutFormatError
-from specact_rl.eval.score_table import calibrate_scores, read_score_table
+from specact_rl.eval.score_table import (
+    as_log_odds,
+    calibrate_scores,
+    read_score_table,
+    table_gate,
+)
+from specact_rl.policy.gates import Gate
 
 
 def scored_tasks(seed=0, num_tasks=900, size=2):
@@ -117,6 +123,64 @@ def test_probabilities_are_taken_on_their_own_scale():
     assert "are they probabilities?" in mistaken.notes[0]
     with pytest.raises(ValueError, match="must lie in"):
         calibrate_scores(z, y, tasks, seed=0, scale="probability")
+
+
+def test_a_table_without_errors_still_has_intervals():
+    # The score tells all: whatever is accepted is right.
+    z = np.tile(np.linspace(-3, 3, 30), 60)
+    report = calibrate_scores(z, z > 0, None, seed=0, num_resamples=50)
+    assert report.selective_risk.value == 0.0
+    n = report.selective_risk.n
+    # Wilson at no hits in n rows: up to z^2 / (n + z^2).
+    assert report.selective_risk.high == pytest.approx(1.96**2 / (n + 1.96**2), rel=1e-3)
+
+
+def test_accept_rate_and_brier_skill_have_intervals(report):
+    for metric in (report.accept_rate, report.brier_skill):
+        assert metric.low < metric.value < metric.high
+        assert metric.num_clusters == 300
+
+
+def gate_of(path, **options):
+    table = read_score_table(path, "z", "ok", "task")
+    report = calibrate_scores(
+        table.scores, table.labels, table.clusters, num_resamples=50, **{"seed": 0, **options}
+    )
+    return report, table_gate(report, path, score="z", label="ok", cluster="task")
+
+
+def write_table_of(path, scores, labels, tasks):
+    rows = zip(tasks, scores, labels, strict=True)
+    return write_csv(
+        path, [["task", "z", "ok"], *([t, repr(float(z)), int(y)] for t, z, y in rows)]
+    )
+
+
+@pytest.mark.parametrize("scale", ["log_odds", "probability"])
+def test_a_gate_decides_on_log_odds_as_the_report_says(tmp_path, scale):
+    z, y, tasks = scored_tasks()
+    scores = z if scale == "log_odds" else special.expit(z)
+    report, gate = gate_of(write_table_of(tmp_path / "t.csv", scores, y, tasks), scale=scale)
+    gate = Gate.from_json(json.loads(json.dumps(gate.to_json())))
+    assert (gate.calibrator, gate.threshold) == (report.calibrator, report.choice.threshold)
+    p = report.calibrator.predict(z)
+    accepted = gate.decide(gate.p_accept(as_log_odds(scores, scale)))
+    assert accepted.tolist() == (p >= report.choice.threshold).tolist()
+    assert 0 < accepted.sum() < accepted.size
+    column = {"log_odds": "z", "probability": "logit(z)"}[scale]
+    assert gate.verifier_id.startswith(f"{column}@")
+
+
+def test_a_gate_is_bound_to_the_rows_it_was_fitted_on(tmp_path):
+    z, y, tasks = scored_tasks(num_tasks=300)
+    path = write_table_of(tmp_path / "a.csv", z, y, tasks)
+    _, gate = gate_of(path)
+    assert gate_of(path)[1] == gate
+    _, other_seed = gate_of(path, seed=1)
+    _, other_table = gate_of(write_table_of(tmp_path / "b.csv", z + 1e-9, y, tasks))
+    hashes = {g.calibration_hash for g in (gate, other_seed, other_table)}
+    assert len(hashes) == 3
+    assert other_seed.verifier_id == gate.verifier_id != other_table.verifier_id
 
 
 def test_json_is_plain_and_short(report):
