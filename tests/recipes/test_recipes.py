@@ -318,7 +318,7 @@ def test_more_processes_promised_than_there_are(recipe, refused):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--max_length", "20"], r"train\.parquet: row 7 has .* max_length 20, and 8 of 8 are"),
+        (["--max_length", "20"], r"train\.parquet: row 6 has 101 .* max_length 20, and 8 of 8 are"),
         (["--max_length", "5", "--allow_truncation"], r"train\.parquet: row \d .*leaves no prompt"),
         (["--catalogue", "template"], "these differ: catalogue"),
         (["--split", "test"], "there is no .*test.parquet"),
