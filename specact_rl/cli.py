@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from specact_rl import __version__
 from specact_rl.errors import ConfigError, SpecActError
+from specact_rl.types import SPLITS
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -33,6 +34,7 @@ example:
   specact repeats runs/seed0 runs/seed1 runs/seed2
   specact check my_logs/
   specact import my_logs/ --out runs/rollouts
+  specact outcomes --rollouts runs/rollouts --model my_proposer --out runs/proposals
   specact recipes --list
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
 
@@ -209,6 +211,118 @@ def run_import(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def add_outcomes(subparsers: Subparsers) -> None:
+    """Declare `specact outcomes`."""
+    parser = subparsers.add_parser(
+        "outcomes",
+        help="let a model propose at every step of a rollouts folder, and a verifier judge",
+        description="Run a proposer once over the steps of tasks that it was not trained on, and "
+        "write what it proposed with labels; --verifier and --scores also write what a verifier "
+        "says of that. Rollouts of the workspace are labelled by it, foreign ones by the step's "
+        "reference action; without one the label is unknown. A killed run goes on where it was.",
+    )
+    parser.add_argument(
+        "--rollouts", type=Path, required=True, metavar="DIR", help="rollouts folder"
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="FOLDER", help="checkpoint of a proposer"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=["train_verifier", "calibration", "test"],
+        metavar="SPLIT",
+        help="whose tasks (default: train_verifier calibration test)",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=1,
+        help="proposals at a step, the first one greedy (default: 1)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="of the further ones (default: 1)"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=48,
+        help="longest proposal; text beyond is cut off and no action (default: 48)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--verifier",
+        type=Path,
+        metavar="FOLDER",
+        help="checkpoint of a verifier or reward model that judges the proposals; needs --scores",
+    )
+    parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace folders made from other things"
+    )
+    parser.set_defaults(run=run_outcomes)
+
+
+def run_outcomes(args: argparse.Namespace) -> int:
+    """Write the tables and print their folders."""
+    from transformers.utils import logging as transformers_logging
+
+    from specact_rl.eval.collect import collect_proposals, collect_scores
+    from specact_rl.mining.build_rollouts import read_rollouts
+    from specact_rl.models.language_model import LanguageModel, Sampling
+    from specact_rl.progress import progress_bars
+    from specact_rl.verifiers import ClassifierVerifier
+
+    if (args.verifier is None) != (args.scores is None):
+        raise ConfigError("--verifier and --scores must be given together, got one of them")
+    folders = [path for path in (args.rollouts, args.out, args.scores) if path is not None]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise ConfigError(
+            f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
+        )
+    sampling = Sampling(
+        num_samples=args.num_samples,
+        temperature=args.temperature,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+    )
+    total = len(read_rollouts(args.rollouts, args.splits))
+    if not total:
+        raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = LanguageModel.load(args.model)
+    verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
+    with progress_bars() as bar:
+        with bar(f"{args.model.name} proposes", total) as advance:
+            collect_proposals(
+                args.rollouts,
+                args.out,
+                model,
+                args.splits,
+                sampling=sampling,
+                overwrite=args.overwrite,
+                progress=advance,
+            )
+        if verifier is not None:
+            with bar(f"{args.verifier.name} judges", total) as advance:
+                collect_scores(
+                    args.rollouts,
+                    args.out,
+                    args.scores,
+                    verifier,
+                    verifier.renderer,
+                    args.splits,
+                    overwrite=args.overwrite,
+                    progress=advance,
+                )
+    print(*folders[1:], sep="\n")
+    return EXIT_OK
+
+
 def add_check(subparsers: Subparsers) -> None:
     """Declare `specact check`."""
     parser = subparsers.add_parser(
@@ -372,6 +486,7 @@ SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_repeats,
     add_check,
     add_import,
+    add_outcomes,
     add_calibrate,
     add_recipes,
 )

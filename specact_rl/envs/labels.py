@@ -1,7 +1,8 @@
-"""Labels of actions at logged steps, from the environment the rollout ran in.
+"""Labels of actions at logged steps, from the environment the rollout ran in or from a reference.
 
-An action is acceptable if it brings the expert's goal one step nearer, so that an equally good
-action counts as much as the expert's own.
+In the environment an action is acceptable if it brings the expert's goal one step nearer, so that
+an equally good action counts as much as the expert's own. A foreign log has no environment: there
+an action is acceptable if it is the step's reference action, and unknown where there is none.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from specact_rl.actions.matching import match_level
+from specact_rl.actions.matching import match_level, reaches
 from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import lowers_cost, turn_messages
-from specact_rl.envs.workspace.environment import Workspace
+from specact_rl.envs.workspace.environment import TASK_ID, Workspace
 from specact_rl.errors import EnvironmentFault
 from specact_rl.types import Action, MatchLevel, Message, Rollout
 
 LABEL_SOURCE = "cost_to_go"
+MATCH_SOURCE = "reference_match"
+NO_SOURCE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionLabel:
-    """What the environment says of one action at one step."""
+    """What is known of one action at one step."""
 
     match_level: MatchLevel
-    """Against the expert's action there."""
-    same_state: bool
-    """Whether it leads to the same state as the expert's action."""
+    """Against the reference there, in an environment the expert's action; "none" without one."""
+    same_state: bool | None
+    """Whether it leads to the same state as the expert's action; None without an environment."""
     acceptable: bool | None
-    """None where the goal was out of reach already."""
+    """None where the goal was out of reach already, or nothing can tell."""
+    label_source: str
+    """`LABEL_SOURCE`, `MATCH_SOURCE`, or `NO_SOURCE` where nothing can tell."""
 
 
 class StepLabeller:
@@ -78,7 +83,45 @@ class StepLabeller:
             match_level=match_level(action, reference, env.tools),
             same_state=env.outcome() == outcome,
             acceptable=acceptable,
+            label_source=LABEL_SOURCE,
         )
+
+
+class ReferenceLabeller:
+    """Judges actions at the steps of a rollout by the reference actions that its log names.
+
+    Stricter than an environment: an equally good action that is not the reference counts as wrong.
+    """
+
+    def __init__(self, rollout: Rollout) -> None:
+        """Take the rollout's references."""
+        self._tools = rollout.tools
+        self._references = [record.reference for record in rollout.steps]
+
+    def label(self, index: int, action: Action | None) -> ActionLabel:
+        """Judge an action at step `index`; None stands for text that could not be parsed."""
+        reference = self._references[index]
+        if reference is None:
+            return ActionLabel(
+                match_level="none", same_state=None, acceptable=None, label_source=NO_SOURCE
+            )
+        level = match_level(action, reference, self._tools)
+        return ActionLabel(
+            match_level=level,
+            same_state=None,
+            acceptable=reaches(level, "arguments"),
+            label_source=MATCH_SOURCE,
+        )
+
+
+def labeller_of(rollout: Rollout) -> StepLabeller | ReferenceLabeller:
+    """The environment's labeller where the task is one of its own, else the references'.
+
+    Raises:
+        EnvironmentFault: The log is not what the environment makes of the executed actions.
+    """
+    inside = TASK_ID.fullmatch(rollout.task_id)
+    return StepLabeller(rollout) if inside else ReferenceLabeller(rollout)
 
 
 def _compare(

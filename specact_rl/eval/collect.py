@@ -34,6 +34,7 @@ def collect_proposals(
     *,
     sampling: Sampling | None,
     tasks: Collection[str] | None = None,
+    overwrite: bool = True,
     progress: Progress | None = None,
 ) -> list[Proposal]:
     """Every step of the splits, proposed once; a killed run goes on where it was.
@@ -45,7 +46,12 @@ def collect_proposals(
         splits: Which tasks.
         sampling: How free text is drawn; None ranks the environment's candidates instead.
         tasks: Only these; None takes all of the splits.
+        overwrite: Replace a folder made from other things.
         progress: Called with the number of rollouts just finished.
+
+    Raises:
+        ConfigError: The folder holds something else, or the rollouts' one is not finished.
+        EnvironmentFault: A rollout of the workspace is not what the workspace makes of its actions.
     """
     arguments = {
         "model_id": lm.model_id,
@@ -59,7 +65,7 @@ def collect_proposals(
         inputs={"rollouts": rollouts_dir},
         arguments=arguments,
         seed=sampling.seed if sampling else None,
-        overwrite=True,
+        overwrite=overwrite,
     ) as stage:
         if not stage.done:
             rollouts = read_rollouts(rollouts_dir, splits)
@@ -97,6 +103,7 @@ def collect_scores(
     splits: Collection[SplitName],
     *,
     num_samples: int | None = None,
+    overwrite: bool = True,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Every proposal of a table, judged once; a killed run goes on where it was.
@@ -109,7 +116,11 @@ def collect_scores(
         renderer: Of its prompts.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
+        overwrite: Replace a folder made from other things.
         progress: Called with the number of rollouts just finished.
+
+    Raises:
+        ConfigError: The folder holds something else, or an input folder is not finished.
     """
     with open_stage(
         out_dir,
@@ -120,7 +131,7 @@ def collect_scores(
             "splits": sorted(splits),
             "num_samples": num_samples,
         },
-        overwrite=True,
+        overwrite=overwrite,
     ) as stage:
         if not stage.done:
             rollouts = read_rollouts(rollouts_dir, splits)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from specact_rl.envs.collect import MODEL_PREFIX, EpisodePlan, policy_name, scripted_rollouts
 from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
-from specact_rl.errors import ConfigError, ModelError
+from specact_rl.errors import ConfigError
 from specact_rl.models.language_model import LanguageModel, Sampling
-from specact_rl.models.loading import checkpoint_renderer, load_causal_lm
 from specact_rl.policy.asking import ActionModel
 from specact_rl.types import Rollout
 
@@ -48,15 +47,16 @@ class ModelPolicies:
                 "temperature must be at least 0 and max_new_tokens at least 1, got "
                 f"{temperature!r} and {max_new_tokens!r}"
             )
-        greedy = Sampling(max_new_tokens=max_new_tokens)
-        drawn = Sampling(num_samples=2, temperature=temperature, max_new_tokens=max_new_tokens)
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        if temperature > 0:
+            sampling = replace(sampling, num_samples=2, temperature=temperature)
         return cls(
             models={
-                policy_name(policy): _load(Path(policy.removeprefix(MODEL_PREFIX)).resolve())
+                policy_name(policy): LanguageModel.load(Path(policy.removeprefix(MODEL_PREFIX)))
                 for policy in policies
                 if policy.startswith(MODEL_PREFIX)
             },
-            sampling=drawn if temperature > 0 else greedy,
+            sampling=sampling,
         )
 
     @property
@@ -92,16 +92,3 @@ class ModelPolicies:
         for episode, samples in zip(episodes, proposed, strict=True):
             last = samples[-1]
             episode.act(last.action, last.text, finished=last.finished)
-
-
-def _load(folder: Path) -> LanguageModel:
-    renderer = checkpoint_renderer(folder)
-    model = load_causal_lm(folder)
-    saved_as = model.config.architectures or []
-    if any(name.endswith("ForSequenceClassification") for name in saved_as):
-        # It loads, without its head, and would write what its base does or worse.
-        raise ModelError(
-            f"{folder} must hold a model that writes actions, found {saved_as!r}, a verifier or "
-            "reward model. Give the folder of a proposer"
-        )
-    return LanguageModel.of(model, folder, renderer)

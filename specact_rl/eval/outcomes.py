@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from specact_rl.actions.serialise import action_text
-from specact_rl.envs.labels import LABEL_SOURCE, ActionLabel, StepLabeller
+from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
@@ -36,7 +36,7 @@ def generated_proposals(
     """Free-text proposals at every step of the rollouts, labelled, in order."""
     steps = [(i, step) for i, rollout in enumerate(rollouts) for step in rollout.each_step()]
     prompts = [p for rollout in rollouts for p in lm.renderer.rollout_ids(rollout).prompts()]
-    labellers = [StepLabeller(rollout) for rollout in rollouts]
+    labellers = [labeller_of(rollout) for rollout in rollouts]
     proposed = lm.propose([step for _, step in steps], sampling, prompts)
     return [
         _labelled(proposal, labellers[i].label(step.index, proposal.action))
@@ -51,7 +51,7 @@ def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:
         match_level=label.match_level,
         same_state=label.same_state,
         acceptable=label.acceptable,
-        label_source=LABEL_SOURCE,
+        label_source=label.label_source,
     )
 
 
@@ -90,7 +90,7 @@ def ranked_proposals(lm: LanguageModel, rollouts: Sequence[Rollout]) -> list[Pro
                     match_level=label.match_level,
                     same_state=label.same_state,
                     acceptable=label.acceptable,
-                    label_source=LABEL_SOURCE,
+                    label_source=label.label_source,
                     logprob=float(values[best] - np.logaddexp.reduce(values)),
                     num_candidates=len(each),
                     num_prompt_tokens=len(prompt.ids),

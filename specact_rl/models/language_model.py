@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from specact_rl.actions.parsing import parse_action
+from specact_rl.errors import ConfigError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
-from specact_rl.models.loading import model_id, model_size
+from specact_rl.models.loading import checkpoint_renderer, load_actor, model_id, model_size
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
 from specact_rl.types import Proposal, Step, proposal_id
 
@@ -27,6 +29,14 @@ class Sampling:
     max_new_tokens: int = 48
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn by."""
+        if self.num_samples < 1 or self.max_new_tokens < 1 or not 0.0 < self.temperature < math.inf:
+            raise ConfigError(
+                "num_samples and max_new_tokens must be at least 1 and temperature above 0, got "
+                f"{self.num_samples!r}, {self.max_new_tokens!r} and {self.temperature!r}"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageModel:
@@ -40,6 +50,18 @@ class LanguageModel:
     def of(cls, model: PreTrainedModel, path: Path, renderer: Renderer) -> LanguageModel:
         """The model, under the id of the folder it was loaded from."""
         return cls(model_id=model_id(path, renderer), model=model, renderer=renderer)
+
+    @classmethod
+    def load(cls, folder: Path) -> LanguageModel:
+        """The model of a checkpoint folder, its prompts rendered as it was trained.
+
+        Raises:
+            ModelError: A folder that holds no causal LM, or a verifier, or does not say how its
+                prompts are rendered.
+        """
+        folder = folder.resolve()  # its last part names the model
+        renderer = checkpoint_renderer(folder)
+        return cls.of(load_actor(folder), folder, renderer)
 
     @property
     def size(self) -> ModelSize:

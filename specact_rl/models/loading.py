@@ -16,9 +16,11 @@ import huggingface_hub
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -80,6 +82,47 @@ def load_classifier(
             f"{adapter.get('task_type')!r}; train with LoraConfig(task_type='SEQ_CLS')"
         )
     return _load(AutoModelForSequenceClassification, path, dtype, num_labels=num_labels)
+
+
+def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+    """`load_causal_lm` of a checkpoint that writes actions; a verifier's is refused.
+
+    Raises:
+        ModelError: Nothing can be loaded, or it is a verifier or reward model.
+    """
+    model = load_causal_lm(folder, dtype)
+    if _is_classifier(model.config):
+        # It loads, without its head, and would write what its base does or worse.
+        raise ModelError(
+            f"{folder} must hold a model that writes actions, found {model.config.architectures!r}"
+            ", a verifier or reward model. Give the folder of a proposer"
+        )
+    return model
+
+
+def load_judge(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+    """`load_classifier` of a whole checkpoint, with as many labels as it was saved with.
+
+    Raises:
+        ModelError: Nothing can be loaded, or it is no verifier (two labels) or reward model (one).
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} must be a whole checkpoint: {error}") from error
+    if not _is_classifier(config) or config.num_labels not in (1, 2):
+        # A causal LM loads, too, with a random head.
+        raise ModelError(
+            f"{folder} must hold a verifier (two labels) or a reward model (one), found "
+            f"{config.architectures!r} with {config.num_labels} labels. Give a folder that "
+            "train_verifier.py or train_reward_model.py wrote"
+        )
+    return load_classifier(folder, dtype, config.num_labels)
+
+
+def _is_classifier(config: PreTrainedConfig) -> bool:
+    saved_as = config.architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in saved_as)
 
 
 def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:

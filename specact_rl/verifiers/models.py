@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from specact_rl.metrics.cost import ModelSize
-from specact_rl.models.loading import model_size
+from specact_rl.models.loading import checkpoint_renderer, load_judge, model_id, model_size
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
 from specact_rl.rendering import Renderer
@@ -27,6 +28,18 @@ class ClassifierVerifier:
     verifier_id: str
     model: PreTrainedModel
     renderer: Renderer
+
+    @classmethod
+    def load(cls, folder: Path) -> ClassifierVerifier:
+        """The verifier or reward model of a checkpoint folder.
+
+        Raises:
+            ModelError: A folder that holds neither, or does not say how its prompts are rendered.
+        """
+        folder = folder.resolve()  # its last part names the verifier
+        renderer = checkpoint_renderer(folder)
+        model = load_judge(folder)
+        return cls(verifier_id=model_id(folder, renderer), model=model, renderer=renderer)
 
     @property
     def size(self) -> ModelSize:

@@ -15,7 +15,7 @@ from specact_rl.envs.episodes import (
     lowers_cost,
     run_episode,
 )
-from specact_rl.envs.labels import StepLabeller
+from specact_rl.envs.labels import StepLabeller, labeller_of
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault, RolloutFormatError
 from specact_rl.store import append_shard, read_shards
@@ -217,3 +217,28 @@ def test_log_that_was_tampered_with_is_refused(tamper):
 def test_rollout_of_another_environment_is_refused():
     with pytest.raises(RolloutFormatError, match="airline/3"):
         StepLabeller(replace(noisy(0), task_id="airline/3"))
+
+
+def test_a_step_without_a_reference_is_labelled_by_nothing(make):
+    rollout = make.rollout([(make.call("find", query="a"), "b", None)], task="airline/3")
+    label = labeller_of(rollout).label(0, make.call("find", query="a"))
+    assert (label.acceptable, label.match_level, label.label_source) == (None, "none", "none")
+
+
+def test_a_reference_labels_by_its_arguments(make):
+    right = make.call("find", query="a")
+    rollout = make.rollout([(make.say("Done."), None, right)], task="airline/3")
+    labeller = labeller_of(rollout)
+    labels = [labeller.label(0, a) for a in (right, make.call("find", query="b"), None)]
+    assert [label.acceptable for label in labels] == [True, False, False]
+    assert [label.match_level for label in labels] == ["arguments", "tool", "none"]
+    assert {(label.same_state, label.label_source) for label in labels} == {
+        (None, "reference_match")
+    }
+
+
+def test_a_log_of_the_workspace_is_never_labelled_by_its_references():
+    rollout = run_episode(Workspace(5), expert_policy, "expert")
+    assert isinstance(labeller_of(rollout), StepLabeller)
+    with pytest.raises(EnvironmentFault):
+        labeller_of(flipped_success(rollout))

@@ -1,0 +1,188 @@
+"""`specact outcomes`: checkpoints propose and judge at the steps of a rollouts folder."""
+
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+
+from specact_rl import cli
+from specact_rl.envs.collect import plan_episodes, scripted_rollouts
+from specact_rl.mining.build_rollouts import collect_rollouts, import_rollouts
+from specact_rl.models.loading import save_checkpoint_info
+from specact_rl.rendering import Renderer
+from specact_rl.store import read_manifest, read_table, write_jsonl
+from specact_rl.types import Proposal, Score
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
+ONE_SPLIT = {"train_proposer": 0.25, "train_verifier": 0.75, "calibration": 0.0, "test": 0.0}
+
+
+@pytest.fixture(scope="module")
+def rollouts(tmp_path_factory):
+    out = tmp_path_factory.mktemp("inputs") / "rollouts"
+    plans = plan_episodes(["expert"], range(4))
+    collect_rollouts(out, plans, roll_out=scripted_rollouts, fractions=ONE_SPLIT, seed=0)
+    return out
+
+
+def save_verifier(folder, num_labels):
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=4,
+        num_labels=num_labels,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3ForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_checkpoint_info(folder, Renderer(tokenizer=tokenizer, catalogue="compact"))
+    return folder
+
+
+def outcomes(rollouts, out, *extra, model=BASE):
+    splits = ["--splits", "train_verifier"]
+    paths = ["--rollouts", rollouts, "--model", model, "--out", out]
+    return cli.main(["outcomes", *map(str, paths), *splits, *map(str, extra)])
+
+
+def build_verifier(rollouts, proposals, out, monkeypatch):
+    program = ROOT / "data_builders" / "build_verifier.py"
+    paths = ["--rollouts", rollouts, "--proposals", proposals, "--tokenizer", BASE, "--out", out]
+    argv = [str(program), *map(str, paths), "--catalogue", "compact"]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(program), run_name="__main__")
+    return read_manifest(out)
+
+
+@pytest.fixture(scope="module")
+def proposals(rollouts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("outcomes") / "proposals"
+    assert outcomes(rollouts, out, "--num-samples", 2, "--seed", 3) == 0
+    return out
+
+
+def test_every_step_of_the_splits_is_proposed_at_and_labelled(rollouts, proposals):
+    manifest = read_manifest(proposals)
+    assert manifest.arguments["sampling"]["num_samples"] == 2
+    assert manifest.seed == 3
+    table = read_table(proposals / "proposals.parquet", Proposal)
+    assert len(table) == 2 * manifest.counts["steps"] > 0
+    assert {p.label_source for p in table} == {"cost_to_go"}
+    assert sum(bool(p.acceptable) for p in table) > 0
+
+
+def test_verifier_rows_are_built_of_the_folder(rollouts, proposals, tmp_path, monkeypatch, capsys):
+    manifest = build_verifier(rollouts, proposals, tmp_path / "rows", monkeypatch)
+    assert manifest.counts["train"] > 0
+    assert capsys.readouterr().out == f"{tmp_path / 'rows'}\n"
+
+
+def test_the_same_command_again_finds_the_folder_done(rollouts, proposals, capsys):
+    before = (proposals / "proposals.parquet").stat().st_mtime_ns
+    assert outcomes(rollouts, proposals, "--num-samples", 2, "--seed", 3) == 0
+    assert (proposals / "proposals.parquet").stat().st_mtime_ns == before
+    assert capsys.readouterr().out == f"{proposals}\n"
+
+
+def test_a_folder_of_other_things_is_replaced_only_when_asked_to(
+    rollouts, proposals, tmp_path, capsys
+):
+    out = tmp_path / "proposals"
+    shutil.copytree(proposals, out)
+    assert outcomes(rollouts, out, "--max-new-tokens", 4) == 2
+    assert "from other inputs" in capsys.readouterr().err
+    assert read_manifest(out) == read_manifest(proposals)
+    assert outcomes(rollouts, out, "--max-new-tokens", 4, "--overwrite") == 0
+    assert read_manifest(out).arguments["sampling"]["max_new_tokens"] == 4
+
+
+@pytest.mark.parametrize("num_labels", [1, 2], ids=["reward model", "verifier"])
+def test_a_verifier_judges_what_was_proposed(rollouts, proposals, tmp_path, capsys, num_labels):
+    verifier = save_verifier(tmp_path / "judge", num_labels)
+    assert AutoConfig.from_pretrained(verifier).num_labels == num_labels
+    extra = ["--num-samples", 2, "--seed", 3, "--verifier", verifier, "--scores", tmp_path / "out"]
+    assert outcomes(rollouts, proposals, *extra) == 0
+    assert capsys.readouterr().out == f"{proposals}\n{tmp_path / 'out'}\n"
+    table = read_table(proposals / "proposals.parquet", Proposal)
+    scores = read_table(tmp_path / "out" / "scores.parquet", Score)
+    assert [s.proposal_id for s in scores] == [p.proposal_id for p in table]
+    assert [s.log_odds is None for s in scores] == [p.action is None for p in table]
+    assert {s.verifier_id.rsplit("-", 1)[0] for s in scores} == {"judge"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        (["--splits", "test"], "has no rollout in ['test']"),
+        (["--temperature", "0"], "temperature above 0"),
+        (["--temperature", "nan"], "temperature above 0"),
+        (["--num-samples", "0"], "must be at least 1"),
+        (["--scores", "s"], "must be given together"),
+        (["--verifier", str(BASE)], "must be given together"),
+        (["--verifier", str(BASE), "--scores", "s"], "must hold a verifier"),
+    ],
+)
+def test_what_does_not_fit_is_refused(rollouts, tmp_path, capsys, extra, complaint):
+    assert outcomes(rollouts, tmp_path / "out", *extra) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_verifier_does_not_propose(rollouts, tmp_path, capsys):
+    verifier = save_verifier(tmp_path / "judge", 2)
+    assert outcomes(rollouts, tmp_path / "out", model=verifier) == 2
+    assert "Give the folder of a proposer" in capsys.readouterr().err
+
+
+def test_rollouts_are_not_overwritten_by_what_is_proposed_on_them(rollouts, capsys):
+    before = read_manifest(rollouts)
+    assert outcomes(rollouts, rollouts, "--overwrite") == 2
+    assert "folders of their own" in capsys.readouterr().err
+    assert read_manifest(rollouts) == before
+
+
+def under_foreign_ids(rollout, task_id, *, with_references):
+    steps = rollout.steps
+    if not with_references:
+        steps = [replace(record, reference=None) for record in steps]
+    return replace(rollout, task_id=task_id, rollout_id=f"{task_id}/log/0", steps=steps)
+
+
+def test_foreign_rollouts_are_labelled_by_their_references_and_give_verifier_rows(
+    tmp_path, monkeypatch
+):
+    # What the base proposes at an expert's step is often the expert's action: the same
+    # conversations, under ids that no environment knows, and one of them without references.
+    plans = plan_episodes(["expert"], range(4))
+    foreign = [
+        under_foreign_ids(rollout, f"foreign{i}", with_references=i > 0)
+        for i, rollout in enumerate(scripted_rollouts(plans, None))
+    ]
+    write_jsonl(tmp_path / "log.jsonl", foreign)
+    fractions = {**dict.fromkeys(ONE_SPLIT, 0.0), "train_verifier": 1.0}
+    folder = tmp_path / "rollouts"
+    import_rollouts(tmp_path / "log.jsonl", folder, importer="native", fractions=fractions)
+    assert outcomes(folder, tmp_path / "proposals") == 0
+    proposals = read_table(tmp_path / "proposals" / "proposals.parquet", Proposal)
+    for p in proposals:
+        if p.task_id == "foreign0":
+            assert (p.acceptable, p.label_source) == (None, "none")
+        else:
+            matched = p.match_level == "arguments"
+            assert (p.acceptable, p.label_source) == (matched, "reference_match")
+        assert p.same_state is None
+    assert {p.acceptable for p in proposals} == {True, False, None}
+    manifest = build_verifier(folder, tmp_path / "proposals", tmp_path / "rows", monkeypatch)
+    assert manifest.counts["train"] > manifest.counts["train:acceptable"] > 0
