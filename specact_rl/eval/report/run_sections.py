@@ -238,7 +238,7 @@ def training_section(results: JSON) -> Section | None:
                     (
                         words(str(row["name"]).replace("_", " ")),
                         words(duration(row.get("seconds"))),
-                        words("was there already" if row.get("skipped") else ""),
+                        words("a kill took some of it" if row.get("complete") is False else ""),
                     )
                     for row in stages
                 ],
