@@ -30,7 +30,7 @@ from specact_rl.models.recipe_runs import last_checkpoint
 from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
 from specact_rl.programs import default_config
 from specact_rl.rendering import Renderer
-from specact_rl.store import write_json
+from specact_rl.store import file_hash, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,7 @@ def main() -> None:
             "num_steps": trainer.state.global_step,
             "num_epochs": trainer.state.epoch,
             "seed": training.seed,
+            "weights_sha256": file_hash(Path(training.output_dir) / "model.safetensors"),
             "seconds": round(time.time() - started),
             "log": trainer.state.log_history,
         },

@@ -16,6 +16,7 @@ from specact_rl.models import tied
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.folders import Folders
 from specact_rl.presets import PRESETS, find_preset, model_path
+from specact_rl.store import file_hash
 
 TIMES = {
     "seconds",
@@ -151,6 +152,8 @@ def test_shipped_base_is_whole(size):
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "specact.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    log = json.loads((folder / "pretraining.json").read_text())
+    assert log["weights_sha256"] == file_hash(folder / "model.safetensors")
 
 
 def recipes_of(out):
