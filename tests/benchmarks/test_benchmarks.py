@@ -1,0 +1,32 @@
+"""Benchmarks still run, on next to nothing; what they measure is in benchmarks/README.md."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SMALL = {
+    "bench_bases": ["--tasks", "2"],
+    "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
+    "bench_workspace": ["--tasks", "4", "--rounds", "1"],
+}
+
+
+def test_every_benchmark_has_a_small_run():
+    assert {path.stem for path in FOLDER.glob("bench_*.py")} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmark_runs(name):
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), *SMALL[name]],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
