@@ -24,10 +24,10 @@ from specact_rl.models.pretraining import (
     PadCollator,
     corpus_texts,
 )
-from specact_rl.models.processes import ProgressFile
 from specact_rl.models.recipe_arguments import parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import last_checkpoint
 from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
+from specact_rl.models.training_progress import ProgressFile
 from specact_rl.programs import default_config
 from specact_rl.rendering import Renderer
 from specact_rl.store import file_hash, write_json

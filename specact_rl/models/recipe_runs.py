@@ -39,8 +39,8 @@ from specact_rl.models.loading import (
     model_id,
     save_checkpoint_info,
 )
-from specact_rl.models.processes import ProgressFile
 from specact_rl.models.recipe_arguments import RecipeArguments
+from specact_rl.models.training_progress import ProgressFile
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     content_hash,

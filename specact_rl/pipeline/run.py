@@ -214,14 +214,9 @@ class Run:
         )
 
     def _times(self) -> dict[str, dict[str, Any]]:
-        """What times.json holds."""
+        """What times.json holds: `seconds`, `finished` and `complete` by stage."""
         path = self.folders.times
-        times = read_json(path) if path.is_file() else {}
-        for name, found in times.items():
-            # Older runs wrote the seconds of the longest attempt that came to an end, and no more.
-            if not isinstance(found, dict):
-                times[name] = {"seconds": found, "finished": True, "complete": None}
-        return cast(dict[str, dict[str, Any]], times)
+        return cast(dict[str, dict[str, Any]], read_json(path) if path.is_file() else {})
 
     def roll_out(self) -> None:
         """Scripted rollouts of the preset's tasks, split by task."""
@@ -327,7 +322,7 @@ class Run:
         """A model's choice among candidates on some test tasks."""
         test: tuple[SplitName, ...] = ("test",)
         tasks = self.artifacts.test_tasks(self.preset.num_ranked_tasks)
-        total = sum(rollout.task_id in set(tasks) for rollout in self.artifacts.rollouts(*test))
+        total = sum(rollout.task_id in tasks for rollout in self.artifacts.rollouts(*test))
         with self.progress(f"{role} ranks", total) as advance:
             collect_proposals(
                 self.folders.rollouts,

@@ -71,11 +71,6 @@ def test_kill_while_a_finished_stage_is_skipped_loses_nothing(attempt):
     assert attempt(0.1) == stage(4.0, True)
 
 
-def test_completeness_of_an_older_runs_times_is_unknown(attempt, folders):
-    folders.times.write_text('{"train": 8.0}')
-    assert attempt(0.1) == stage(8.0, None)
-
-
 def test_run_killed_while_it_wrote_what_it_is_goes_on(folders, tmp_path):
     (tmp_path / ".run.json.12.tmp").write_text('{"pre')
     _claim(folders, IDENTITY)
