@@ -13,7 +13,7 @@ from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
-from specact_rl.eval.system_report import NUM_RESAMPLES, ratio_of_totals
+from specact_rl.eval.system_report import NUM_RESAMPLES, nothing_rejected, ratio_of_totals
 from specact_rl.metrics.paired import paired_cluster_bootstrap, wilson_interval
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.policy.live import LiveDecision, LiveSystem, TokenLedger
@@ -230,5 +230,9 @@ def _row(
     }
     if name != STRONG_ONLY:
         accepted = [[True] * e.num_accepted + [False] * e.num_fallback for e in episodes]
-        row["accept_rate"] = cluster_rate(np.concatenate(accepted), tasks.repeat(steps))
+        row["accept_rate"] = (
+            nothing_rejected(int(steps.sum()))
+            if name in SYSTEMS and not SYSTEMS[name].fallback
+            else cluster_rate(np.concatenate(accepted), tasks.repeat(steps))
+        )
     return row

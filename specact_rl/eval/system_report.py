@@ -150,10 +150,14 @@ def ratio_of_totals(
     )
 
 
+def nothing_rejected(n: int) -> MetricValue:
+    """Accept rate over n steps of a system without a fallback, which is no measurement."""
+    return MetricValue(value=1.0, n=n, note="by definition: nothing is rejected")
+
+
 def _accept_rate(run: SystemRun, accepted: BoolArray, tasks: np.ndarray) -> MetricValue:
     if not run.system.fallback:
-        note = "by definition: nothing is rejected"
-        return MetricValue(value=1.0, n=tasks.size, note=note)
+        return nothing_rejected(tasks.size)
     return rate(accepted, tasks)
 
 

@@ -379,15 +379,20 @@ def test_rows_are_what_the_episodes_say():
     assert d["difference_from_a"].num_clusters == 4
 
 
-def test_an_accept_rate_of_one_has_an_interval():
+def test_an_accept_rate_of_one_has_an_interval_where_it_could_be_less():
     results = {
         "A": episodes("A", [True] * 4, 5, 0, 1),
+        "D": episodes("D", [True] * 4, 5, 5, 1),
         "B": episodes("B", [True] * 4, 5, 5, 1),
     }
-    rate = live_rows(results, np.random.default_rng(0))[1]["accept_rate"]
+    _, gated, without_fallback = live_rows(results, np.random.default_rng(0))
+    rate = gated["accept_rate"]
     # rows that are all alike count once a task: Wilson at 4 of 4, n / (n + z^2)
     assert (rate.value, rate.high) == (1.0, 1.0)
     assert rate.low == pytest.approx(4 / (4 + 1.96**2), rel=1e-3)
+    # what can reject nothing was not measured
+    rate = without_fallback["accept_rate"]
+    assert (rate.value, rate.low, rate.n) == (1.0, None, 20)
 
 
 def test_excess_steps_of_a_system_that_never_succeeds_are_unknown():
