@@ -12,7 +12,7 @@ from specact_rl.actions.canonical import action_hash
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray
 from specact_rl.rendering import Renderer, StepPrompt
-from specact_rl.types import Proposal, Rollout, Score, Step
+from specact_rl.types import Message, Proposal, Rollout, Score, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +20,26 @@ class Item:
     """One proposal to be judged, with what a verifier may look at."""
 
     step: Step
-    prompt: StepPrompt
-    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps."""
+    prompt: StepPrompt | None = None
+    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps; None
+    for verifiers that read no tokens."""
     proposal: Proposal
+    response: Sequence[Message] | None = None
+    """All that followed the history, where that is more than the proposal's one action: several
+    calls, or a logged episode. None otherwise."""
     siblings: tuple[Proposal, ...]
     """All proposals that the same model made in the same mode at this step, this one included."""
+
+    @property
+    def tokens(self) -> StepPrompt:
+        """The prompt, for a verifier that cannot do without.
+
+        Raises:
+            ValueError: The item was made without one.
+        """
+        if self.prompt is None:
+            raise ValueError(f"it reads tokens, so it needs the prompt of {self.step.step_id}")
+        return self.prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
