@@ -32,10 +32,10 @@ def request_length(rollout: Rollout) -> int:
 
 
 def request_step(rollout: Rollout) -> Step:
-    """The request as a step whose id is the task's, so that all policies' answers meet at it."""
+    """The request, where the policy's first word was due, as a step."""
     return Step(
-        step_id=step_id(rollout.task_id, 0),
-        rollout_id=rollout.task_id,
+        step_id=step_id(rollout.rollout_id, 0),
+        rollout_id=rollout.rollout_id,
         task_id=rollout.task_id,
         family=rollout.family,
         split=rollout.split,
@@ -52,7 +52,7 @@ def response_messages(rollout: Rollout) -> list[Message]:
     return rollout.messages[request_length(rollout) :]
 
 
-def response_proposal(rollout: Rollout, sample: int) -> Proposal:
+def response_proposal(rollout: Rollout, sample: int, at: Step | None = None) -> Proposal:
     """The rollout as a row of the proposals table, labelled by its verdict.
 
     A withheld verdict is no label. Tokens, seconds and price are those that the log has, of the
@@ -61,11 +61,13 @@ def response_proposal(rollout: Rollout, sample: int) -> Proposal:
     Args:
         rollout: Of any importer.
         sample: Number of this rollout among those of its policy on the task, from 0.
+        at: The step that it is offered at, the same request in another policy's rollout; None:
+            its own.
 
     Raises:
         RolloutFormatError: The log gives tokens, seconds or a price that are no numbers.
     """
-    agent, step = agent_name(rollout), step_id(rollout.task_id, 0)
+    agent, step = agent_name(rollout), (at or request_step(rollout)).step_id
     actions = _actions(rollout)
     single = actions[0] if len(actions) == 1 else None
     return Proposal(

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from specact_rl.actions.canonical import action_hash
+from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.actions.taxonomy import call_context
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
@@ -114,14 +114,10 @@ def _confidence(item: Item) -> float:
 
 
 def _agreement(item: Item) -> float:
-    own = item.proposal.action
-    if own is None:
+    target = proposal_hash(item.proposal, item.step.tools)
+    if target is None:
         return math.nan
-    target = action_hash(own, item.step.tools)
-    same = sum(
-        s.action is not None and action_hash(s.action, item.step.tools) == target
-        for s in item.siblings
-    )
+    same = sum(proposal_hash(s, item.step.tools) == target for s in item.siblings)
     return math.log((same + 0.5) / (len(item.siblings) - same + 0.5))
 
 
