@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -12,7 +12,7 @@ from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.matching import reaches
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
-from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step
+from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step, StepRecord
 
 LEVELS: tuple[MatchLevel, ...] = ("type", "tool", "arguments")
 
@@ -30,15 +30,27 @@ class StepTable:
     reference_types: np.ndarray
     """Action type of the expert's action, shape (n,)."""
     num_out_of_reach: int
-    """Steps that were left out because their goal was out of reach, so that no action is right."""
+    """Steps that were left out: no action is known to be right there, in an environment because
+    the goal was out of reach."""
 
     @classmethod
     def of(cls, rollouts: Iterable[Rollout]) -> StepTable:
         """All steps of the rollouts whose goal was within reach."""
+        return cls._where(rollouts, lambda record: record.cost_to_go is not None)
+
+    @classmethod
+    def of_references(cls, rollouts: Iterable[Rollout]) -> StepTable:
+        """All steps of logged rollouts that have a reference action."""
+        return cls._where(rollouts, lambda record: record.reference is not None)
+
+    @classmethod
+    def _where(
+        cls, rollouts: Iterable[Rollout], labelled: Callable[[StepRecord], bool]
+    ) -> StepTable:
         steps, numbers, held_out, num_out_of_reach = [], [], [], 0
         for number, rollout in enumerate(rollouts):
             for step, record in zip(rollout.each_step(), rollout.steps, strict=True):
-                if record.cost_to_go is None:
+                if not labelled(record):
                     num_out_of_reach += 1
                     continue
                 steps.append(step)

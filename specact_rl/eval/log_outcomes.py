@@ -21,11 +21,12 @@ from specact_rl.logs.responses import request_step, response_messages, response_
 from specact_rl.mining.build_rollouts import read_rollouts
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.store import open_stage, read_manifest, write_table
-from specact_rl.types import SPLITS, Proposal, Rollout, SplitName
+from specact_rl.types import SPLITS, Proposal, Rollout, SplitName, proposal_id
 from specact_rl.verifiers.base import Item
 
 AGREEMENT = ("both", "only_cheap", "only_strong", "neither", "unlabelled")
 """Who of two models is right on a task; the last where a verdict of the two is withheld."""
+_TRIAL = re.compile(r"(?P<model>.+)#(?P<trial>[1-9]\d*)")
 _LETTERS = re.compile(r"[A-Za-z]+")
 
 
@@ -36,12 +37,33 @@ class LogAnswers:
     by_agent: Mapping[str, Mapping[str, Sequence[Rollout]]]
 
     @classmethod
-    def of(cls, rollouts: Sequence[Rollout]) -> LogAnswers:
-        """Group rollouts; an agent is a policy, with its run where a log has several."""
+    def of(cls, rollouts: Sequence[Rollout], names: Collection[str] = ()) -> LogAnswers:
+        """Group rollouts; an agent is a policy, with its run where a log has several.
+
+        Args:
+            rollouts: Of any number of policies.
+            names: What a user calls models by. "M#2" is the second trial of M: the trials of M
+                become agents of their own then, "M#1" and so on.
+
+        Raises:
+            ConfigError: A name with a trial is that of no model, or of several.
+        """
         found: dict[str, dict[str, list[Rollout]]] = defaultdict(lambda: defaultdict(list))
         for rollout in sorted(rollouts, key=lambda r: (r.trial, r.rollout_id)):
             found[agent_name(rollout)][rollout.task_id].append(rollout)
-        return cls(by_agent={agent: dict(found[agent]) for agent in sorted(found)})
+        answers = cls(by_agent={agent: dict(found[agent]) for agent in sorted(found)})
+        for base in {match["model"] for name in names if (match := _TRIAL.fullmatch(name))}:
+            answers = answers._with_trials_apart(answers.find(base))
+        return answers
+
+    def _with_trials_apart(self, agent: str) -> LogAnswers:
+        apart: dict[str, dict[str, Sequence[Rollout]]] = defaultdict(dict)
+        for task, rollouts in self.by_agent[agent].items():
+            for i, rollout in enumerate(rollouts):
+                apart[f"{agent}#{i + 1}"][task] = [rollout]
+        others = {a: tasks for a, tasks in self.by_agent.items() if a != agent}
+        both = {**others, **apart}
+        return LogAnswers(by_agent={a: both[a] for a in sorted(both)})
 
     def find(self, name: str) -> str:
         """The agent of this name: the whole name, or a part that only one has.
@@ -51,7 +73,13 @@ class LogAnswers:
         """
         if name in self.by_agent:
             return name
-        matching = [agent for agent in self.by_agent if name.casefold() in agent.casefold()]
+        trial = _TRIAL.fullmatch(name)
+        part, end = (trial["model"], f"#{trial['trial']}") if trial else (name, "")
+        matching = [
+            agent
+            for agent in self.by_agent
+            if part.casefold() in agent.casefold() and agent.endswith(end)
+        ]
         if len(matching) == 1:
             return matching[0]
         among = matching or list(self.by_agent)
@@ -90,7 +118,9 @@ class LogAnswers:
         for task in tasks:
             step = None if at is None else request_step(self.by_agent[at][task][0])
             rollouts = self.by_agent[agent][task][:num_samples]
-            proposals = tuple(response_proposal(r, i, step) for i, r in enumerate(rollouts))
+            proposals = tuple(
+                _named(response_proposal(r, i, step), agent) for i, r in enumerate(rollouts)
+            )
             found += [
                 Item(
                     step=request_step(rollout),
@@ -140,10 +170,14 @@ def as_panel(name: str, columns: Sequence[Sequence[Proposal]]) -> list[Proposal]
 def _as_sample(proposal: Proposal, name: str, sample: int) -> Proposal:
     return replace(
         proposal,
-        proposal_id=f"{proposal.step_id}@{name}:{proposal.mode}:{sample}",
+        proposal_id=proposal_id(proposal.step_id, name, proposal.mode, sample),
         model_id=name,
         sample=sample,
     )
+
+
+def _named(proposal: Proposal, agent: str) -> Proposal:
+    return proposal if proposal.model_id == agent else _as_sample(proposal, agent, proposal.sample)
 
 
 def outcomes_from_logs(
@@ -164,7 +198,8 @@ def outcomes_from_logs(
     Args:
         rollouts_dir: Written by an import.
         out_dir: Where the table goes.
-        cheap: Name of a model in the logs, or a part of it that no other has.
+        cheap: Name of a model in the logs, or a part of it that no other has; with #2 behind it
+            its second trials alone.
         strong: Likewise.
         splits: Whose tasks.
         all_models: Rows of every model in the logs, not only of the two.
@@ -177,7 +212,7 @@ def outcomes_from_logs(
     Raises:
         ConfigError: No such model, the same model twice, or no task in common.
     """
-    answers = LogAnswers.of(read_rollouts(rollouts_dir, splits))
+    answers = LogAnswers.of(read_rollouts(rollouts_dir, splits), (cheap, strong))
     pair = (answers.find(cheap), answers.find(strong))
     if pair[0] == pair[1]:
         raise ConfigError(f"cheap and strong must be two models, got {pair[0]!r} for both")

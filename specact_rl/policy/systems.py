@@ -122,18 +122,7 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
         ),
         SYSTEMS["D-lin"],
     ]
-    if num_trials > 1:
-        e = replace(
-            SYSTEMS["E"],
-            title=f"{num_trials} proposals + verifier picks",
-            num_proposals=num_trials,
-            verifier="trees",
-        )
-        found += [
-            e,
-            replace(e, name="E-nf", title=f"{e.title}, no fallback", fallback=False),
-            replace(SYSTEMS["D-agree"], num_compared=num_trials),
-        ]
+    found += _several("trees", num_trials)
     if num_peers:
         models = "another model" if num_peers == 1 else f"{num_peers} other models"
         found.append(
@@ -157,6 +146,36 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
         best = replace(vote, name="any", title=f"oracle: any of {num_panel} models is right")
         found += [vote, replace(best, verifier="label")]
     return {system.name: system for system in found}
+
+
+def proposer_systems(num_samples: int) -> dict[str, System]:
+    """The systems of a model that proposes at logged steps, by name."""
+    found = [
+        SYSTEMS["A"],
+        SYSTEMS["B"],
+        replace(SYSTEMS["D"], verifier="trees"),
+        SYSTEMS["D-lin"],
+        SYSTEMS["D-logp"],
+        *_several("trees", num_samples),
+    ]
+    return {system.name: system for system in found}
+
+
+def _several(verifier: str, num_samples: int) -> list[System]:
+    """What several proposals make possible; nothing where there is one."""
+    if num_samples < 2:
+        return []
+    e = replace(
+        SYSTEMS["E"],
+        title=f"{num_samples} proposals + verifier picks",
+        num_proposals=num_samples,
+        verifier=verifier,
+    )
+    return [
+        e,
+        replace(e, name="E-nf", title=f"{e.title}, no fallback", fallback=False),
+        replace(SYSTEMS["D-agree"], num_compared=num_samples),
+    ]
 
 
 def num_judged(verifier: str, proposer: str) -> int:

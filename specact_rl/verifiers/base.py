@@ -69,9 +69,14 @@ class Verifier(Protocol):
 
 
 def items_of(
-    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer
+    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer | None
 ) -> list[Item]:
     """Items in the order of the proposals.
+
+    Args:
+        rollouts: With the proposals' steps.
+        proposals: To be judged.
+        renderer: Of the verifier's prompts; None for verifiers that read no tokens.
 
     Raises:
         ValueError: A proposal's step is in none of the rollouts.
@@ -80,12 +85,14 @@ def items_of(
     siblings: dict[tuple[str, str, str], list[Proposal]] = {}
     for proposal in proposals:
         siblings.setdefault(_draw(proposal), []).append(proposal)
-    places: dict[str, tuple[Step, StepPrompt]] = {}
+    places: dict[str, tuple[Step, StepPrompt | None]] = {}
     for rollout in rollouts:
         steps = list(rollout.each_step())
         if wanted.isdisjoint(step.step_id for step in steps):
             continue
-        prompts = renderer.rollout_ids(rollout).prompts()
+        prompts: Sequence[StepPrompt | None] = (
+            renderer.rollout_ids(rollout).prompts() if renderer else [None] * len(steps)
+        )
         places |= {s.step_id: (s, p) for s, p in zip(steps, prompts, strict=True)}
     missing = sorted(wanted - places.keys())
     if missing:
