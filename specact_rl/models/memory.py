@@ -216,10 +216,10 @@ class _Shape:
 def _layer_activations(shape: _Shape, lora_r: int, load_in_4bit: bool) -> int:
     """Bytes per token that a layer keeps for its backward pass."""
     hidden, inner, queries, keys = shape.hidden, shape.inner, shape.queries, shape.keys
-    if load_in_4bit:  # q, k and v read one tensor, so do gate and up; o reads attention's output
-        inputs = 2 * hidden + inner
-    else:  # each float32 adapter has a copy of its input, cast to float32 and back
-        inputs = sum(columns for _, columns in shape.matrices)
+    # Each float32 adapter has a copy of its input, cast to float32 and back. In bf16 q, k and v
+    # read one tensor, so do gate and up; o reads attention's output.
+    copies = sum(columns for _, columns in shape.matrices)
+    inputs = 2 * hidden + inner if load_in_4bit else copies
     norms = 2 * hidden + queries + keys
     attention = 2 * queries + 2 * keys  # queries, keys, values and the output
     feed_forward = 3 * inner  # gate, its activation, and up
