@@ -477,6 +477,13 @@ def add_study(subparsers: Subparsers) -> None:
         metavar="SPLIT=SHARE,...",
         help="shares of the tasks (default: train_verifier=0.4,calibration=0.2,test=0.4)",
     )
+    parser.add_argument(
+        "--call-worth",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="accuracy that one strong call is worth when D's threshold is chosen (default: 0.02)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
     parser.set_defaults(run=run_study_command)
 
@@ -504,6 +511,7 @@ def run_study_command(args: argparse.Namespace) -> int:
         sizes={} if args.params is None else parse_sizes(args.params),
         verifier=args.verifier,
         fractions=FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
+        cost_weight=args.call_worth,
         num_samples=args.num_samples,
         seed=args.seed,
     )

@@ -15,7 +15,7 @@ from specact_rl.eval.report.blocks import (
     words,
 )
 from specact_rl.eval.report.judging import claim, listed, status_of
-from specact_rl.eval.report.lookup import part, rows, verifier_title
+from specact_rl.eval.report.lookup import part, rows, system, verifier_title
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
@@ -23,6 +23,9 @@ from specact_rl.eval.report.numbers import (
     metric,
     percent,
     say,
+    say_percent,
+    say_points,
+    say_rows,
 )
 
 MAX_FLAGS = 12
@@ -165,6 +168,28 @@ def doubts_about_log(results: JSON) -> Iterator[Finding]:
                 claim=f"The labels of {group} say nothing about the models.",
                 evidence=f"{flag['detail'][0].upper()}{flag['detail'][1:]}.",
             )
+
+
+def gates_at_half(results: JSON) -> Iterator[Finding]:
+    """Does the verifier know which half to accept, also of a model that it has not seen?"""
+    for name, whose in (
+        ("D-half", "the verifier knows which half of the cheap model's answers to accept"),
+        ("D-new-half", "so does one that has seen no model of the cheap one's family"),
+    ):
+        row = system(results, name)
+        skill = metric(row, "skill")
+        if row is None or skill is None:
+            continue
+        status = status_of(skill)
+        yield Finding(
+            status=status,
+            claim=claim(status, whose, f"{name} is worse than a random gate of its accept rate."),
+            evidence=(
+                f"{name} accepts {say_percent(metric(row, 'accept_rate'))} and is "
+                f"{say_points(skill)} above a random gate of that rate, at "
+                f"{say_points(metric(row, 'difference_from_a'))} from A, {say_rows(skill)}."
+            ),
+        )
 
 
 def unseen_models(results: JSON) -> Iterator[Finding]:

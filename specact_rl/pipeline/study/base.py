@@ -82,6 +82,8 @@ class StudyPlan:
     verifier: Path | None = None
     """Folder of a verifier that another study has fitted; None fits one on this log."""
     fractions: Mapping[SplitName, float] = field(default_factory=lambda: FRACTIONS)
+    cost_weight: float = COST_WEIGHT
+    """Accuracy that one strong call is worth when thresholds are chosen."""
     num_samples: int = 3
     """Proposals of `propose_with` at each step."""
     seed: int = 0
@@ -149,7 +151,7 @@ class Study(ABC):
                             "no_gate": read_json(self.folders.gates / NO_GATE_FILE),
                         },
                         "label": self.label,
-                        "calibration_rule": calibration_rule(),
+                        "calibration_rule": calibration_rule(self.plan.cost_weight),
                         "num_params": dict(self.plan.sizes),
                         **provenance(self.plan.seed, self.stages, self.command),
                     },
@@ -303,7 +305,7 @@ class Study(ABC):
             verifier = None if stage.done else self.verifier(key)
             if verifier is None:
                 return
-            items = [item for split in EVALUATED for item in self.cheap_items(split)]
+            items = self.judged_items
             started = time.perf_counter()
             judgements = verifier.judge(items)
             seconds = time.perf_counter() - started
@@ -311,6 +313,11 @@ class Study(ABC):
             stage.counts["scores"] = len(items)
             if isinstance(verifier, TreesVerifier):
                 verifier.save(stage.path / "verifier")
+
+    @cached_property
+    def judged_items(self) -> list[Item]:
+        """The cheap model's proposals that verifiers are asked about."""
+        return [item for split in EVALUATED for item in self.cheap_items(split)]
 
     @abstractmethod
     def outcome_folders(self) -> dict[str, Path]:
@@ -358,7 +365,7 @@ class Study(ABC):
                 "systems": [asdict(system) for system in self.systems.values() if system.gated],
                 "calibrators": list(CALIBRATORS),
                 "num_folds": NUM_FOLDS,
-                "cost_weight": COST_WEIGHT,
+                "cost_weight": self.plan.cost_weight,
             },
             seed=self.plan.seed,
             overwrite=True,
@@ -382,6 +389,7 @@ class Study(ABC):
                     calibration_hash=hashed,
                     seed=self.plan.seed,
                     systems={name: system},
+                    cost_weight=self.plan.cost_weight,
                 )
             except (ConfigError, DegenerateResultError) as error:  # a small log: say so, go on
                 missing[name] = str(error)
