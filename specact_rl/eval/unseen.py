@@ -22,6 +22,7 @@ from specact_rl.metrics.discrimination import (
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.values import BoolArray, FloatArray
 from specact_rl.verifiers.base import Item, Verifier
+from specact_rl.verifiers.features import has_response
 
 Fit = Callable[[Sequence[Item], BoolArray], Verifier]
 """(items, acceptable of shape (n,)) -> a verifier fitted on them."""
@@ -48,11 +49,15 @@ Labelled = tuple[list[Item], BoolArray]
 
 
 def labelled_by_agent(answers: LogAnswers, tasks: Sequence[str]) -> dict[str, Labelled]:
-    """Every agent's answers to these tasks, all trials, that have a label."""
+    """Every agent's answers to these tasks, all trials, that have a label and say anything."""
     found: dict[str, Labelled] = {}
     for agent, answered in answers.by_agent.items():
         mine = [task for task in tasks if task in answered]
-        items = [i for i in answers.items(agent, mine) if i.proposal.acceptable is not None]
+        items = [
+            item
+            for item in answers.items(agent, mine)
+            if item.proposal.acceptable is not None and has_response(item)
+        ]
         labels = np.array([bool(i.proposal.acceptable) for i in items], dtype=np.bool_)
         found[agent] = (items, labels)
     return found

@@ -74,7 +74,27 @@ def log_section(results: JSON) -> Section | None:
                 num_words=3,
             )
         )
+    blocks += [Paragraph(text=text) for text in _cannot(study)]
     return Section(title="The log", blocks=blocks)
+
+
+def _cannot(study: JSON) -> Iterator[str]:
+    """What these logs do not allow, and why."""
+    if study.get("strong") is None:
+        yield (
+            "There is no second model and no second trial, so that nothing can be fallen back on "
+            "and no system compared. What can be said is whether a verifier tells this model's "
+            "right answers from its wrong ones; --propose-with adds a model."
+        )
+    if study.get("no_verifier"):
+        yield f"There is no trained verifier: {study['no_verifier']}."
+    for name, reason in part(study, "no_gate").items():
+        yield f"There is no gate for {name}: {str(reason).rstrip('.')}."
+    if study.get("strong") is not None:
+        yield (
+            "A strong model as judge (C) cannot be joined: a log does not say how it would have "
+            "judged."
+        )
 
 
 def _source(study: JSON) -> str:

@@ -148,6 +148,7 @@ class Study(ABC):
                         "study": {
                             **source,
                             **self.facts(),
+                            "no_verifier": self.no_verifier,
                             "no_gate": read_json(self.folders.gates / NO_GATE_FILE),
                         },
                         "label": self.label,
@@ -260,27 +261,33 @@ class Study(ABC):
         }
 
     @cached_property
-    def fitted(self) -> dict[str, Verifier]:
-        """Verifiers fitted on the training tasks; the first is read where the user names a folder.
+    def no_verifier(self) -> str | None:
+        """Why none can be fitted; None where one can."""
+        _, labels = self.train_items()
+        if labels.any() and not labels.all():
+            return None
+        return (
+            "a verifier must learn from right and wrong answers whose text is in the log, but of "
+            f"{labels.size} such answers to training tasks {int(labels.sum())} are right"
+        )
 
-        Raises:
-            ConfigError: There is nothing to learn from.
+    @cached_property
+    def fitted(self) -> dict[str, Verifier]:
+        """Verifiers fitted on the training tasks, or the first read where the user names a folder.
+
+        {} where there is nothing to learn from.
         """
-        items, labels = self.train_items()
-        if not labels.any() or labels.all():
-            raise ConfigError(
-                "a verifier must learn from right and wrong answers, but of "
-                f"{labels.size} labelled ones on the training tasks {int(labels.sum())} are right. "
-                "`specact check` says what a log supports"
-            )
-        found = {key: fit(items, labels) for key, fit in self.fits.items()}
+        found: dict[str, Verifier] = {}
+        if self.no_verifier is None:
+            items, labels = self.train_items()
+            found = {key: fit(items, labels) for key, fit in self.fits.items()}
         if self.plan.verifier is not None:
             found["trees"] = TreesVerifier.load(self.plan.verifier)
         return found
 
     def verifier(self, key: str) -> Verifier | None:
         """A verifier by its key; None where it cannot be had."""
-        return self.fitted[key]
+        return self.fitted.get(key)
 
     def judge(self) -> None:
         """One scores table for each verifier of the cheap model's proposals."""
@@ -296,7 +303,9 @@ class Study(ABC):
             arguments={
                 "verifier": key,
                 "fitted_elsewhere": (
-                    None if self.plan.verifier is None else folder_hash(self.plan.verifier)
+                    None
+                    if self.plan.verifier is None
+                    else TreesVerifier.load(self.plan.verifier).verifier_id
                 ),
             },
             seed=self.plan.seed,

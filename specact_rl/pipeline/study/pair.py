@@ -131,8 +131,9 @@ class PairStudy(Study):
         )
 
     def _train_accuracy(self, agent: str) -> float:
-        labels = self.labelled["train"][agent][1] if agent in self.labelled["train"] else None
-        return 0.0 if labels is None or not labels.size else float(labels.mean())
+        answered = self.answers["train"].by_agent.get(agent, {}).values()
+        verdicts = [r.success for rollouts in answered for r in rollouts if r.success is not None]
+        return sum(verdicts) / len(verdicts) if verdicts else 0.0
 
     @cached_property
     def peers(self) -> list[str]:
