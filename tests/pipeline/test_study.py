@@ -2,11 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from specact_rl.cli import main
+from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.mining.data_sets import PROPOSALS_FILE
@@ -16,6 +19,7 @@ from specact_rl.store import read_json, read_manifest, read_table, write_jsonl
 from specact_rl.types import Action, Proposal, Rollout, Score, StepRecord, ToolSpec
 from specact_rl.verifiers import TreesVerifier
 
+BASE = Path(__file__).resolve().parents[2] / "specact_rl" / "models" / "bases" / "1m"
 CITIES = ("Aachen", "Bonn", "Celle", "Dachau", "Emden", "Fulda", "Gotha", "Halle")
 WEATHER = ToolSpec(
     name="weather",
@@ -248,3 +252,37 @@ def test_sizes_are_billions_by_role():
     assert parse_sizes("cheap=1.7, strong=8") == {"cheap": 1.7e9, "strong": 8e9}
     with pytest.raises(ConfigError, match="no role"):
         parse_sizes("judge=4")
+
+
+@pytest.fixture(scope="module")
+def proposed(tmp_path_factory):
+    """A shipped base proposes at the steps of an expert's log that no environment knows."""
+    root = tmp_path_factory.mktemp("proposed")
+    rollouts = []
+    for i, rollout in enumerate(scripted_rollouts(plan_episodes(["expert"], range(40)))):
+        own = replace(rollout, rollout_id=f"office-{i}", task_id=f"office-{i}", policy="clerk")
+        # A failure among them: what was done there is no reference.
+        rollouts.append(replace(own, success=i % 10 != 0))
+    write_jsonl(root / "log.jsonl", rollouts)
+    command = ["study", str(root / "log.jsonl"), "--propose-with", str(BASE)]
+    assert main([*command, "--out", str(root / "out")]) == 0
+    return root / "out"
+
+
+def test_a_model_of_the_users_is_held_against_what_the_log_did(proposed):
+    results = read_json(proposed / "evaluation" / "results.json")
+    assert system(results, "A")["acceptable"]["value"] == 1.0  # by definition
+    assert 0.0 < system(results, "B")["acceptable"]["value"] < 1.0
+    assert results["meta"]["study"]["strong"] == "clerk"
+    assert results["meta"]["study"]["references"]["no_success_or_no_step"] == 4
+    assert {"D", "D-half", "D-logp", "E", "D-agree"} <= {
+        row["name"] for row in results["replay"]["systems"]
+    }
+    page = (proposed / "report" / "report.md").read_text()
+    assert "by definition" in page
+
+
+def test_its_proposals_at_failed_episodes_are_not_asked_for(proposed):
+    table = read_table(proposed / "outcomes" / "cheap" / PROPOSALS_FILE, Proposal)
+    assert {p.task_id for p in table} == {f"office-{i}" for i in range(40) if i % 10}
+    assert {p.label_source for p in table} == {"reference_match"}

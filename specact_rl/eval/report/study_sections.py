@@ -90,7 +90,13 @@ def _cannot(study: JSON) -> Iterator[str]:
         yield f"There is no trained verifier: {study['no_verifier']}."
     for name, reason in part(study, "no_gate").items():
         yield f"There is no gate for {name}: {str(reason).rstrip('.')}."
-    if study.get("strong") is not None:
+    if "references" in study:
+        yield (
+            f"{study['strong']} is right by definition: what it did in episodes that succeeded is "
+            "the reference, and another action may be as good. So accuracies here are agreement "
+            "with the log, step by step, and no system can be better than A."
+        )
+    elif study.get("strong") is not None:
         yield (
             "A strong model as judge (C) cannot be joined: a log does not say how it would have "
             "judged."
