@@ -8,6 +8,7 @@ from specact_rl.eval.report.blocks import (
     Block,
     Cell,
     Finding,
+    Findings,
     Paragraph,
     Section,
     Status,
@@ -60,20 +61,19 @@ def log_section(results: JSON) -> Section | None:
         )
     flags = rows(study, "flags")
     if flags:
-        shown = [
-            (words(str(f["kind"]).replace("_", " ")), words(f["group"]), words(f["detail"]))
-            for f in flags[:MAX_FLAGS]
-        ]
-        more = len(flags) - len(shown)
-        blocks.append(
-            table(
-                ("doubt", "about", "why"),
-                shown,
-                caption="Doubts about the labels that the import found."
-                + (f" {more} more are in the import's report." if more else ""),
-                num_words=3,
-            )
+        more = len(flags) - len(flags[:MAX_FLAGS])
+        told = "Doubts about the labels that the import found" + (
+            f", {MAX_FLAGS} of {len(flags)}; its report has them all." if more else ":"
         )
+        items = tuple(
+            Finding(
+                status="note",
+                claim=f"{str(f['kind']).replace('_', ' ').capitalize()}: {f['group']}.",
+                evidence=_sentence(f["detail"]),
+            )
+            for f in flags[:MAX_FLAGS]
+        )
+        blocks += [Paragraph(text=told), Findings(items=items)]
     blocks += [Paragraph(text=text) for text in _cannot(study)]
     return Section(title="The log", blocks=blocks)
 
@@ -101,6 +101,10 @@ def _cannot(study: JSON) -> Iterator[str]:
             "A strong model as judge (C) cannot be joined: a log does not say how it would have "
             "judged."
         )
+
+
+def _sentence(detail: str) -> str:
+    return f"{detail[0].upper()}{detail[1:]}."
 
 
 def _source(study: JSON) -> str:
@@ -186,13 +190,13 @@ def doubts_about_log(results: JSON) -> Iterator[Finding]:
             yield Finding(
                 status="note",
                 claim=f"The {role} model fails by its format ({group}).",
-                evidence=f"{flag['detail'][0].upper()}{flag['detail'][1:]}.",
+                evidence=_sentence(flag["detail"]),
             )
         elif kind in ("harness_fault", "degenerate_group"):
             yield Finding(
                 status="note",
                 claim=f"The labels of {group} say nothing about the models.",
-                evidence=f"{flag['detail'][0].upper()}{flag['detail'][1:]}.",
+                evidence=_sentence(flag["detail"]),
             )
 
 

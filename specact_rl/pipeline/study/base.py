@@ -156,7 +156,7 @@ class Study(ABC):
                         "num_params": dict(self.plan.sizes),
                         **provenance(self.plan.seed, self.stages, self.command),
                     },
-                    "splits": split_rows(self.rollouts),
+                    "splits": self.split_rows(),
                     "replay": replay,
                     "unseen": unseen,
                 }
@@ -197,6 +197,10 @@ class Study(ABC):
         """Verifiers of other roles that follow from the columns alone, by key."""
         del table, columns, role
         return {}
+
+    def split_rows(self) -> dict[str, Any]:
+        """Sizes of the splits; where a task is a step, tasks say it all."""
+        return {name: {**row, "num_steps": None} for name, row in split_rows(self.rollouts).items()}
 
     def unseen_rows(self) -> list[dict[str, Any]]:
         """Verifiers on models that they have not seen; [] where there are none."""
