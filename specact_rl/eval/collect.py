@@ -19,13 +19,13 @@ from specact_rl.mining.build_rollouts import read_rollouts
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer
-from specact_rl.store import open_stage, read_table, write_table
+from specact_rl.store import content_hash, open_stage, read_table, write_table
 from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 
 SCORES_FILE = "scores.parquet"
 _SHARDS = "shards"
-_ANSWERS = "answers.jsonl"
+_ANSWERS = "answers"
 
 
 def collect_proposals(
@@ -77,11 +77,11 @@ def collect_proposals(
             if tasks is not None:
                 rollouts = [rollout for rollout in rollouts if rollout.task_id in tasks]
             shards, answers = stage.path / _SHARDS, stage.path / _ANSWERS
-            propose = _propose_by(lm.keeping(answers), sampling)
+            propose = _propose_by(lm, sampling, answers)
             proposals = proposals_in_shards(shards, rollouts, propose, progress)
             write_table(stage.path / PROPOSALS_FILE, proposals)
             shutil.rmtree(shards)
-            answers.unlink(missing_ok=True)
+            shutil.rmtree(answers, ignore_errors=True)
             stage.counts |= {
                 "steps": len({p.step_id for p in proposals}),
                 "proposals": len(proposals),
@@ -93,10 +93,15 @@ def collect_proposals(
 
 
 def _propose_by(
-    proposer: Proposer, sampling: Sampling | None
+    proposer: Proposer, sampling: Sampling | None, answers: Path
 ) -> Callable[[Sequence[Rollout]], list[Proposal]]:
+    """What proposes on a shard's rollouts, with a file of its own among the answers."""
     if sampling is not None:
-        return lambda rollouts: generated_proposals(proposer, rollouts, sampling)
+        return lambda rollouts: generated_proposals(
+            proposer.keeping(answers / f"{content_hash(rollouts[0].rollout_id)}.jsonl"),
+            rollouts,
+            sampling,
+        )
     if not isinstance(proposer, LanguageModel):
         raise ConfigError(
             f"candidates are ranked by a loaded model, got {proposer.model_id}; give a checkpoint"

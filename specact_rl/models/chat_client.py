@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -88,7 +88,7 @@ class ChatModel:
     it, with the reason, where the status (400, 413, 422, 500) may be due to that step."""
     price: TokenPrice | None = None
     """None leaves the proposals' price unknown."""
-    kept: Path | None = field(default=None)
+    kept: Path | None = None
     """See `keeping`."""
 
     def __post_init__(self) -> None:
@@ -147,60 +147,50 @@ class ChatModel:
                 begun, and what came is in the file of `keeping`.
             ConfigError: `openai` is not installed, or the key is none.
         """
+        requests = [(step, k) for step in steps for k in range(sampling.num_samples)]
         known: dict[str, Proposal] = {}
         if self.kept is not None:
             known = {p.proposal_id: p for p in recovered_jsonl(self.kept, Proposal)}
-        wanted = [[(step, k) for k in range(sampling.num_samples)] for step in steps]
-        missing = [
-            request
-            for requests in wanted
-            for request in requests
-            if self._proposal_id(*request) not in known
-        ]
-        if missing:
-            _run(self._ask_all(missing, sampling, known))
-        return [[known[self._proposal_id(*request)] for request in each] for each in wanted]
-
-    def _proposal_id(self, step: Step, sample: int) -> str:
-        return proposal_id(step.step_id, self.model_id, "generate", sample)
+        answers = {
+            place: known[name]
+            for place, (step, k) in enumerate(requests)
+            if (name := proposal_id(step.step_id, self.model_id, "generate", k)) in known
+        }
+        if len(answers) < len(requests):
+            _run(self._ask_all(requests, sampling, answers))
+        each = iter(answers[place] for place in range(len(requests)))
+        return [[next(each) for _ in range(sampling.num_samples)] for _ in steps]
 
     async def _ask_all(
-        self, requests: Sequence[tuple[Step, int]], sampling: Sampling, answers: dict[str, Proposal]
+        self,
+        requests: Sequence[tuple[Step, int]],
+        sampling: Sampling,
+        answers: dict[int, Proposal],
     ) -> None:
-        """Ask for all of them and add what comes to `answers` and to the file."""
-        waiting = iter(requests)
+        """Ask for the answers that are missing; each goes to its place, and to the file."""
+        waiting = iter([place for place in range(len(requests)) if place not in answers])
         failures: list[ServerError] = []
         async with self._client() as client:
-            workers = (
-                self._work(client, waiting, sampling, answers, failures)
-                for _ in range(min(self.concurrency, len(requests)))
-            )
+
+            async def work() -> None:
+                for place in waiting:  # the workers share it: each takes the next
+                    try:
+                        proposal = await self._ask(client, *requests[place], sampling)
+                    except ServerError as error:
+                        failures.append(error)
+                    else:
+                        answers[place] = proposal
+                        if self.kept is not None:
+                            append_jsonl(self.kept, proposal)
+                    if failures:
+                        return
+
             async with asyncio.TaskGroup() as group:
-                for worker in workers:
-                    group.create_task(worker)
+                for _ in range(min(self.concurrency, len(requests))):
+                    group.create_task(work())
         if failures:
             kept = ". What was answered is kept: the same again goes on from there"
             raise ServerError(f"{failures[0]}{kept if self.kept is not None else ''}")
-
-    async def _work(
-        self,
-        client: AsyncOpenAI,
-        waiting: Iterator[tuple[Step, int]],
-        sampling: Sampling,
-        answers: dict[str, Proposal],
-        failures: list[ServerError],
-    ) -> None:
-        for step, sample in waiting:
-            try:
-                proposal = await self._ask(client, step, sample, sampling)
-            except ServerError as error:
-                failures.append(error)
-            else:
-                if self.kept is not None:
-                    append_jsonl(self.kept, proposal)
-                answers[proposal.proposal_id] = proposal
-            if failures:
-                return
 
     async def _ask(
         self, client: AsyncOpenAI, step: Step, sample: int, sampling: Sampling

@@ -108,6 +108,7 @@ def append_jsonl(path: Path, record: object) -> None:
     """
     text = _to_json(_as_dict(record), str(path))
     _refuse_unless_equal(record, text, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(text + "\n")
 

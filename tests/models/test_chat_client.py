@@ -468,6 +468,38 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(
     assert {p.label_source for p in table} == {"cost_to_go"}
 
 
+@pytest.mark.slow
+def test_run_that_was_killed_asks_again_only_for_what_was_under_way(server, rollouts, tmp_path):
+    all_under_way = threading.Barrier(3)  # both requests, and this test
+
+    def answer(body):
+        if len(server.answered) >= 11 and not server.released.is_set():
+            all_under_way.wait(60)
+            server.released.wait(60)  # after the client has gone
+        return text_answer()
+
+    server.answer = answer
+    paths = ["--rollouts", rollouts, "--out", tmp_path / "p", "--splits", "train_verifier"]
+    arguments = [*paths, "--model", server.url, "--model-name", "m", "--concurrency", 2]
+    command = [sys.executable, "-m", "specact_rl.cli", "outcomes", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        all_under_way.wait(60)
+    finally:
+        process.kill()
+        process.communicate()
+    kept, lost = set(server.answered), server.requests[-2:]
+    server.released.set()
+    server.requests.clear()
+    assert cli.main(command[3:]) == 0
+    again = [json.dumps(request) for request in server.requests]
+    assert len(set(again)) == len(again)
+    assert kept.isdisjoint(again)
+    assert {json.dumps(request) for request in lost} <= set(again)
+    table = read_table(tmp_path / "p" / "proposals.parquet", Proposal)
+    assert len({p.proposal_id for p in table}) == len(table) == len(kept) + len(again)
+
+
 def test_manifest_says_that_nobody_compared_the_prompts(model, rollouts, tmp_path):
     collect_proposals(rollouts, tmp_path / "p", model, ["train_verifier"], sampling=SAMPLING)
     arguments = read_manifest(tmp_path / "p").arguments
