@@ -294,7 +294,8 @@ def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--api-key-env",
         metavar="VARIABLE",
-        help="environment variable that holds the key (default: OPENAI_API_KEY)",
+        help="environment variable whose value, if it has one, is sent to the server as the key "
+        "(default: OPENAI_API_KEY)",
     )
     server.add_argument(
         "--concurrency", type=int, metavar="N", help="requests at a time (default: 8)"

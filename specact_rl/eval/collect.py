@@ -17,15 +17,15 @@ from specact_rl.eval.outcomes import (
 )
 from specact_rl.mining.build_rollouts import read_rollouts
 from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer
-from specact_rl.store import content_hash, open_stage, read_table, write_table
+from specact_rl.store import content_hash, input_hash, open_stage, read_table, write_table
 from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 
 SCORES_FILE = "scores.parquet"
 _SHARDS = "shards"
-_ANSWERS = "answers"
 
 
 def collect_proposals(
@@ -64,6 +64,8 @@ def collect_proposals(
         "tasks": None if tasks is None else sorted(tasks),
         "sampling": asdict(sampling) if sampling else None,
     }
+    # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
+    answers = out_dir.with_name(f"{out_dir.name}.answers")
     with open_stage(
         out_dir,
         "collect_proposals",
@@ -76,32 +78,35 @@ def collect_proposals(
             rollouts = read_rollouts(rollouts_dir, splits)
             if tasks is not None:
                 rollouts = [rollout for rollout in rollouts if rollout.task_id in tasks]
-            shards, answers = stage.path / _SHARDS, stage.path / _ANSWERS
-            propose = _propose_by(lm, sampling, answers)
+            shards = stage.path / _SHARDS
+            propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
             proposals = proposals_in_shards(shards, rollouts, propose, progress)
             write_table(stage.path / PROPOSALS_FILE, proposals)
             shutil.rmtree(shards)
-            shutil.rmtree(answers, ignore_errors=True)
             stage.counts |= {
                 "steps": len({p.step_id for p in proposals}),
                 "proposals": len(proposals),
                 "unparsable": sum(not p.parsed for p in proposals),
                 "acceptable": sum(bool(p.acceptable) for p in proposals),
                 "unknown_label": sum(p.acceptable is None for p in proposals),
+                "unanswered": sum(is_unanswered(p) for p in proposals),
             }
+    shutil.rmtree(answers, ignore_errors=True)
     return read_table(out_dir / PROPOSALS_FILE, Proposal)
 
 
 def _propose_by(
-    proposer: Proposer, sampling: Sampling | None, answers: Path
+    proposer: Proposer, sampling: Sampling | None, answers: Path, rollouts_hash: str
 ) -> Callable[[Sequence[Rollout]], list[Proposal]]:
-    """What proposes on a shard's rollouts, with a file of its own among the answers."""
+    """What proposes on a shard's rollouts, keeping its answers in a file of their own."""
     if sampling is not None:
-        return lambda rollouts: generated_proposals(
-            proposer.keeping(answers / f"{content_hash(rollouts[0].rollout_id)}.jsonl"),
-            rollouts,
-            sampling,
-        )
+
+        def generate(rollouts: Sequence[Rollout]) -> list[Proposal]:
+            key = [rollouts_hash, proposer.model_id, asdict(sampling), rollouts[0].rollout_id]
+            kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
+            return generated_proposals(kept, rollouts, sampling)
+
+        return generate
     if not isinstance(proposer, LanguageModel):
         raise ConfigError(
             f"candidates are ranked by a loaded model, got {proposer.model_id}; give a checkpoint"

@@ -40,12 +40,20 @@ Unanswered = Literal["stop", "unparsable"]
 _REFUSALS = (400, 413, 422, 500)
 """Statuses that may be due to the one request: a history that is too long for the model, or a call
 of the model's that the server cannot read, which `transformers serve` answers by 500."""
+_NO_ANSWER = "no answer: "
+"""How the `parse_error` of a proposal begins that the server refused or failed at."""
+
 _CONNECT_SECONDS = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Seconds before an unreadable answer is asked for again; `openai` waits as long by itself."""
 _EXCERPT = 300
 _NO_KEY = "none"
 """Sent where there is no key: the client refuses to send nothing, and local servers do not look."""
+
+
+def is_unanswered(proposal: Proposal) -> bool:
+    """Whether the row stands for an answer that a server refused or failed to give."""
+    return proposal.parse_error is not None and proposal.parse_error.startswith(_NO_ANSWER)
 
 
 class _Refusal(ServerError):
@@ -87,7 +95,8 @@ class ChatModel:
     """stop ends the run with the error. unparsable makes a row without text, tokens or seconds of
     it, with the reason, where the status (400, 413, 422, 500) may be due to that step."""
     price: TokenPrice | None = None
-    """None leaves the proposals' price unknown."""
+    """Paid for the answer that came; None leaves it unknown. Tries whose answer was lost on the way
+    may have been billed too, and are not in it."""
     kept: Path | None = None
     """See `keeping`."""
 
@@ -126,7 +135,10 @@ class ChatModel:
         }
 
     def keeping(self, path: Path) -> ChatModel:
-        """The same model, which adds each answer to the file, and asks for none that is in it."""
+        """The same model, which adds each answer to the file, and asks for none that is in it.
+
+        What a server refused is asked for again. Prices may be others than those of the time.
+        """
         return replace(self, kept=path)
 
     def propose_over(self, rollouts: Sequence[Rollout], sampling: Sampling) -> list[list[Proposal]]:
@@ -148,9 +160,7 @@ class ChatModel:
             ConfigError: `openai` is not installed, or the key is none.
         """
         requests = [(step, k) for step in steps for k in range(sampling.num_samples)]
-        known: dict[str, Proposal] = {}
-        if self.kept is not None:
-            known = {p.proposal_id: p for p in recovered_jsonl(self.kept, Proposal)}
+        known = self._kept_answers()
         answers = {
             place: known[name]
             for place, (step, k) in enumerate(requests)
@@ -160,6 +170,21 @@ class ChatModel:
             _run(self._ask_all(requests, sampling, answers))
         each = iter(answers[place] for place in range(len(requests)))
         return [[next(each) for _ in range(sampling.num_samples)] for _ in steps]
+
+    def _kept_answers(self) -> dict[str, Proposal]:
+        """What is in the file, by proposal id, with what it costs now."""
+        if self.kept is None:
+            return {}
+        return {
+            p.proposal_id: replace(
+                p,
+                price=self._price(
+                    p.num_prompt_tokens, p.num_cached_tokens, p.num_completion_tokens
+                ),
+            )
+            for p in recovered_jsonl(self.kept, Proposal)
+            if p.logprob is not None or not self.logprobs
+        }
 
     async def _ask_all(
         self,
@@ -180,7 +205,7 @@ class ChatModel:
                         failures.append(error)
                     else:
                         answers[place] = proposal
-                        if self.kept is not None:
+                        if self.kept is not None and not is_unanswered(proposal):
                             append_jsonl(self.kept, proposal)
                     if failures:
                         return
@@ -205,9 +230,6 @@ class ChatModel:
             return self._unanswered(step, sample, refusal.reason)
         choice, usage = answer.choices[0], answer.usage
         counts = (None, 0, None) if usage is None else usage.counts
-        price = None
-        if self.price is not None and usage is not None:
-            price = self.price.dollars(*usage.counts)
         return unlabelled_proposal(
             self.model_id,
             step,
@@ -219,8 +241,15 @@ class ChatModel:
             num_cached_tokens=counts[1],
             num_completion_tokens=counts[2],
             seconds=seconds,
-            price=price,
+            price=self._price(*counts),
         )
+
+    def _price(
+        self, num_prompt: int | None, num_cached: int, num_completion: int | None
+    ) -> float | None:
+        if self.price is None or num_prompt is None or num_completion is None:
+            return None
+        return self.price.dollars(num_prompt, num_cached, num_completion)
 
     def _unanswered(self, step: Step, sample: int, reason: str) -> Proposal:
         nothing = unlabelled_proposal(
@@ -235,7 +264,7 @@ class ChatModel:
             num_completion_tokens=None,
             seconds=None,
         )
-        return replace(nothing, parse_error=f"no answer: {reason}")
+        return replace(nothing, parse_error=f"{_NO_ANSWER}{reason}")
 
     def _body(self, step: Step, sample: int, sampling: Sampling) -> dict[str, Any]:
         """The request; nothing in it that a server might not know, but what was asked for."""
@@ -280,7 +309,7 @@ class ChatModel:
         """The raw response, of any status below 400."""
         import openai
 
-        tries = f"in {self.max_retries + 1} tries"
+        tries = f"in up to {self.max_retries + 1} tries"
         # Without their causes, which hold the request and with it the key.
         try:
             return await client.chat.completions.with_raw_response.create(**body)
@@ -289,6 +318,10 @@ class ChatModel:
             reason = f"HTTP {status}: {self._excerpt(error.response.text)}"
             message = f"{where}: {reason}. {self._advice(status, tries)}"
             if status in _REFUSALS:
+                message += (
+                    ". Where that is due to this step, a history that is too long or a call that "
+                    "the server cannot read, --unanswered unparsable makes a row of it"
+                )
                 raise _Refusal(message, reason) from None
             raise ServerError(message) from None
         except openai.APITimeoutError:
@@ -297,9 +330,10 @@ class ChatModel:
                 "slow, allow more time or fewer requests at once"
             ) from None
         except openai.APIConnectionError as error:
-            cause = self._excerpt(str(error.__cause__ or error))
+            cause = error.__cause__ or error
+            told = self._excerpt(str(cause) or type(cause).__name__)
             raise ServerError(
-                f"{where}: no connection that lasts until the answer {tries}: {cause}. Is the "
+                f"{where}: no connection that lasts until the answer {tries}: {told}. Is the "
                 "server up?"
             ) from None
 
@@ -309,7 +343,7 @@ class ChatModel:
         if status == 404:
             return "Check the URL, which usually ends in /v1, and the model's name"
         if status in (408, 409, 429) or status >= 500:
-            return f"The same {tries}; see the server's log, or ask fewer at once"
+            return f"So it was {tries}; see the server's log, or ask fewer at once"
         return "The server refuses this request; see what it says"
 
     def _logprob(self, choice: _Choice, where: str) -> float | None:
@@ -424,7 +458,7 @@ class _Message(BaseModel):
 
 
 class _Token(BaseModel):
-    logprob: float
+    logprob: float = Field(allow_inf_nan=False)
 
 
 class _Logprobs(BaseModel):

@@ -324,9 +324,10 @@ def test_log_probabilities_that_do_not_come_are_an_error(model, server, step, lo
         body("<html>busy</html>"),
         body('{"error": {"message": "upstream"}}'),
         body('{"choices": []}'),
+        body('{"choices": [{"message": {}, "logprobs": {"content": [{"logprob": NaN}]}}]}'),
         body('{"choices": [{"message": {"tool_calls": [{"function": {"name": 1}}]}}]}'),
     ],
-    ids="429 500 503 slow cut hang_up no_json html no_choices empty_choices wrong_call".split(),
+    ids="429 500 503 slow cut hang_up no_json html no_choices empty_choices nan wrong_call".split(),
 )
 def test_fault_that_passes_costs_a_retry_and_no_step(model, server, steps, fault, monkeypatch):
     monkeypatch.setattr("specact_rl.models.chat_client._FIRST_WAIT", 0.01)
@@ -349,9 +350,9 @@ def test_server_is_left_alone_as_long_as_it_asks_for(model, server, step):
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [
-        (status(429), "HTTP 429: no. The same in 3 tries"),
-        (status(500), "HTTP 500: no. The same in 3 tries"),
-        (hang_up, "no connection that lasts until the answer in 3 tries"),
+        (status(429), "HTTP 429: no. So it was in up to 3 tries"),
+        (status(500), "HTTP 500: no. So it was in up to 3 tries"),
+        (hang_up, "no connection that lasts until the answer in up to 3 tries"),
         (body("{"), "must be a chat completion, got { (body: Invalid JSON"),
         (body('{"choices": []}'), "(choices: List should have at least 1 item"),
     ],
@@ -390,7 +391,7 @@ def test_server_that_is_not_there_is_an_error(step):
 
 def test_server_that_never_answers_is_an_error(model, server, step):
     server.faults = [slow]
-    with pytest.raises(ServerError, match="no answer within 0.2 s in 1 tries"):
+    with pytest.raises(ServerError, match="no answer within 0.2 s in up to 1 tries"):
         replace(model, timeout=0.2, max_retries=0).propose([step], SAMPLING)
 
 
@@ -465,7 +466,42 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(
     assert len({p.proposal_id for p in table}) == len(table)
     assert len({p.text for p in table}) == len(table)  # every answer is in the table
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "proposals.parquet"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["proposals", "rollouts"]
     assert {p.label_source for p in table} == {"cost_to_go"}
+
+
+def test_answers_survive_a_price_and_an_allowance_that_are_added_later(
+    model, server, rollouts, tmp_path
+):
+    def collect(model):
+        out = tmp_path / "proposals"
+        return collect_proposals(rollouts, out, model, ["train_verifier"], sampling=SAMPLING)
+
+    model = replace(model, concurrency=1)
+    server.faults = [None] * 5 + [status(400)]
+    with pytest.raises(ServerError, match="--unanswered unparsable"):
+        collect(model)
+    server.faults = [status(400, text="too long")]
+    price = TokenPrice(prompt=1.0, cached=1.0, completion=2.0)
+    table = collect(replace(model, unanswered="unparsable", price=price))
+    assert len(server.answered) == len(set(server.answered)) == len(table) - 1
+    # 30 x 1 + 5 x 2 = 40 dollars per million, those before the price was named included
+    prices = [p.price for p in table]
+    assert prices[:5] == pytest.approx([40e-6] * 5)
+    assert [p.price is None for p in table] == [p.parse_error is not None for p in table]
+    assert read_manifest(tmp_path / "proposals").counts["unanswered"] == 1
+    assert [path.name for path in tmp_path.iterdir()].count("proposals.answers") == 0
+
+
+def test_answers_without_log_probabilities_do_not_do_where_they_are_asked_for(
+    model, server, step, tmp_path
+):
+    kept = model.keeping(tmp_path / "answers.jsonl")
+    kept.propose([step], SAMPLING)
+    server.answer = lambda body: text_answer(logprobs={"content": [{"logprob": -1.0}]})
+    for _ in range(2):
+        assert only(replace(kept, logprobs=True).propose([step], SAMPLING)).logprob == -1.0
+    assert len(server.requests) == 2
 
 
 @pytest.mark.slow
