@@ -223,14 +223,24 @@ def add_outcomes(subparsers: Subparsers) -> None:
         description="Run a proposer once over the steps of tasks that it was not trained on, and "
         "write what it proposed with labels; --verifier and --scores also write what a verifier "
         "says of that. Rollouts of the workspace are labelled by it, foreign ones by the step's "
-        "reference action; without one the label is unknown. A killed run goes on where it was.",
+        "reference action; without one the label is unknown. A killed run goes on where it was. "
+        "With --from-logs no model runs: what two models of the log answered is the table.",
     )
     parser.add_argument(
-        "--rollouts", type=Path, required=True, metavar="DIR", help="rollouts folder"
-    )
-    parser.add_argument(
-        "--model",
+        "--rollouts",
+        type=Path,
         required=True,
+        metavar="DIR",
+        help="rollouts folder, which `specact import` writes",
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--from-logs",
+        action="store_true",
+        help="take the answers of --cheap and --strong from the log, as its verdicts judge them",
+    )
+    who.add_argument(
+        "--model",
         metavar="FOLDER|URL",
         help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
         "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
@@ -272,14 +282,25 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
     )
+    _add_pair_arguments(parser.add_argument_group("if --from-logs"))
     _add_server_arguments(parser)
     parser.set_defaults(run=run_outcomes)
+
+
+def _add_pair_arguments(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--cheap",
+        metavar="MODEL",
+        help="name of the cheap model in the log, or a part of it that no other has; M#2 is the "
+        "second trial of M",
+    )
+    parser.add_argument("--strong", metavar="MODEL", help="likewise, the model to fall back on")
 
 
 def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """None where they are not given: `ChatModel` has the defaults, and a folder takes none."""
     server = parser.add_argument_group(
-        "if --model is a URL",
+        "if the model is a URL",
         "The key, where the server wants one, comes from an environment variable and is written "
         "nowhere. Each sample is one request. What was answered before a server failed is kept: "
         "the same command goes on from there. The server renders the prompts itself, so the "
@@ -346,6 +367,8 @@ _SERVER_OPTIONS = (
 
 def run_outcomes(args: argparse.Namespace) -> int:
     """Write the tables and print their folders."""
+    if args.from_logs:
+        return _outcomes_from_logs(args)
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
@@ -363,7 +386,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
         )
     longest = args.max_new_tokens
     if longest is None:
-        longest = 1024 if _is_url(args.model) else 48
+        longest = _longest(args.model)
     sampling = Sampling(
         num_samples=args.num_samples,
         temperature=args.temperature,
@@ -374,7 +397,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
     if not total:
         raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = _proposer(args)
+    model = _proposer(args.model, args)
     verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
     with progress_bars() as bar:
         name = args.model_name or Path(args.model).name
@@ -407,28 +430,51 @@ def run_outcomes(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _longest(model: str | None) -> int:
+    """Tokens that a proposal may have by default: a server's model may think first."""
+    return 1024 if model is not None and _is_url(model) else 48
+
+
+def _outcomes_from_logs(args: argparse.Namespace) -> int:
+    from specact_rl.eval.log_outcomes import AGREEMENT, outcomes_from_logs
+
+    if args.cheap is None or args.strong is None:
+        raise ConfigError("--from-logs needs two models of the log, --cheap and --strong")
+    counts = outcomes_from_logs(
+        args.rollouts,
+        args.out,
+        cheap=args.cheap,
+        strong=args.strong,
+        splits=args.splits,
+        overwrite=args.overwrite,
+    )
+    print(*(f"{key.replace('_', ' ')}\t{counts[key]}" for key in ("tasks", *AGREEMENT)), sep="\n")
+    print(args.out)
+    return EXIT_OK
+
+
 def _is_url(model: str) -> bool:
     return model.lower().startswith(("http://", "https://"))
 
 
-def _proposer(args: argparse.Namespace) -> Proposer:
+def _proposer(model: str, args: argparse.Namespace) -> Proposer:
     """The checkpoint or the server, refusing options of the one for the other."""
     from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import LanguageModel
 
     given = {name: getattr(args, name) for name in _SERVER_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    if not _is_url(args.model):
+    if not _is_url(model):
         if given:
             option = "--" + next(iter(given)).replace("_", "-")
             raise ConfigError(
-                f"{option} is for a server, but --model is the folder {args.model!r}; give the "
+                f"{option} is for a server, but the model is the folder {model!r}; give the "
                 "server's URL, such as http://localhost:8000/v1"
             )
-        return LanguageModel.load(Path(args.model))
+        return LanguageModel.load(Path(model))
     if "price_per_million" in given:
         given["price"] = _token_price(given.pop("price_per_million"))
-    return ChatModel(base_url=args.model, **({"model_name": ""} | given))
+    return ChatModel(base_url=model, **({"model_name": ""} | given))
 
 
 def _token_price(text: str) -> TokenPrice:
@@ -560,18 +606,12 @@ def add_study(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_log_arguments(parser)
-    parser.add_argument(
-        "--cheap",
-        metavar="MODEL",
-        help="name of the cheap model in the log, or a part of it that no other has; M#2 is the "
-        "second trial of M",
-    )
-    parser.add_argument("--strong", metavar="MODEL", help="likewise, the model to fall back on")
+    _add_pair_arguments(parser)
     parser.add_argument(
         "--propose-with",
-        metavar="FOLDER",
-        help="checkpoint of a proposer that is asked at every step of the strong model's "
-        "successful episodes; right is what the log did there",
+        metavar="FOLDER|URL",
+        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server, that is asked "
+        "at every step of the strong model's successful episodes; right is what the log did there",
     )
     parser.add_argument(
         "--num-samples",
@@ -595,7 +635,7 @@ def add_study(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--fractions",
         metavar="SPLIT=SHARE,...",
-        help="shares of the tasks (default: train_verifier=0.4,calibration=0.2,test=0.4)",
+        help="shares of the tasks (default: train_verifier=0.35,calibration=0.3,test=0.35)",
     )
     parser.add_argument(
         "--call-worth",
@@ -605,6 +645,7 @@ def add_study(subparsers: Subparsers) -> None:
         help="accuracy that one strong call is worth when D's threshold is chosen (default: 0.02)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
+    _add_server_arguments(parser)
     parser.set_defaults(run=run_study_command)
 
 
@@ -626,7 +667,8 @@ def run_study_command(args: argparse.Namespace) -> int:
         log=args.log,
         cheap=args.cheap,
         strong=args.strong,
-        propose_with=args.propose_with,
+        proposer=None if args.propose_with is None else _proposer(args.propose_with, args),
+        max_new_tokens=_longest(args.propose_with),
         importer=args.importer,
         sizes={} if args.params is None else parse_sizes(args.params),
         verifier=args.verifier,

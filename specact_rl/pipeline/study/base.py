@@ -24,6 +24,7 @@ from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, import_rollouts, read_rollouts
+from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.results import plain_json, provenance, split_rows
 from specact_rl.policy.calibrators import CALIBRATORS
@@ -47,8 +48,9 @@ from specact_rl.verifiers.base import Item, scores_of
 
 logger = logging.getLogger(__name__)
 
-FRACTIONS: dict[SplitName, float] = {"train_verifier": 0.4, "calibration": 0.2, "test": 0.4}
-"""No proposer is trained on a log, so no task is kept for that."""
+FRACTIONS: dict[SplitName, float] = {"train_verifier": 0.35, "calibration": 0.3, "test": 0.35}
+"""No proposer is trained on a log, so no task is kept for that; one half of the calibration tasks
+fits a curve and the other chooses a threshold, which takes some hundred tasks."""
 TRAIN: tuple[SplitName, ...] = ("train_proposer", "train_verifier")
 EVALUATED: tuple[SplitName, ...] = ("calibration", "test")
 PURPOSES: dict[str, tuple[SplitName, ...]] = {
@@ -70,11 +72,11 @@ class StudyPlan:
     """A log of any known format, or a rollouts folder."""
     cheap: str | None = None
     """Name of the cheap model in the log, or a part of it that no other model has; "M#2" is the
-    second trial of M. None where the log has one model, or `propose_with` is given."""
+    second trial of M. None where the log has one model, or a `proposer` is given."""
     strong: str | None = None
-    """Likewise; of `propose_with`, the model whose actions are the references."""
-    propose_with: str | None = None
-    """Checkpoint folder, or address, of a model that proposes at the logged steps."""
+    """Likewise; beside a `proposer`, the model whose actions are the references."""
+    proposer: Proposer | None = None
+    """A model that proposes at the logged steps; None studies what the log has."""
     importer: str | None = None
     """As `specact import` takes it; None looks at the log."""
     sizes: Mapping[str, float] = field(default_factory=dict)
@@ -85,7 +87,9 @@ class StudyPlan:
     cost_weight: float = COST_WEIGHT
     """Accuracy that one strong call is worth when thresholds are chosen."""
     num_samples: int = 3
-    """Proposals of `propose_with` at each step."""
+    """Proposals of the `proposer` at each step."""
+    max_new_tokens: int = 48
+    """Longest of its proposals."""
     seed: int = 0
 
 

@@ -43,7 +43,7 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
     folders = Folders(root=out)
-    if plan.propose_with is not None:
+    if plan.proposer is not None:
         return ProposerStudy(plan, folders, progress, command).execute()
     if plan.cheap is not None and plan.strong is not None:
         return PairStudy(plan, folders, progress, command).execute()

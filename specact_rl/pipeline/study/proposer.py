@@ -26,7 +26,7 @@ from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, read_rollouts
 from specact_rl.mining.data_sets import PROPOSALS_FILE
-from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.pipeline.results import split_rows
 from specact_rl.pipeline.study.base import EVALUATED, TRAIN, Study
 from specact_rl.policy.systems import System, proposer_systems
@@ -65,11 +65,11 @@ class ProposerStudy(Study):
             )
         return next(iter(answers.by_agent))
 
-    @cached_property
-    def proposer(self) -> LanguageModel:
+    @property
+    def proposer(self) -> Proposer:
         """The user's model."""
-        assert self.plan.propose_with is not None  # that is what makes it this study
-        return LanguageModel.load(Path(self.plan.propose_with))
+        assert self.plan.proposer is not None  # that is what makes it this study
+        return self.plan.proposer
 
     @cached_property
     def references(self) -> list[Rollout]:
@@ -115,7 +115,11 @@ class ProposerStudy(Study):
                 self.folders.proposals("cheap"),
                 self.proposer,
                 (*TRAIN, *EVALUATED),
-                sampling=Sampling(num_samples=self.plan.num_samples, seed=self.plan.seed),
+                sampling=Sampling(
+                    num_samples=self.plan.num_samples,
+                    max_new_tokens=self.plan.max_new_tokens,
+                    seed=self.plan.seed,
+                ),
                 progress=advance,
             )
 
@@ -165,8 +169,10 @@ class ProposerStudy(Study):
         return super().verifier(key)
 
     def size(self, role: str) -> ModelSize | None:
-        """The model's own; the logged policy's only if the user gives it."""
-        return self.proposer.size if role == "cheap" else super().size(role)
+        """The user's model's own where it can be seen; else what the user gives."""
+        if role == "cheap" and isinstance(self.proposer, LanguageModel):
+            return self.proposer.size
+        return super().size(role)
 
     def columns(self, split: SplitName) -> tuple[StepTable, dict[str, ProposalColumns]]:
         """The steps with references, the model's proposals and the logged actions there."""
