@@ -185,6 +185,9 @@ def test_a_verifier_of_another_study_judges_as_it_is(pair, tmp_path):
     assert main([*command, "--out", str(tmp_path / "o"), "--verifier", str(folder)]) == 0
     scores = read_table(tmp_path / "o" / "outcomes" / "cheap--trees" / SCORES_FILE, Score)
     assert {score.verifier_id for score in scores} == {TreesVerifier.load(folder).verifier_id}
+    again = read_json(tmp_path / "o" / "evaluation" / "results.json")
+    assert [row["name"] for row in again["unseen"]] == ["trees"]
+    assert "D-new" not in [row["name"] for row in again["replay"]["systems"]]
 
 
 def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):

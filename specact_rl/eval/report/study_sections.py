@@ -153,8 +153,7 @@ def unseen_section(results: JSON) -> Section | None:
             for row in found
         ],
         caption=(
-            "Each family of models is judged by a verifier fitted without it, on test tasks; "
-            "families are told by the letters that a name begins with. Within a model: over pairs "
+            f"{_fitted_on(results)} Within a model: over pairs "
             "of answers of one model, so that knowing who is good does not help. Within a task: "
             "over pairs of answers to one task."
         ),
@@ -175,6 +174,16 @@ def unseen_section(results: JSON) -> Section | None:
         caption="The same, family by family.",
     )
     return Section(title="Models that the verifier has not seen", blocks=[pooled, by_family])
+
+
+def _fitted_on(results: JSON) -> str:
+    given = part(results, "meta", "study").get("verifier")
+    if given:
+        return f"All models of this log on its test tasks, judged by {given} as it was given."
+    return (
+        "Each family of models is judged by a verifier fitted without it, on test tasks; families "
+        "are told by the letters that a name begins with."
+    )
 
 
 def doubts_about_log(results: JSON) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from specact_rl.eval.replay import Judged
 from specact_rl.eval.unseen import (
     Labelled,
     UnseenModels,
+    families,
     fit_without_each,
     labelled_by_agent,
     together,
@@ -38,7 +39,7 @@ from specact_rl.pipeline.study.base import EVALUATED, PURPOSES, Study
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
 from specact_rl.store import read_manifest, read_table
 from specact_rl.types import Proposal, SplitName
-from specact_rl.verifiers import SampleAgreement, Verifier
+from specact_rl.verifiers import SampleAgreement, TreesVerifier, Verifier
 from specact_rl.verifiers.base import Item
 
 MIN_PANEL = 3
@@ -165,7 +166,12 @@ class PairStudy(Study):
         """The two models, and on how many tasks who of them is right."""
         counts = read_manifest(self.folders.proposals("log")).counts
         agreement = {key: counts[key] for key in AGREEMENT}
-        return {"cheap": self.cheap, "strong": self.strong, "agreement": agreement}
+        return {
+            "cheap": self.cheap,
+            "strong": self.strong,
+            "agreement": agreement,
+            "verifier": None if self.plan.verifier is None else str(self.plan.verifier),
+        }
 
     def train_items(self) -> tuple[list[Item], BoolArray]:
         """What all models of the log answered to the training tasks."""
@@ -179,7 +185,13 @@ class PairStudy(Study):
 
     @cached_property
     def without_family(self) -> UnseenModels:
-        """Verifiers that have not seen a family, for each."""
+        """Verifiers that have not seen a family, for each.
+
+        One that was fitted elsewhere has seen no model of this log, as far as its user knows.
+        """
+        if self.plan.verifier is not None:
+            given = {"trees": TreesVerifier.load(self.plan.verifier)}
+            return UnseenModels(verifiers=dict.fromkeys(families(self.labelled["test"]), given))
         return fit_without_each(self.labelled["train"], self.fits)
 
     def verifier(self, key: str) -> Verifier | None:
@@ -187,6 +199,8 @@ class PairStudy(Study):
         if key == "sample_agreement":
             return SampleAgreement()
         if key == "trees_unseen":
+            if self.plan.verifier is not None:
+                return None  # it would be D's
             return self.without_family.verifiers.get(family_of(self.cheap), {}).get("trees")
         return super().verifier(key)
 
