@@ -622,10 +622,11 @@ def add_study(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--verifier",
-        type=Path,
-        metavar="FOLDER",
-        help="verifier of another study (DIR/outcomes/cheap--trees/verifier), which then stays as "
-        "it is; default: fit one on this log's training tasks",
+        default="trees",
+        metavar="NAME",
+        help="D's verifier: trees, linear or encoder:FOLDER_OR_HUB_ID, fitted on this log's "
+        "training tasks; FILE.py:CLASS, likewise; or the folder of one that another study has "
+        "fitted (DIR/outcomes/cheap--trained/verifier), which then stays as it is (default: trees)",
     )
     parser.add_argument(
         "--params",

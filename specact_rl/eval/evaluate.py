@@ -38,7 +38,13 @@ from specact_rl.types import Step
 logger = logging.getLogger(__name__)
 
 STRONG = "strong"
-FREE_VERIFIERS = ("proposer_logprob", "sample_agreement", "linear", "linear_with_confidence")
+FREE_VERIFIERS = (
+    "proposer_logprob",
+    "sample_agreement",
+    "trees",
+    "linear",
+    "linear_with_confidence",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ nor that of a category is a feature, so this is what a user of a new model can e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,8 @@ from specact_rl.metrics.discrimination import (
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.values import BoolArray, FloatArray
 from specact_rl.verifiers.base import Item, Verifier
+from specact_rl.verifiers.choice import Fit
 from specact_rl.verifiers.features import has_response
-
-Fit = Callable[[Sequence[Item], BoolArray], Verifier]
-"""(items, acceptable of shape (n,)) -> a verifier fitted on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from specact_rl.logs.mapping import read_mapping
 from specact_rl.logs.result import Importer, ImportResult
 from specact_rl.logs.sniff import sniff
 from specact_rl.logs.tool_types import retyped
+from specact_rl.user_code import named_in_file
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +86,11 @@ def find_importer(name: str) -> tuple[Importer, Path | None]:
     path = Path(name)
     if path.suffix in _MAPPING_SUFFIXES and path.is_file():
         return read_mapping(path), path
-    file, colon, function = name.rpartition(":")
-    path = Path(file)
-    if not colon or not path.is_file():
+    own = named_in_file(name, "the importer")
+    if own is None:
         raise ConfigError(
             f"importer must be one of {list(IMPORTERS)!r}, a mapping.yaml or FILE.py:FUNCTION, a "
             f"file that exists, got {name!r}"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"importer file {path} must be a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    importer: Importer | None = getattr(module, function, None)
-    if importer is None:
-        raise ConfigError(f"{path} must define {function!r}, the importer that was asked for")
-    return importer, path
+    importer: Importer = own[0]
+    return importer, own[1]

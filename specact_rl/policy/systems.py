@@ -101,6 +101,8 @@ _TABLE = (
         fallback=False,
     ),
 )
+_TREES = System(name="D-trees", title="cheap + boosted trees", proposer="cheap", verifier="trees")
+"""Of studies whose trained verifier is another."""
 SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}
 
 
@@ -116,18 +118,19 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
     found = [
         SYSTEMS["A"],
         SYSTEMS["B"],
-        replace(d, verifier="trees"),
+        replace(d, verifier="trained"),
         replace(
             d,
             name="D-new",
             title="cheap + verifier that has seen no model of its family",
-            verifier="trees_unseen",
+            verifier="trained_unseen",
         ),
-        _half("D-half", "cheap + trained verifier, half accepted", "trees"),
-        _half("D-new-half", "the same of its family unseen, half accepted", "trees_unseen"),
+        _half("D-half", "cheap + trained verifier, half accepted", "trained"),
+        _half("D-new-half", "the same of its family unseen, half accepted", "trained_unseen"),
+        _TREES,
         SYSTEMS["D-lin"],
     ]
-    found += _several("trees", num_trials)
+    found += _several("trained", num_trials)
     if num_peers:
         models = "another model" if num_peers == 1 else f"{num_peers} other models"
         found.append(
@@ -163,11 +166,12 @@ def proposer_systems(num_samples: int) -> dict[str, System]:
     found = [
         SYSTEMS["A"],
         SYSTEMS["B"],
-        replace(SYSTEMS["D"], verifier="trees"),
-        _half("D-half", "cheap + trained verifier, half accepted", "trees"),
+        replace(SYSTEMS["D"], verifier="trained"),
+        _half("D-half", "cheap + trained verifier, half accepted", "trained"),
+        _TREES,
         SYSTEMS["D-lin"],
         SYSTEMS["D-logp"],
-        *_several("trees", num_samples),
+        *_several("trained", num_samples),
     ]
     return {system.name: system for system in found}
 

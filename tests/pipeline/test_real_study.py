@@ -38,7 +38,7 @@ def test_who_is_right_where_is_as_computed_independently(study):
 
 def test_verifiers_on_models_and_questions_that_they_have_not_seen_beat_the_baseline(study):
     row = study["unseen"][0]
-    assert row["name"] == "trees"
+    assert row["name"] == "trained"
     assert row["auroc"]["value"] > 0.875
     assert row["auroc_readable"]["value"] > 0.769
 

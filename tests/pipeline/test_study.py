@@ -21,6 +21,23 @@ from specact_rl.verifiers import TreesVerifier
 
 BASE = Path(__file__).resolve().parents[2] / "specact_rl" / "models" / "bases" / "1m"
 CITIES = ("Aachen", "Bonn", "Celle", "Dachau", "Emden", "Fulda", "Gotha", "Halle")
+OWN = """
+import numpy as np
+from specact_rl.metrics.cost import NO_MODEL
+from specact_rl.verifiers import Judgements
+
+class Longest:
+    verifier_id, size = "longest", NO_MODEL
+
+    @classmethod
+    def fit(cls, items, acceptable, *, seed):
+        return cls()
+
+    def judge(self, items):
+        zeros = np.zeros(len(items), dtype=np.int64)
+        lengths = np.array([float(len(item.proposal.text)) for item in items])
+        return Judgements(log_odds=lengths, num_tokens=zeros, num_cached_tokens=zeros)
+"""
 WEATHER = ToolSpec(
     name="weather",
     description="Weather of a city on a day.",
@@ -119,7 +136,7 @@ def test_a_verifier_that_sees_the_fault_finds_it_also_in_a_family_that_it_has_no
     unseen = next(v for v in results["replay"]["verifiers"] if v["system"] == "D-new")
     assert row["auroc"]["value"] > 0.95
     assert unseen["auroc"]["value"] > 0.95
-    assert {r["name"] for r in results["unseen"]} == {"trees", "linear"}
+    assert {r["name"] for r in results["unseen"]} == {"trained", "linear"}
     assert set(results["unseen"][0]["families"]) == {"ant", "bee", "cow"}
     assert results["unseen"][0]["families"]["ant"]["models"] == ["ant-1b", "ant-9b"]
 
@@ -154,16 +171,16 @@ def test_gates_are_frozen_in_files_that_say_what_they_belong_to(pair, results):
     gate = Gate.from_json(read_json(pair[1] / "gates" / "D-half.json"))
     assert gate.proposer_id == "ant-1b"
     assert gate.gate_id == system(results, "D-half")["gate_id"]
-    scores = read_table(pair[1] / "outcomes" / "cheap--trees" / SCORES_FILE, Score)
+    scores = read_table(pair[1] / "outcomes" / "cheap--trained" / SCORES_FILE, Score)
     assert gate.verifier_id == scores[0].verifier_id
 
 
 def test_the_same_command_again_skips_what_is_there_and_ends_the_same(pair, results, capsys):
     log, out = pair
-    before = (out / "outcomes" / "cheap--trees" / SCORES_FILE).stat().st_mtime_ns
+    before = (out / "outcomes" / "cheap--trained" / SCORES_FILE).stat().st_mtime_ns
     command = ["study", str(log), "--cheap", "ant-1b", "--strong", "ant-9b", "--out", str(out)]
     assert main([*command, "--params", "cheap=1,strong=9"]) == 0
-    assert (out / "outcomes" / "cheap--trees" / SCORES_FILE).stat().st_mtime_ns == before
+    assert (out / "outcomes" / "cheap--trained" / SCORES_FILE).stat().st_mtime_ns == before
     again = read_json(out / "evaluation" / "results.json")
     assert again["replay"] == results["replay"]
     assert again["unseen"] == results["unseen"]
@@ -180,14 +197,27 @@ def test_the_report_says_what_the_log_is_and_who_was_not_seen(pair):
 
 def test_a_verifier_of_another_study_judges_as_it_is(pair, tmp_path):
     log, out = pair
-    folder = out / "outcomes" / "cheap--trees" / "verifier"
+    folder = out / "outcomes" / "cheap--trained" / "verifier"
     command = ["study", str(log), "--cheap", "bee", "--strong", "ant-9b"]
     assert main([*command, "--out", str(tmp_path / "o"), "--verifier", str(folder)]) == 0
-    scores = read_table(tmp_path / "o" / "outcomes" / "cheap--trees" / SCORES_FILE, Score)
+    scores = read_table(tmp_path / "o" / "outcomes" / "cheap--trained" / SCORES_FILE, Score)
     assert {score.verifier_id for score in scores} == {TreesVerifier.load(folder).verifier_id}
     again = read_json(tmp_path / "o" / "evaluation" / "results.json")
-    assert [row["name"] for row in again["unseen"]] == ["trees"]
+    assert [row["name"] for row in again["unseen"]] == ["trained"]
     assert "D-new" not in [row["name"] for row in again["replay"]["systems"]]
+
+
+def test_a_verifier_of_the_users_own_is_ds_and_trees_stand_beside_it(pair, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    command = ["study", str(pair[0]), "--cheap", "ant-1b", "--strong", "ant-9b"]
+    own = ["--verifier", f"{tmp_path / 'own.py'}:Longest"]
+    assert main([*command, "--out", str(tmp_path / "o"), *own]) == 0
+    results = read_json(tmp_path / "o" / "evaluation" / "results.json")
+    rows = {row["system"]: row for row in results["replay"]["verifiers"]}
+    assert rows["D"]["verifier_id"] == "longest"
+    assert rows["D-trees"]["auroc"]["value"] > 0.95
+    assert set(rows["D"]["gain_over"]) == {"trees", "linear"}
+    assert results["unseen"][0]["name"] == "trained"
 
 
 def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):
@@ -241,8 +271,9 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
         (["--cheap", "ant-9b", "--strong", "ant-9b"], "two models"),
         ([], "--cheap and --strong"),
         (["--cheap", "ant-1b", "--strong", "ant-9b", "--params", "cheap=0"], "above 0"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--verifier", "oracle"], "FILE.py:CLASS"),
     ],
-    ids=["one name", "two have it", "nobody has it", "the same", "no name", "size"],
+    ids=["one name", "two have it", "nobody has it", "the same", "no name", "size", "verifier"],
 )
 def test_what_cannot_be_studied_is_one_error(pair, tmp_path, capsys, arguments, said):
     assert main(["study", str(pair[0]), *arguments, "--out", str(tmp_path / "out")]) == 2

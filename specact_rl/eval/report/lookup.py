@@ -19,7 +19,8 @@ VERIFIER_TITLES = {
     "linear": "linear features",
     "linear_with_confidence": "linear + confidence",
     "trees": "boosted trees",
-    "trees_unseen": "boosted trees that have not seen its family",
+    "trained": "trained verifier",
+    "trained_unseen": "trained verifier, its family unseen",
     "model_agreement": "agreement of models",
 }
 

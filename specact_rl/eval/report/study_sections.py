@@ -113,6 +113,8 @@ def _source(study: JSON) -> str:
         f"{study.get('log')}: read as {study.get('importer')} ({study.get('reason')}). "
         f"{counts.get('rollouts')} rollouts of {counts.get('tasks', '?')} tasks."
     )
+    if study.get("trained"):
+        told += f" Trained verifier: {study['trained']}."
     dropped = {reason: n for reason, n in part(study, "dropped").items() if n}
     if dropped:
         reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in dropped.items())
@@ -177,9 +179,12 @@ def unseen_section(results: JSON) -> Section | None:
 
 
 def _fitted_on(results: JSON) -> str:
-    given = part(results, "meta", "study").get("verifier")
-    if given:
-        return f"All models of this log on its test tasks, judged by {given} as it was given."
+    study = part(results, "meta", "study")
+    if study.get("fitted_elsewhere"):
+        return (
+            f"All models of this log on its test tasks, judged by {study['trained']} as it was "
+            "given; whether it has seen any of them this log cannot say."
+        )
     return (
         "Each family of models is judged by a verifier fitted without it, on test tasks; families "
         "are told by the letters that a name begins with."
@@ -247,8 +252,8 @@ def unseen_models(results: JSON) -> Iterator[Finding]:
         status=status,
         claim=claim(
             status,
-            f"{name} tell right from wrong answers of models that they have not seen",
-            f"On models that they have not seen, {name} rank worse than chance.",
+            f"the {name} tells right from wrong answers of models that it has not seen",
+            f"On models that it has not seen, the {name} ranks worse than chance.",
         ),
         evidence=(
             f"AUROC {say(auroc)}, on answers that can be read "

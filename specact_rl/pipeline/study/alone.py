@@ -35,7 +35,7 @@ class AloneStudy(Study):
     """The only model of a log."""
 
     label = "acceptable: the log's verdict on the whole answer to the task"
-    keys = ("trees", "linear")
+    keys = ("trained", "trees", "linear")
 
     @cached_property
     def answers(self) -> dict[str, LogAnswers]:
@@ -71,7 +71,7 @@ class AloneStudy(Study):
         """A gate on its answers; with nothing behind it."""
         d = SYSTEMS["D"]
         return {
-            "D": System(name="D", title=d.title, proposer="cheap", verifier="trees"),
+            "D": System(name="D", title=d.title, proposer="cheap", verifier="trained"),
             "D-lin": SYSTEMS["D-lin"],
         }
 
@@ -148,7 +148,7 @@ class AloneStudy(Study):
         """The model and the verifiers; no system."""
         test, gates = self.outcomes("test"), self.gates()
         rng = np.random.default_rng(self.plan.seed)
-        free = {"linear": test.judged["linear", "cheap"]}
+        free = {key: j for (key, _), j in test.judged.items() if key != "trained"}
         return {
             "num_steps": len(test.table.steps),
             "proposers": [

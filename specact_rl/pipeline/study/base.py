@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,6 @@ from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, eval
 from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
-from specact_rl.eval.unseen import Fit
 from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -43,8 +42,9 @@ from specact_rl.store import (
     write_table,
 )
 from specact_rl.types import Rollout, Score, SplitName
-from specact_rl.verifiers import LinearVerifier, TreesVerifier, Verifier
+from specact_rl.verifiers import Verifier
 from specact_rl.verifiers.base import Item, scores_of
+from specact_rl.verifiers.choice import Fit, VerifierChoice, choose_verifier
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ PURPOSES: dict[str, tuple[SplitName, ...]] = {
 }
 """Splits by what a study does with their tasks."""
 
+VERIFIER_FOLDER = "verifier"
+"""Where a fitted verifier lies, beside its scores."""
 NO_GATE_FILE = "no_gate.json"
 """Why a system has no gate, by its name."""
 
@@ -81,8 +83,8 @@ class StudyPlan:
     """As `specact import` takes it; None looks at the log."""
     sizes: Mapping[str, float] = field(default_factory=dict)
     """Parameters by role, where the user gives them; FLOPs are counted only then."""
-    verifier: Path | None = None
-    """Folder of a verifier that another study has fitted; None fits one on this log."""
+    verifier: str = "trees"
+    """The trained verifier, that of D, as `verifiers.choice.choose_verifier` takes it."""
     fractions: Mapping[SplitName, float] = field(default_factory=lambda: FRACTIONS)
     cost_weight: float = COST_WEIGHT
     """Accuracy that one strong call is worth when thresholds are chosen."""
@@ -152,6 +154,7 @@ class Study(ABC):
                         "study": {
                             **source,
                             **self.facts(),
+                            "trained": self.choice.name,
                             "no_verifier": self.no_verifier,
                             "no_gate": read_json(self.folders.gates / NO_GATE_FILE),
                         },
@@ -260,13 +263,21 @@ class Study(ABC):
         }
 
     @cached_property
+    def choice(self) -> VerifierChoice:
+        """The trained verifier that the user asked for."""
+        return choose_verifier(self.plan.verifier, seed=self.plan.seed)
+
+    @cached_property
     def fits(self) -> dict[str, Fit]:
-        """How verifiers are fitted, by key; the first is the one that D uses."""
-        seed = self.plan.seed
-        return {
-            "trees": partial(TreesVerifier.fit, seed=seed),
-            "linear": partial(LinearVerifier.fit, with_confidence=False, seed=seed),
-        }
+        """How verifiers are fitted, by key; the trained one first."""
+        found: dict[str, Fit] = {}
+        if self.choice.fit is not None:
+            found["trained"] = self.choice.fit
+        for kind in ("trees", "linear"):
+            fit = choose_verifier(kind, seed=self.plan.seed).fit
+            if kind != self.plan.verifier and fit is not None:
+                found[kind] = fit
+        return found
 
     @cached_property
     def no_verifier(self) -> str | None:
@@ -281,16 +292,16 @@ class Study(ABC):
 
     @cached_property
     def fitted(self) -> dict[str, Verifier]:
-        """Verifiers fitted on the training tasks, or the first read where the user names a folder.
+        """Verifiers by key, fitted on the training tasks or read.
 
-        {} where there is nothing to learn from.
+        Without those that would have to be fitted where there is nothing to learn from.
         """
         found: dict[str, Verifier] = {}
         if self.no_verifier is None:
             items, labels = self.train_items()
             found = {key: fit(items, labels) for key, fit in self.fits.items()}
-        if self.plan.verifier is not None:
-            found["trees"] = TreesVerifier.load(self.plan.verifier)
+        if self.choice.fitted is not None:
+            found["trained"] = self.choice.fitted
         return found
 
     def verifier(self, key: str) -> Verifier | None:
@@ -308,14 +319,7 @@ class Study(ABC):
             self.folders.scores(key, "cheap"),
             "study_scores",
             inputs=self.outcome_folders(),
-            arguments={
-                "verifier": key,
-                "fitted_elsewhere": (
-                    None
-                    if self.plan.verifier is None
-                    else TreesVerifier.load(self.plan.verifier).verifier_id
-                ),
-            },
+            arguments={"verifier": key, "trained": self.choice.identity},
             seed=self.plan.seed,
             overwrite=True,
         ) as stage:
@@ -328,8 +332,9 @@ class Study(ABC):
             seconds = time.perf_counter() - started
             write_table(stage.path / SCORES_FILE, scores_of(verifier, items, judgements, seconds))
             stage.counts["scores"] = len(items)
-            if isinstance(verifier, TreesVerifier):
-                verifier.save(stage.path / "verifier")
+            save = getattr(verifier, "save", None)
+            if save is not None:
+                save(stage.path / VERIFIER_FOLDER)
 
     @cached_property
     def judged_items(self) -> list[Item]:

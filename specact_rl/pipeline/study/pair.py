@@ -39,7 +39,7 @@ from specact_rl.pipeline.study.base import EVALUATED, PURPOSES, Study
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
 from specact_rl.store import read_manifest, read_table
 from specact_rl.types import Proposal, SplitName
-from specact_rl.verifiers import SampleAgreement, TreesVerifier, Verifier
+from specact_rl.verifiers import SampleAgreement, Verifier
 from specact_rl.verifiers.base import Item
 
 MIN_PANEL = 3
@@ -50,7 +50,7 @@ class PairStudy(Study):
     """A cheap and a strong model of the log."""
 
     label = "acceptable: the log's verdict on the whole answer to the task"
-    keys = ("trees", "trees_unseen", "linear", "sample_agreement")
+    keys = ("trained", "trained_unseen", "trees", "linear", "sample_agreement")
 
     @cached_property
     def names(self) -> tuple[str, str]:
@@ -170,7 +170,7 @@ class PairStudy(Study):
             "cheap": self.cheap,
             "strong": self.strong,
             "agreement": agreement,
-            "verifier": None if self.plan.verifier is None else str(self.plan.verifier),
+            "fitted_elsewhere": self.choice.fitted is not None,
         }
 
     def train_items(self) -> tuple[list[Item], BoolArray]:
@@ -189,8 +189,8 @@ class PairStudy(Study):
 
         One that was fitted elsewhere has seen no model of this log, as far as its user knows.
         """
-        if self.plan.verifier is not None:
-            given = {"trees": TreesVerifier.load(self.plan.verifier)}
+        if self.choice.fitted is not None:
+            given = {"trained": self.choice.fitted}
             return UnseenModels(verifiers=dict.fromkeys(families(self.labelled["test"]), given))
         return fit_without_each(self.labelled["train"], self.fits)
 
@@ -198,10 +198,10 @@ class PairStudy(Study):
         """A verifier by its key; None where it cannot be had."""
         if key == "sample_agreement":
             return SampleAgreement()
-        if key == "trees_unseen":
-            if self.plan.verifier is not None:
+        if key == "trained_unseen":
+            if self.choice.fitted is not None:
                 return None  # it would be D's
-            return self.without_family.verifiers.get(family_of(self.cheap), {}).get("trees")
+            return self.without_family.verifiers.get(family_of(self.cheap), {}).get("trained")
         return super().verifier(key)
 
     @cached_property

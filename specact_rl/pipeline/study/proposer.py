@@ -46,7 +46,7 @@ class ProposerStudy(Study):
         "acceptable: the same action, arguments included, as the logged policy took in an episode "
         "that succeeded"
     )
-    keys = ("trees", "linear", "proposer_logprob", "sample_agreement")
+    keys = ("trained", "trees", "linear", "proposer_logprob", "sample_agreement")
 
     @cached_property
     def strong(self) -> str:
