@@ -20,6 +20,7 @@ from specact_rl.verifiers.features.words import (
     read,
     spaced,
     stems_of,
+    subject_stems,
     words_of,
 )
 
@@ -285,7 +286,7 @@ def _coverage_features(
     """What of the request went into the calls."""
     names = (
         "numbers_unused numbers_unused_share quoted_unused names_unused names_unused_share "
-        "stems_unused stems_unused_share"
+        "stems_unused stems_unused_share partners_unused unused_tool_explains"
     ).split()
     if not calls:
         return dict.fromkeys(names, NAN)
@@ -311,7 +312,26 @@ def _coverage_features(
         "names_unused_share": _ratio(len(names_left), len(request.names)),
         "stems_unused": len(left),
         "stems_unused_share": _ratio(len(left), len(request.stems)),
+        "partners_unused": _partners_unused(told, request),
+        "unused_tool_explains": max(
+            (
+                len(subject_stems(f"{tool.name} {tool.description}").intersection(left))
+                for tool in tools
+                if all(call.tool != tool.name for call in calls)
+            ),
+            default=NAN,
+        ),
     }
+
+
+def _partners_unused(told: Reading, request: Reading) -> float:
+    """Words that the request joins to one of a value ("copper and aluminum"), and no value has."""
+    found: set[str] = set()
+    for pair in request.joined:
+        left, right = (stems_of(word) for word in pair)
+        if left and right and bool(left & told.stems) != bool(right & told.stems):
+            found |= (left | right) - told.stems
+    return float(len(found))
 
 
 def _count_features(

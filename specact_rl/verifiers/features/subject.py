@@ -72,6 +72,11 @@ def subject_features(
         "likeness_gap": least - most_other,
         "tools_alike": sum(value > 0.5 * best for value in likeness.values()),
     }
+    named = {tool.name: _share(subject_stems(tool.name), request.stems) for tool in tools}
+    unused = [value for name, value in named.items() if name not in called]
+    found["tools_named"] = sum(value >= 0.5 for value in named.values())
+    found["unused_tools_named"] = sum(value >= 0.5 for value in unused)
+    found["unused_tool_name_said"] = max(unused, default=NAN)
     parts: dict[str, list[float]] = {
         "own_likeness": [_own_likeness(tool, request) for tool in chosen],
         "name_said": [_share(subject_stems(tool.name), request.stems) for tool in chosen],
