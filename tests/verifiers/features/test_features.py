@@ -315,7 +315,7 @@ def test_silence_is_a_response_where_the_log_has_the_message():
     [
         {},
         {"properties": None},
-        {"properties": {"a": None}},
+        {"properties": {"a": None}, "required": None},
         {"properties": {"a": {"type": ["string", "null"], "items": 3, "enum": "x"}}},
         {"properties": {"a": {"type": "array", "items": {"type": "tuple"}}}},
     ],
