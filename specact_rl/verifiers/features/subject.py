@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from specact_rl.actions.schema import type_names
 from specact_rl.types import Action, ToolSpec
+from specact_rl.verifiers.features.catalogue import parameters_of, required_of
 from specact_rl.verifiers.features.words import Reading, stems_of, subject_stems
 
 NAN = math.nan
@@ -27,12 +28,7 @@ _SENTENCE = re.compile(r"[.?!](?:\s|$)")
 
 def request_features(request: Reading, tools: Sequence[ToolSpec]) -> dict[str, float]:
     """Of the request, and of the catalogue that it came with."""
-    parameters = [
-        schema
-        for tool in tools
-        for schema in _properties(tool).values()
-        if isinstance(schema, dict)
-    ]
+    parameters = [schema for tool in tools for schema in parameters_of(tool).values()]
     return {
         "request_words": len(request.spaced.split()),
         "request_sentences": len(_SENTENCE.findall(request.text)),
@@ -72,6 +68,11 @@ def subject_features(
         "likeness_gap": least - most_other,
         "tools_alike": sum(value > 0.5 * best for value in likeness.values()),
     }
+    named = {tool.name: _share(subject_stems(tool.name), request.stems) for tool in tools}
+    unused = [value for name, value in named.items() if name not in called]
+    found["tools_named"] = sum(value >= 0.5 for value in named.values())
+    found["unused_tools_named"] = sum(value >= 0.5 for value in unused)
+    found["unused_tool_name_said"] = max(unused, default=NAN)
     parts: dict[str, list[float]] = {
         "own_likeness": [_own_likeness(tool, request) for tool in chosen],
         "name_said": [_share(subject_stems(tool.name), request.stems) for tool in chosen],
@@ -81,7 +82,7 @@ def subject_features(
         ],
         "description_said": [_share(stems_of(tool.description), request.stems) for tool in chosen],
         "parameters_said": [
-            _share(stems_of(" ".join(_properties(tool))), request.stems) for tool in chosen
+            _share(stems_of(" ".join(parameters_of(tool))), request.stems) for tool in chosen
         ],
         "request_described": [_share(request.stems, stems_of(_tool_text(tool))) for tool in chosen],
         "numbers_wanted": [_numbers_wanted(tool) for tool in chosen],
@@ -94,14 +95,9 @@ def subject_features(
 
 def _numbers_wanted(tool: ToolSpec) -> float:
     """Required parameters that take a number."""
-    properties = _properties(tool)
-    return float(
-        sum(
-            bool({"integer", "number"} & set(type_names(schema)))
-            for name in tool.parameters.get("required", ())
-            if isinstance(schema := properties.get(name), dict)
-        )
-    )
+    schemas = parameters_of(tool)
+    wanted = [schemas[name] for name in required_of(tool) if name in schemas]
+    return float(sum(bool({"integer", "number"} & set(type_names(s))) for s in wanted))
 
 
 def _likeness(tool: ToolSpec, request: Reading) -> float:
@@ -116,8 +112,7 @@ def _own_likeness(tool: ToolSpec, request: Reading) -> float:
 
 def _tool_text(tool: ToolSpec) -> str:
     described = [
-        f"{name} {schema.get('description', '') if isinstance(schema, dict) else ''}"
-        for name, schema in _properties(tool).items()
+        f"{name} {schema.get('description', '')}" for name, schema in parameters_of(tool).items()
     ]
     return f"{tool.name} {tool.description} {' '.join(described)}"
 
@@ -140,8 +135,3 @@ def _cosine(a: Mapping[str, int], b: Mapping[str, int]) -> float:
 
 def _share(part: frozenset[str], whole: frozenset[str]) -> float:
     return len(part & whole) / len(part) if part else NAN
-
-
-def _properties(tool: ToolSpec) -> Mapping[str, object]:
-    properties = tool.parameters.get("properties", {})
-    return properties if isinstance(properties, dict) else {}

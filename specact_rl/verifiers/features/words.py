@@ -17,6 +17,10 @@ _QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)")
 _NAMED = re.compile(r"(?<![.?!]\s)(?<!^)\b[A-Z][\w'&-]*(?:\s+(?:of\s+)?[A-Z][\w'&-]*)*")
 _LISTED = re.compile(r"[^,;.?!:]+(?:,[^,;.?!:]+)*,?\s+(?:and|or|&)\s+[^,;.?!:]+")
 _BETWEEN = re.compile(r",|\s(?:and|or|&)\s")
+_JOINED = re.compile(
+    r"([\w-]+)(?=['\"`]?(?:,|,?\s+(?:and|or|vs\.?|versus))\s+"
+    r"(?:the\s+|an?\s+)?['\"`]?(?!and\b|or\b)([\w-]+))"
+)
 _SCALES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "billion": 1e9}
 _NUMBER_WORDS = {
     word: float(value)
@@ -66,6 +70,8 @@ class Reading:
     quoted: tuple[str, ...]
     names: tuple[str, ...]
     """Capitalised words and phrases within a sentence, outside quotes."""
+    joined: tuple[tuple[str, str], ...]
+    """Neighbours with "and", "or" or a comma between them."""
     longest_list: int
     """Entries of the longest enumeration ("a, b and c" has three); 1 without one."""
 
@@ -101,6 +107,7 @@ def read(text: str) -> Reading:
         percents=frozenset(percents),
         quoted=quoted,
         names=names,
+        joined=tuple(_JOINED.findall(text)),
         longest_list=max(lists, default=1),
     )
 

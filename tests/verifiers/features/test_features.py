@@ -227,6 +227,22 @@ def test_calls_are_counted_and_compared():
     assert feature("tools_unused", *three) == 1
 
 
+def test_word_joined_to_a_value_and_used_nowhere_is_seen():
+    request = "Area of triangles with base 10 and height 5.5, in copper and aluminum."
+    copper = call("hotel_booking", location="copper")
+    both = [copper, call("hotel_booking", location="aluminum")]
+    assert feature("partners_unused", copper, request=request) == 1
+    assert feature("partners_unused", *both, request=request) == 0
+
+
+def test_tool_that_the_request_names_and_nobody_called_is_seen():
+    request = "Find the area of a triangle, and make a hotel booking."
+    assert feature("unused_tool_name_said", RIGHT, request=request) == 1
+    assert feature("unused_tools_named", RIGHT, request=request) == 1
+    assert feature("tools_named", RIGHT, request=request) == 2
+    assert feature("unused_tool_name_said", RIGHT) == 0
+
+
 def test_called_tool_is_held_against_the_others():
     right, wrong = RIGHT, call("hotel_booking", location="triangle")
     assert feature("likeness_gap", right) > 0 > feature("likeness_gap", wrong)
@@ -299,7 +315,7 @@ def test_silence_is_a_response_where_the_log_has_the_message():
     [
         {},
         {"properties": None},
-        {"properties": {"a": None}},
+        {"properties": {"a": None}, "required": None},
         {"properties": {"a": {"type": ["string", "null"], "items": 3, "enum": "x"}}},
         {"properties": {"a": {"type": "array", "items": {"type": "tuple"}}}},
     ],
