@@ -128,6 +128,19 @@ def test_rollouts_of_unknown_success_are_in_no_pair(make):
         assert result.dropped == {f"{strategy}:task_without_contrast": 1}
 
 
+def test_failures_that_are_not_the_policys_own_are_on_no_side(make):
+    success = make.rollout([make.call("read_file", file="f1")], success=True)
+    failure = make.rollout([make.call("read_file", file="f2")], success=False, trial=1)
+    faulty = replace(failure, info={"fault": "user_error"})
+    for strategy in ("outcome", "divergence", "approx_prefix"):
+        result = mine(strategy, [success, faulty])
+        assert result.pairs == []
+        assert result.dropped == {
+            f"{strategy}:faulty_failure": 1,
+            f"{strategy}:task_without_contrast": 1,
+        }
+
+
 # approx_prefix
 
 
