@@ -187,11 +187,13 @@ def _answer(
     message = assistant_message(decoded)
     single = len(decoded.calls) == 1 or (decoded.text.strip() != "" and not decoded.broken)
     raw = response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
+    # Without a call, function-calling output is an empty list: what was said is not in the log.
+    said = bool(decoded.calls or decoded.text.strip())
     step = StepRecord(
         index=0,
         message_index=len(request),
         executed=message_action(message, tools, request) if single else None,
-        executed_text=None if single else raw,
+        executed_text=raw if said and not single else None,
         acceptable=success,
         label_source=None if success is None else LABEL_SOURCE,
     )

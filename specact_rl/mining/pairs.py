@@ -50,6 +50,11 @@ STEP_STRATEGIES = ("divergence", "approx_prefix", "same_prefix", "hard_negative"
 """Those whose sides are one action each; `outcome` compares whole trajectories."""
 
 
+APPROX = "approx_prefix"
+CONTRASTS = ("outcome", "divergence", APPROX)
+"""Those that compare a success with a failure of the same task."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiningResult:
     """Pairs by task and strategy, and what became of the rest."""

@@ -103,6 +103,15 @@ def test_several_calls_are_one_step_without_a_single_action(old):
     assert len(rollout.messages[-1]["tool_calls"]) == 2
 
 
+def test_an_empty_list_of_calls_is_no_text_that_the_model_wrote(old):
+    # Function-calling output: what was said instead is not in the log, and "[]" is nobody's word.
+    write_old(old, "small", [[], "[]", "x", "y"], {0: "wrong_count"})
+    rollouts = by_task(import_bfcl(old))
+    (step,) = rollouts["simple_0"].steps
+    assert (step.executed, step.executed_text, step.acceptable) == (None, None, False)
+    assert rollouts["simple_1"].steps[0].executed.text == "[]"
+
+
 def test_types_of_parameters_are_those_of_json_schema(old):
     tool = import_bfcl(old).rollouts[0].tools[0]
     assert tool.parameters["type"] == "object"

@@ -15,6 +15,8 @@ from specact_rl.logs.facts import log_facts
 from specact_rl.logs.groups import official_score
 from specact_rl.logs.importers import read_log
 from specact_rl.logs.tool_types import action_histogram
+from specact_rl.mining.pair_report import count_partings, distances_of
+from specact_rl.mining.pairs import CONTRASTS, mine_pairs
 
 ROOT = Path(os.environ.get("SPECACT_REAL_LOGS", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -127,6 +129,28 @@ def test_tau_bench_airline_of_gpt_4o():
     assert (facts.num_mixed_tasks, facts.num_outcome_pairs) == (26, 88)
     assert (facts.num_always_solved, facts.num_never_solved) == (10, 14)
     assert loaded.result.counts()["steps"] / 200 == pytest.approx(12.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "places", "pairs"),
+    [
+        ("tau_bench", "airline", {"first_user_message": 86, "later_user_message": 2}, (2, 0, 60)),
+        ("tau_bench_qwen3_4b", "airline", {"first_user_message": 6}, (0, 0, 5)),
+        ("bfcl_v4_gpt_oss", "multi_turn_base", {"action": 27, "nowhere": 3}, (22, 16, 0)),
+        ("bfcl_2024_08", "simple", {"action": 1183}, (294, 285, 0)),
+    ],
+)
+def test_where_successes_and_failures_part_and_what_pairs_they_give(name, family, places, pairs):
+    rollouts = [r for r in load(name).result.rollouts if r.family == family]
+    assert count_partings(rollouts)[family] == places
+    mined = [mine_pairs(rollouts, strategies=[strategy]).counts for strategy in CONTRASTS]
+    assert tuple(count[s] for count, s in zip(mined, CONTRASTS, strict=True)) == pairs
+
+
+def test_like_histories_of_tau_bench_are_a_quarter_apart():
+    pairs = mine_pairs(load("tau_bench").result.rollouts, strategies=["approx_prefix"]).pairs
+    found = distances_of([pair.distance for pair in pairs])
+    assert (found.num_pairs, round(found.median, 2)) == (60, 0.28)
 
 
 def test_tau_bench_of_qwen3_4b_without_the_simulators_thoughts():

@@ -83,6 +83,28 @@ def test_divergence_takes_unparsable_text_as_the_rejected_side(make):
     assert result.counts == {"divergence": 1, "divergence:rejected_unparsable": 1}
 
 
+@pytest.mark.parametrize("strategy", ["divergence", "approx_prefix"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_message_of_several_calls_is_no_side_of_a_step_pair(make, strategy, side):
+    # As text it would teach the format of another model, and it is no single action.
+    start = [(make.say("Which file?"), "f1"), (make.say("Which file?"), "it is f1")]
+    rollouts = [
+        make.rollout(
+            [start[i * (strategy == "approx_prefix")], make.call("read_file", file=f"f{i}")],
+            success=not i,
+            trial=i,
+        )
+        for i in range(2)
+    ]
+    assert len(mine(strategy, rollouts).pairs) == 1
+    several = rollouts[side]
+    (call,) = several.messages[-1]["tool_calls"]
+    several.messages[-1] = several.messages[-1] | {"tool_calls": [call, call]}
+    record = replace(several.steps[-1], executed=None, executed_text="[read_file(), read_file()]")
+    several.steps[-1] = record
+    assert mine(strategy, rollouts).dropped == {f"{strategy}:several_calls": 1}
+
+
 def cut_off(rollout, index):
     """The rollout, as if the token limit had come before step `index` was finished."""
     steps = list(rollout.steps)
