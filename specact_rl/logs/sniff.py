@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.errors import ConfigError
@@ -165,7 +166,10 @@ def _openai_chat(head: _Head) -> str | None:
 
 def _hf_chat(head: _Head) -> str | None:
     if head.file.suffix == ".parquet":
-        columns = set(pq.read_schema(head.file).names)
+        try:
+            columns = set(pq.read_schema(head.file).names)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{head.file} must be a whole Parquet file: {error}") from error
         if "messages" in columns or {"prompt", "completion"} <= columns:
             return f"Parquet with columns {sorted(columns)!r}: a conversational data set"
         return None
