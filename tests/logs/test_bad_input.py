@@ -295,6 +295,15 @@ def damaged(data):
     yield "its last byte cut off", data[:-1]
 
 
+def refusal(path, importer):
+    """What a reader is told; "" where nothing is. Any other error fails the test."""
+    try:
+        read_log(path, importer)
+    except SpecActError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("by_name", [True, False], ids=["asked for", "sniffed"])
 def test_no_damaged_file_is_read_as_nothing_or_ends_in_another_error(tmp_path, by_name):
     names = []
@@ -306,10 +315,7 @@ def test_no_damaged_file_is_read_as_nothing_or_ends_in_another_error(tmp_path, b
         assert read_log(path, asked).result.rollouts
         for damage, broken in damaged(data):
             path.write_bytes(broken)
-            # any other error, or none, fails; the message says which file
-            with pytest.raises(SpecActError, match=file):
-                read_log(path, asked)
-                pytest.fail(f"{name}, {damage}: read without a word")
+            assert file in refusal(path, asked), (name, damage)
         names.append(name)
     assert len(names) == len(VALID) + 4
 
