@@ -34,6 +34,7 @@ example:
   specact repeats runs/seed0 runs/seed1 runs/seed2
   specact check my_logs/
   specact import my_logs/ --out runs/rollouts
+  specact study my_logs/ --cheap small --strong large --out runs/study
   specact outcomes --rollouts runs/rollouts --model my_proposer --out runs/proposals
   specact recipes --list
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
@@ -423,6 +424,97 @@ def run_run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def add_study(subparsers: Subparsers) -> None:
+    """Declare `specact study`."""
+    parser = subparsers.add_parser(
+        "study",
+        help="from logs to a report: verifier, calibration, gates between two models, statistics",
+        description="Study gates on logs of any known format, without running a model: a verifier "
+        "is fitted on training tasks, calibrated and gated on others, and every system that the "
+        "log allows is measured on the test tasks. Of a log with one model, its second trials "
+        "stand in for a strong one, or --propose-with adds a model.",
+        epilog="examples:\n"
+        "  specact study bfcl/ --cheap Meta-Llama-3-8B --strong Meta-Llama-3-70B --out runs/llama\n"
+        "  specact study airline.json --out runs/retry\n"
+        "  specact study airline.json --propose-with my_proposer --out runs/mine",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_log_arguments(parser)
+    parser.add_argument(
+        "--cheap",
+        metavar="MODEL",
+        help="name of the cheap model in the log, or a part of it that no other has; M#2 is the "
+        "second trial of M",
+    )
+    parser.add_argument("--strong", metavar="MODEL", help="likewise, the model to fall back on")
+    parser.add_argument(
+        "--propose-with",
+        metavar="FOLDER",
+        help="checkpoint of a proposer that is asked at every step of the strong model's "
+        "successful episodes; right is what the log did there",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=3,
+        help="proposals of --propose-with at a step (default: 3)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--verifier",
+        type=Path,
+        metavar="FOLDER",
+        help="verifier of another study (DIR/outcomes/cheap--trees/verifier), which then stays as "
+        "it is; default: fit one on this log's training tasks",
+    )
+    parser.add_argument(
+        "--params",
+        metavar="ROLE=BILLIONS,...",
+        help="parameters, as in cheap=8,strong=70; with token counts in the log they give FLOPs",
+    )
+    parser.add_argument(
+        "--fractions",
+        metavar="SPLIT=SHARE,...",
+        help="shares of the tasks (default: train_verifier=0.4,calibration=0.2,test=0.4)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
+    parser.set_defaults(run=run_study_command)
+
+
+def run_study_command(args: argparse.Namespace) -> int:
+    """Write the study and end with its table, its verdicts and the report's path."""
+    from rich.console import Console
+
+    from specact_rl.eval.report import terminal_summary
+    from specact_rl.mining.build_rollouts import parse_fractions
+    from specact_rl.pipeline.study import StudyPlan, run_study
+    from specact_rl.pipeline.study.base import FRACTIONS, parse_sizes
+    from specact_rl.progress import progress_bars
+
+    if (args.cheap is None) != (args.strong is None) and args.propose_with is None:
+        raise ConfigError("--cheap and --strong must be given together, got one of them")
+    if args.cheap is not None and args.propose_with is not None:
+        raise ConfigError("--propose-with is the cheap model, so --cheap must not be given, too")
+    plan = StudyPlan(
+        log=args.log,
+        cheap=args.cheap,
+        strong=args.strong,
+        propose_with=args.propose_with,
+        importer=args.importer,
+        sizes={} if args.params is None else parse_sizes(args.params),
+        verifier=args.verifier,
+        fractions=FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
+        num_samples=args.num_samples,
+        seed=args.seed,
+    )
+    with progress_bars() as bar:
+        results = run_study(plan, args.out, progress=bar, command=["specact", *args.argv])
+    console = Console()
+    terminal_summary(results, console)
+    console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
+    return EXIT_OK
+
+
 def add_report(subparsers: Subparsers) -> None:
     """Declare `specact report`."""
     parser = subparsers.add_parser(
@@ -486,6 +578,7 @@ SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_repeats,
     add_check,
     add_import,
+    add_study,
     add_outcomes,
     add_calibrate,
     add_recipes,
@@ -543,6 +636,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse ends the process itself on --help (0) and on bad arguments (2).
     """
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     run: Callable[[argparse.Namespace], int] = args.run
     with logging_to_stderr():
         try:

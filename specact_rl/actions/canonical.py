@@ -9,7 +9,7 @@ from typing import Any
 
 from specact_rl.actions.schema import JSON_TYPES, find_tool, type_names
 from specact_rl.store import content_hash
-from specact_rl.types import Action, ToolSpec
+from specact_rl.types import Action, Proposal, ToolSpec
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
@@ -72,6 +72,18 @@ def action_hash(action: Action, tools: Sequence[ToolSpec] = ()) -> str:
     if form.tool is None:
         return content_hash([form.type, form.text])
     return content_hash({"tool": form.tool, "arguments": form.arguments})
+
+
+def proposal_hash(proposal: Proposal, tools: Sequence[ToolSpec] = ()) -> str | None:
+    """Equal for proposals of the same action, or of the same actions in the same order.
+
+    None where the text could not be parsed: what it would have done is not known.
+    """
+    if proposal.action is not None:
+        return action_hash(proposal.action, tools)
+    if not proposal.actions:
+        return None
+    return content_hash([action_hash(action, tools) for action in proposal.actions])
 
 
 def _schema(schemas: Mapping[str, Any], key: str) -> Mapping[str, Any]:

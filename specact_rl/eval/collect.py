@@ -87,7 +87,7 @@ def collect_proposals(
             stage.counts |= {
                 "steps": len({p.step_id for p in proposals}),
                 "proposals": len(proposals),
-                "unparsable": sum(p.action is None for p in proposals),
+                "unparsable": sum(not p.parsed for p in proposals),
                 "acceptable": sum(bool(p.acceptable) for p in proposals),
                 "unknown_label": sum(p.acceptable is None for p in proposals),
             }

@@ -3,6 +3,7 @@
 from specact_rl.verifiers.base import Item, Judgements, Verifier
 from specact_rl.verifiers.free import LinearVerifier, ProposerConfidence, SampleAgreement
 from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
+from specact_rl.verifiers.trees import TreesVerifier
 
 VERIFIERS: dict[str, type[Verifier]] = {
     "classifier": ClassifierVerifier,
@@ -10,6 +11,7 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "proposer_logprob": ProposerConfidence,
     "sample_agreement": SampleAgreement,
     "linear": LinearVerifier,
+    "trees": TreesVerifier,
 }
 
 __all__ = [
@@ -21,5 +23,6 @@ __all__ = [
     "ProposerConfidence",
     "SampleAgreement",
     "StrongJudge",
+    "TreesVerifier",
     "Verifier",
 ]

@@ -12,7 +12,7 @@ from specact_rl.actions.canonical import action_hash
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray
 from specact_rl.rendering import Renderer, StepPrompt
-from specact_rl.types import Proposal, Rollout, Score, Step
+from specact_rl.types import Message, Proposal, Rollout, Score, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +20,26 @@ class Item:
     """One proposal to be judged, with what a verifier may look at."""
 
     step: Step
-    prompt: StepPrompt
-    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps."""
+    prompt: StepPrompt | None = None
+    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps; None
+    for verifiers that read no tokens."""
     proposal: Proposal
+    response: Sequence[Message] | None = None
+    """All that followed the history, where that is more than the proposal's one action: several
+    calls, or a logged episode. None otherwise."""
     siblings: tuple[Proposal, ...]
     """All proposals that the same model made in the same mode at this step, this one included."""
+
+    @property
+    def tokens(self) -> StepPrompt:
+        """The prompt, for a verifier that cannot do without.
+
+        Raises:
+            ValueError: The item was made without one.
+        """
+        if self.prompt is None:
+            raise ValueError(f"it reads tokens, so it needs the prompt of {self.step.step_id}")
+        return self.prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +69,14 @@ class Verifier(Protocol):
 
 
 def items_of(
-    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer
+    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer | None
 ) -> list[Item]:
     """Items in the order of the proposals.
+
+    Args:
+        rollouts: With the proposals' steps.
+        proposals: To be judged.
+        renderer: Of the verifier's prompts; None for verifiers that read no tokens.
 
     Raises:
         ValueError: A proposal's step is in none of the rollouts.
@@ -65,12 +85,14 @@ def items_of(
     siblings: dict[tuple[str, str, str], list[Proposal]] = {}
     for proposal in proposals:
         siblings.setdefault(_draw(proposal), []).append(proposal)
-    places: dict[str, tuple[Step, StepPrompt]] = {}
+    places: dict[str, tuple[Step, StepPrompt | None]] = {}
     for rollout in rollouts:
         steps = list(rollout.each_step())
         if wanted.isdisjoint(step.step_id for step in steps):
             continue
-        prompts = renderer.rollout_ids(rollout).prompts()
+        prompts: Sequence[StepPrompt | None] = (
+            renderer.rollout_ids(rollout).prompts() if renderer else [None] * len(steps)
+        )
         places |= {s.step_id: (s, p) for s, p in zip(steps, prompts, strict=True)}
     missing = sorted(wanted - places.keys())
     if missing:

@@ -9,11 +9,11 @@ from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.types import Action, Step
 from specact_rl.verifiers import VERIFIERS
 from specact_rl.verifiers.base import Item, items_of
+from specact_rl.verifiers.features.step import step_features
 from specact_rl.verifiers.free import (
     LinearVerifier,
     ProposerConfidence,
     SampleAgreement,
-    _features,
 )
 
 
@@ -80,7 +80,7 @@ def test_agreement_of_all_is_finite_and_the_highest(step, propose):
 
 def feature(name, step, propose, action):
     (item,) = items(step, propose, [action])
-    return _features(item, with_confidence=False)[name]
+    return step_features(item, with_confidence=False)[name]
 
 
 @pytest.mark.parametrize(
