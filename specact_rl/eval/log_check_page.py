@@ -51,7 +51,7 @@ _REASONS = {
     "no_variation": "actions that nothing in sight varies",
     "unparsable_chosen": "better side unparsable",
     "several_calls": "a side of several calls",
-    "faulty_failure": "failures that are not the policy's own",
+    "faulty_failure": "failures of a fault or of the format alone",
 }
 
 

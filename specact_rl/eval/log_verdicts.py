@@ -215,8 +215,8 @@ def warnings(check: LogCheck) -> Iterator[str]:
     if facts.num_withheld:
         yield (
             f"{facts.num_withheld:,} rollouts are scored but their label is withheld, because the "
-            "failure is not the model's own or was the format's alone (see the flags). They count "
-            "in accuracies and in no pair."
+            "failure is not the model's own (see the flags). They count in accuracies and in no "
+            "pair."
         )
     if facts.num_unscored:
         yield f"{facts.num_unscored:,} rollouts have no verdict; they are in no accuracy or pair."

@@ -17,7 +17,7 @@ from specact_rl.actions.taxonomy import ToolTable, builtin_table
 from specact_rl.logs.bfcl_calls import Decoded, assistant_message, decode_response
 from specact_rl.logs.bfcl_files import Question, ResultFile, read_questions, result_files
 from specact_rl.logs.bfcl_scores import Scores, read_scores
-from specact_rl.logs.groups import MIN_GROUP, finished, withheld
+from specact_rl.logs.groups import MIN_GROUP, finished, unlabelled, withheld
 from specact_rl.logs.reading import json_rows
 from specact_rl.logs.result import Flag, ImportResult
 from specact_rl.logs.tool_types import retyped
@@ -37,9 +37,10 @@ def import_bfcl(path: Path) -> ImportResult:
     without a call; several calls are in the message (`tool_calls`), and the step has none. `info`
     keeps the response as it was, `scored` (the leaderboard's verdict), `error_type`, tokens and
     seconds. `success` is withheld where the failure is not the model's own (`info.fault`): a
-    server's error; calls in a format that the leaderboard's decoder refused, which nobody has
-    judged ("format_error"); and failures of parallel categories whose server gives one call only
-    ("lost_call").
+    server's error, and failures of parallel categories whose server gives one call only
+    ("lost_call"). Calls in a format that the leaderboard's decoder refused ("format_error") have
+    failed as responses, but nobody has judged them as calls: the step has no label, and they are no
+    side of a pair.
 
     Dropped, by reason: "duplicate_id" (a second result of a test; the first counts),
     "no_question", "no_result" (failures in a score file without result file), "not_a_result" (a
@@ -165,7 +166,7 @@ def _rollout(
         info=info,
     )
     if scored is False and not fault and _refused_calls(rollout):
-        rollout = withheld(rollout, "format_error")
+        rollout = unlabelled(rollout, "format_error")
     return retyped(rollout, table)
 
 
@@ -299,8 +300,8 @@ def _format_flags(
             file,
             f"{len(unread)} of {len(failures)} failures are responses that the leaderboard's "
             f"decoder rejected ({fenced} of them in Markdown fences), and {readable} of these are "
-            "calls all the same. Nobody has judged these: their label is withheld. Pairs made of "
-            "the others teach the format, not the call",
+            "calls all the same. Nobody has judged these as calls: their steps have no label, and "
+            "they are in no pair. Pairs made of the others teach the format, not the call",
         )
     ]
 

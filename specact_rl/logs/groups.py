@@ -33,10 +33,14 @@ def finished(
     )
 
 
-def unlabelled(rollout: Rollout) -> Rollout:
-    """The rollout without labels on its steps; its own verdict stays."""
+def unlabelled(rollout: Rollout, fault: str | None = None) -> Rollout:
+    """The rollout without labels on its steps; its own verdict stays.
+
+    With a fault, that verdict says nothing of the actions: as a failure it is on no side of a pair.
+    """
     steps = [replace(step, acceptable=None, label_source=None) for step in rollout.steps]
-    return replace(rollout, steps=steps)
+    info = rollout.info if fault is None else {**rollout.info, "fault": fault}
+    return replace(rollout, steps=steps, info=info)
 
 
 def withheld(rollout: Rollout, fault: str) -> Rollout:
@@ -44,8 +48,7 @@ def withheld(rollout: Rollout, fault: str) -> Rollout:
 
     `info.scored`, the log's verdict, stays as it is.
     """
-    info = {**rollout.info, "fault": fault}
-    return replace(unlabelled(rollout), success=None, info=info)
+    return replace(unlabelled(rollout, fault), success=None)
 
 
 def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:
@@ -114,8 +117,8 @@ def group_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
         Flag(
             kind=f"{fault}s",
             group=policy,
-            detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their label is withheld, "
-            "so that no pair is made of them (info.scored keeps the official verdict)",
+            detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their labels are "
+            "withheld, so that no pair is made of them (info.scored keeps the official verdict)",
         )
         for (policy, fault), count in sorted(faults.items())
     ]

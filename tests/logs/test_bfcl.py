@@ -226,13 +226,11 @@ def test_calls_in_a_format_that_the_decoder_refused_are_no_negatives(old):
     kinds = ["ast_decoder:decoder_failed", "ast_decoder:decoder_failed", "value_error:string"]
     write_old(old, "small", responses, dict(enumerate([*kinds, "ast_decoder:wrong_format"])))
     result = import_bfcl(old)
-    assert sorted(negatives(result)) == sorted(2 * ["simple_1", "simple_2", "simple_3"])
     fenced = by_task(result)["simple_0"]
-    assert (fenced.success, fenced.info["fault"], official_score(fenced)) == (
-        None,
-        "format_error",
-        False,
-    )
+    # The response has failed; the call in it is unknown.
+    assert (fenced.success, fenced.steps[0].acceptable) == (False, None)
+    assert fenced.info["fault"] == "format_error"
+    assert by_task(result)["simple_1"].steps[0].acceptable is False
     assert fenced.steps[0].executed.arguments == {"room": "0"}
     write_old(old, "large", ["[room.temperature(room='8')]"] * 4, {})
     pairs = mine_pairs(import_bfcl(old).rollouts, strategies=["outcome", "divergence"]).pairs
