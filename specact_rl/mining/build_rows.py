@@ -10,7 +10,11 @@ from specact_rl.envs.episodes import NoisyExpert
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import subsample
 from specact_rl.mining.data_sets import PROPOSALS_FILE, Built, DataSource, Tables, write_data_set
-from specact_rl.mining.labels import count_labels, label_disagreement
+from specact_rl.mining.labels import (
+    count_labels,
+    label_disagreement,
+    without_faulty_labels,
+)
 from specact_rl.mining.pair_report import (
     count_partings,
     distances_in_words,
@@ -86,9 +90,10 @@ def build_verifier(
 
     def make(tables: Tables) -> Built:
         steps = {step.step_id: step for r in tables.rollouts for step in r.each_step()}
+        proposals = without_faulty_labels(tables.proposals, tables.rollouts)
         return Built(
-            rows=verifier_rows(tables.proposals, steps, source.renderer),
-            report={"labels": _label_report(tables.proposals)},
+            rows=verifier_rows(proposals, steps, source.renderer),
+            report={"labels": _label_report(proposals)},
         )
 
     def balanced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
