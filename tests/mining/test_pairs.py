@@ -334,6 +334,21 @@ def test_unparsable_text_can_be_rejected_but_not_blank(make, logged):
     assert result.dropped == {"same_prefix:empty_text": 1}
 
 
+@pytest.mark.parametrize("label", [True, False])
+def test_a_proposal_of_several_actions_is_on_neither_side(make, logged, label):
+    step = logged.step(0)
+    two = [make.call("read_file", file="f1"), make.call("read_file", file="f2")]
+    several = make.proposal(step, "[read(f1), read(f2)]", label, sample=1, actions=two)
+    other = make.proposal(step, make.call("read_file", file="f9"), not label)
+    result = mine("same_prefix", [replace(logged, steps=[bare(logged.steps[0])])], [several, other])
+    assert result.pairs == []
+    assert result.dropped["same_prefix:several_actions"] == 1
+
+
+def bare(record):
+    return replace(record, reference=None)
+
+
 # Caps, duplicates, laws
 
 
