@@ -117,6 +117,8 @@ def _swe_bench(head: _Head) -> str | None:
         return "an object with leaderboards: SWE-bench's leaderboards.json"
     if _keys(head, "resolved_ids"):
         return "an object with resolved_ids: a run report of SWE-bench's harness"
+    if _keys(head, "task_eval_progress"):
+        return "an object with task_eval_progress: eval_state.json of SWE-Bench-CL"
     if head.file.name == "report.json" and isinstance(head.first, Mapping):
         reports = list(head.first.values())
         if reports and all(isinstance(r, Mapping) and "resolved" in r for r in reports):

@@ -23,6 +23,7 @@ _OTHERS = {
     "start": "start differently",
     "different_tools": "have different tools",
     NOWHERE: "never part",
+    "no_steps": "have no steps in the log",
 }
 
 
@@ -50,6 +51,8 @@ def count_partings(rollouts: Sequence[Rollout]) -> dict[str, dict[str, int]]:
 
 
 def _place(success: Rollout, failure: Rollout) -> str:
+    if not success.steps or not failure.steps:
+        return "no_steps"
     if success.tools != failure.tools:
         return "different_tools"
     at = first_difference(success, failure)
@@ -79,8 +82,9 @@ def partings_in_words(places: Mapping[str, int]) -> str:
         return ""
     first, action = places.get(FIRST_USER, 0), places.get(ACTION, 0)
     user = first + places.get(LATER_USER, 0)
+    at_first = f" ({first:,} of them at the first one)" if user else ""
     parts = [
-        f"{user:,} part at a user's message ({first:,} of them at the first one)",
+        f"{user:,} part at a user's message{at_first}",
         f"{action:,} at an action of the agent",
     ]
     parts += [f"{places[key]:,} {words}" for key, words in _OTHERS.items() if places.get(key)]

@@ -124,9 +124,15 @@ VALID = {
             ]
         },
     ),
+    "eval_state": (
+        "a.json",
+        {"task_eval_progress": {"m": {"r": {"a-1": {"harness_result": True}}}}},
+    ),
     "report": ("a.json", {"resolved_ids": ["a-1"], "error_ids": ["a-2"]}),
     "tinyagent": ("a.json", [{"question": "Q", "full_example": '1. f("a", $1)', "tools": []}]),
 }
+IMPORTER_OF = {"tau2": "tau_bench", "report": "swe_bench", "eval_state": "swe_bench"}
+"""Where a name above is that of a form and not of its importer."""
 JUNK = (None, True, -1, 0.5, "x", [], {}, [3], [[]], {"a": 1}, [{"a": 1}])
 
 
@@ -146,7 +152,7 @@ def mutations(value):
 
 @pytest.mark.parametrize("name", VALID)
 def test_a_valid_log_with_one_part_replaced_is_refused_or_imported(tmp_path, name):
-    importer = {"tau2": "tau_bench", "report": "swe_bench"}.get(name, name)
+    importer = IMPORTER_OF.get(name, name)
     file, value = VALID[name]
     (tmp_path / file).write_text(json.dumps(value))
     assert IMPORTERS[importer](tmp_path / file).rollouts
@@ -269,7 +275,7 @@ def test_a_response_of_a_hundred_megabytes_is_read(tmp_path):
 def whole_files(folder):
     """A readable file of each format: its importer, its name and its bytes."""
     for name, (file, value) in VALID.items():
-        importer = {"tau2": "tau_bench", "report": "swe_bench"}.get(name, name)
+        importer = IMPORTER_OF.get(name, name)
         yield name, importer, file, json.dumps(value).encode()
     yield "runs", "tinyagent", "a.jsonl", b'{"query": "Q", "raw_output": "1. f(\\"a\\")"}'
     (folder / "chat.jsonl").write_text(json.dumps(CHAT))

@@ -207,6 +207,21 @@ def test_broken_flags_of_swe_bench_are_withheld():
     assert {r.success for r in result.rollouts if r.policy == flag.group} == {None}
 
 
+def test_swe_bench_cl_has_verdicts_of_two_runs_and_no_pairs():
+    path = ROOT / "swe_bench_cl" / "eval_state.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}: set SPECACT_REAL_LOGS to a folder of public logs")
+    rollouts = read_log(path).result.rollouts
+    verdicts = Counter((r.info["run"], r.success) for r in rollouts)
+    assert verdicts == {
+        ("memory_disabled", True): 3,
+        ("memory_disabled", False): 56,
+        ("memory_enabled", True): 5,
+        ("memory_enabled", False): 149,
+    }
+    assert mine_pairs(rollouts, strategies=["outcome"]).pairs == []
+
+
 def test_tinyagent_plans():
     result = load("tinyagent").result
     policies = Counter(r.policy for r in result.rollouts)

@@ -54,6 +54,12 @@ def test_rollouts_with_other_tools_or_another_policy_text_part_at_the_start(make
     assert count_partings([good, other]) == {"f": {"start": 1}}
 
 
+def test_logs_of_verdicts_alone_part_nowhere_that_could_be_seen(make):
+    rollouts = [rollout(make, success=outcome, trial=outcome) for outcome in (True, False)]
+    assert count_partings(rollouts) == {"f": {"no_steps": 1}}
+    assert partings_in_words({"no_steps": 1}).endswith("1 have no steps in the log.")
+
+
 def test_every_success_is_held_against_every_failure_of_its_task_alone(make):
     rollouts = [
         rollout(make, READ, success=outcome, trial=i, task=task, family=family)
