@@ -18,6 +18,7 @@ from specact_rl.mining.pair_report import (
     ACTION,
     FIRST_USER,
     LATER_USER,
+    NO_STEPS,
     distances_in_words,
     partings_in_words,
     total_places,
@@ -51,6 +52,7 @@ _REASONS = {
     "no_variation": "actions that nothing in sight varies",
     "unparsable_chosen": "better side unparsable",
     "several_calls": "a side of several calls",
+    "no_text": "the worse side's words are not in the log",
     "faulty_failure": "failures of a fault or of the format alone",
 }
 
@@ -235,7 +237,7 @@ def _strategies(check: LogCheck) -> Iterator[str]:
 def _categories(check: LogCheck) -> Iterator[str]:
     """Where rollouts part, by category, where there are several."""
     families = sorted(check.partings, key=lambda name: -sum(check.partings[name].values()))
-    if len(families) < 2:
+    if len(families) < 2 or set(total_places(check.partings)) == {NO_STEPS}:
         return
     header = ["category", "successes with failures", "part at first user's message"]
     header += ["at a later one", "at an action", "elsewhere or never"]

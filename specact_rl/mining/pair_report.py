@@ -17,13 +17,13 @@ from specact_rl.mining.trajectory_pairs import first_difference
 from specact_rl.types import Rollout
 
 FIRST_USER, LATER_USER = "first_user_message", "later_user_message"
-ACTION, NOWHERE = "action", "nowhere"
+ACTION, NOWHERE, NO_STEPS = "action", "nowhere", "no_steps"
 _OTHERS = {
     "tool_result": "part at a tool's result",
     "start": "start differently",
     "different_tools": "have different tools",
     NOWHERE: "never part",
-    "no_steps": "have no steps in the log",
+    NO_STEPS: "have no steps in the log",
 }
 
 
@@ -52,7 +52,7 @@ def count_partings(rollouts: Sequence[Rollout]) -> dict[str, dict[str, int]]:
 
 def _place(success: Rollout, failure: Rollout) -> str:
     if not success.steps or not failure.steps:
-        return "no_steps"
+        return NO_STEPS
     if success.tools != failure.tools:
         return "different_tools"
     at = first_difference(success, failure)
