@@ -19,6 +19,9 @@ from specact_rl.errors import ConfigError, SpecActError
 from specact_rl.types import SPLITS
 
 if TYPE_CHECKING:
+    from specact_rl.metrics.cost import TokenPrice
+    from specact_rl.models.language_model import Proposer
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # Not __name__, which is "__main__" under python -m.
@@ -226,7 +229,11 @@ def add_outcomes(subparsers: Subparsers) -> None:
         "--rollouts", type=Path, required=True, metavar="DIR", help="rollouts folder"
     )
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="FOLDER", help="checkpoint of a proposer"
+        "--model",
+        required=True,
+        metavar="FOLDER|URL",
+        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
+        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -251,8 +258,8 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--max-new-tokens",
         type=int,
-        default=48,
-        help="longest proposal; text beyond is cut off and no action (default: 48)",
+        help="longest proposal; text beyond is cut off and no action (default: 48, of a server "
+        "1024)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
@@ -265,7 +272,76 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
     )
+    _add_server_arguments(parser)
     parser.set_defaults(run=run_outcomes)
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """None where they are not given: `ChatModel` has the defaults, and a folder takes none."""
+    server = parser.add_argument_group(
+        "if --model is a URL",
+        "The key, where the server wants one, comes from an environment variable and is written "
+        "nowhere. Each sample is one request. What was answered before a server failed is kept: "
+        "the same command goes on from there. The server renders the prompts itself, so the "
+        "manifest says parity: unverified; switch thinking off when you start the server.",
+    )
+    server.add_argument(
+        "--model-name",
+        metavar="NAME",
+        help="model as the server calls it, needed; what it was started with, or listed at "
+        "URL/models",
+    )
+    server.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="environment variable whose value, if it has one, is sent to the server as the key "
+        "(default: OPENAI_API_KEY)",
+    )
+    server.add_argument(
+        "--concurrency", type=int, metavar="N", help="requests at a time (default: 8)"
+    )
+    server.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="longest wait for an answer (default: 120)"
+    )
+    server.add_argument(
+        "--max-retries",
+        type=int,
+        metavar="N",
+        help="further tries after 429, 5xx, a timeout, a cut connection or an unreadable answer "
+        "(default: 6, which waits about half a minute in all)",
+    )
+    server.add_argument(
+        "--logprobs",
+        action="store_true",
+        default=None,
+        help="ask for log-probabilities, which the verifier proposer_logprob needs; a server that "
+        "gives none is refused",
+    )
+    server.add_argument(
+        "--unanswered",
+        choices=["stop", "unparsable"],
+        help="what becomes of a step at which the server always answers 400, 413, 422 or 500, say "
+        "because its history is too long: the run ends, or the proposal is unparsable, with that "
+        "as the reason (default: stop)",
+    )
+    server.add_argument(
+        "--price-per-million",
+        metavar="IN,OUT[,CACHED]",
+        help="US dollars per million prompt, completion and cached prompt tokens; fills in the "
+        "column price (cached: default as IN)",
+    )
+
+
+_SERVER_OPTIONS = (
+    "model_name",
+    "api_key_env",
+    "concurrency",
+    "timeout",
+    "max_retries",
+    "logprobs",
+    "unanswered",
+    "price_per_million",
+)
 
 
 def run_outcomes(args: argparse.Namespace) -> int:
@@ -274,7 +350,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
     from specact_rl.mining.build_rollouts import read_rollouts
-    from specact_rl.models.language_model import LanguageModel, Sampling
+    from specact_rl.models.language_model import Sampling
     from specact_rl.progress import progress_bars
     from specact_rl.verifiers import ClassifierVerifier
 
@@ -285,21 +361,25 @@ def run_outcomes(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
         )
+    longest = args.max_new_tokens
+    if longest is None:
+        longest = 1024 if _is_url(args.model) else 48
     sampling = Sampling(
         num_samples=args.num_samples,
         temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=longest,
         seed=args.seed,
     )
     total = len(read_rollouts(args.rollouts, args.splits))
     if not total:
         raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = LanguageModel.load(args.model)
+    model = _proposer(args)
     verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
     with progress_bars() as bar:
-        with bar(f"{args.model.name} proposes", total) as advance:
-            collect_proposals(
+        name = args.model_name or Path(args.model).name
+        with bar(f"{name} proposes", total) as advance:
+            proposals = collect_proposals(
                 args.rollouts,
                 args.out,
                 model,
@@ -320,8 +400,48 @@ def run_outcomes(args: argparse.Namespace) -> int:
                     overwrite=args.overwrite,
                     progress=advance,
                 )
+    prices = [p.price for p in proposals if p.price is not None]
+    if prices:
+        logger.info("%d of %d proposals cost $%.4f", len(prices), len(proposals), sum(prices))
     print(*folders[1:], sep="\n")
     return EXIT_OK
+
+
+def _is_url(model: str) -> bool:
+    return model.lower().startswith(("http://", "https://"))
+
+
+def _proposer(args: argparse.Namespace) -> Proposer:
+    """The checkpoint or the server, refusing options of the one for the other."""
+    from specact_rl.models.chat_client import ChatModel
+    from specact_rl.models.language_model import LanguageModel
+
+    given = {name: getattr(args, name) for name in _SERVER_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not _is_url(args.model):
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise ConfigError(
+                f"{option} is for a server, but --model is the folder {args.model!r}; give the "
+                "server's URL, such as http://localhost:8000/v1"
+            )
+        return LanguageModel.load(Path(args.model))
+    if "price_per_million" in given:
+        given["price"] = _token_price(given.pop("price_per_million"))
+    return ChatModel(base_url=args.model, **({"model_name": ""} | given))
+
+
+def _token_price(text: str) -> TokenPrice:
+    from specact_rl.metrics.cost import TokenPrice
+
+    try:
+        prompt, completion, *rest = (float(part) for part in text.split(","))
+        (cached,) = rest or (prompt,)
+        return TokenPrice(prompt=prompt, cached=cached, completion=completion)
+    except ValueError as error:
+        raise ConfigError(
+            f"--price-per-million must be two or three prices such as 0.5,1.5, got {text!r}"
+        ) from error
 
 
 def add_check(subparsers: Subparsers) -> None:
@@ -477,6 +597,13 @@ def add_study(subparsers: Subparsers) -> None:
         metavar="SPLIT=SHARE,...",
         help="shares of the tasks (default: train_verifier=0.4,calibration=0.2,test=0.4)",
     )
+    parser.add_argument(
+        "--call-worth",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="accuracy that one strong call is worth when D's threshold is chosen (default: 0.02)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
     parser.set_defaults(run=run_study_command)
 
@@ -504,6 +631,7 @@ def run_study_command(args: argparse.Namespace) -> int:
         sizes={} if args.params is None else parse_sizes(args.params),
         verifier=args.verifier,
         fractions=FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
+        cost_weight=args.call_worth,
         num_samples=args.num_samples,
         seed=args.seed,
     )

@@ -86,10 +86,12 @@ def calibrate(
     calibration_hash: str,
     seed: int,
     systems: Mapping[str, System] = SYSTEMS,
+    cost_weight: float = COST_WEIGHT,
 ) -> dict[str, Gate]:
     """A gate for every gated system whose outcomes are there, by the system's name.
 
-    Steps at which the proposal's or the fallback's label is unknown take no part.
+    Steps at which the proposal's or the fallback's label is unknown take no part. `cost_weight` is
+    the accuracy that one strong call is worth.
 
     Raises:
         DegenerateResultError: A verifier says the same of every proposal.
@@ -123,6 +125,8 @@ def calibrate(
             proposer_id=proposer.model_id,
             calibration_hash=calibration_hash,
             seed=seed,
+            cost_weight=cost_weight,
+            accept_rate=system.accept_rate,
         )
     return gates
 
@@ -317,9 +321,9 @@ def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict
     return examples
 
 
-def calibration_rule() -> str:
+def calibration_rule(cost_weight: float = COST_WEIGHT) -> str:
     """How thresholds are chosen, in words, for the report."""
     return (
         "half of the calibration tasks fit the calibrator (cross-validated choice), the other half "
-        f"choose the threshold that maximises accuracy minus {COST_WEIGHT} per strong call"
+        f"choose the threshold that maximises accuracy minus {cost_weight} per strong call"
     )

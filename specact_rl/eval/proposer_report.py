@@ -25,12 +25,12 @@ def proposer_row(
     What several samples are worth is measured where the systems are: on the families that were
     trained on.
     """
-    greedy: dict[str, Labels] = {
-        "parsed": columns.parsed[:, 0],
-        **{str(level): columns.levels[level][:, 0] for level in LEVELS},
-        "same_state": columns.same_state[:, 0],
-        "acceptable": columns.acceptable[:, 0],
-    }
+    greedy: dict[str, Labels] = {"parsed": columns.parsed[:, 0]}
+    if (table.reference_types != "").any():
+        greedy |= {str(level): columns.levels[level][:, 0] for level in LEVELS}
+    if known(columns.same_state[:, 0]).any():
+        greedy["same_state"] = columns.same_state[:, 0]
+    greedy["acceptable"] = columns.acceptable[:, 0]
     groups = _groups(table)
     sampled = columns.take(groups.get("in_family", groups["all"]))
     coverage = _coverage(sampled)

@@ -7,7 +7,7 @@ nor that of a category is a feature, so this is what a user of a new model can e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from specact_rl.metrics.discrimination import (
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.values import BoolArray, FloatArray
 from specact_rl.verifiers.base import Item, Verifier
+from specact_rl.verifiers.features import has_response
 
 Fit = Callable[[Sequence[Item], BoolArray], Verifier]
 """(items, acceptable of shape (n,)) -> a verifier fitted on them."""
@@ -35,65 +36,80 @@ class UnseenModels:
     """By family left out, then by kind of verifier."""
 
 
-def families(answers: LogAnswers) -> dict[str, list[str]]:
+def families(agents: Iterable[str]) -> dict[str, list[str]]:
     """The agents of a log by family, as their names tell."""
     found: dict[str, list[str]] = {}
-    for agent in answers.by_agent:
+    for agent in agents:
         found.setdefault(family_of(agent), []).append(agent)
     return found
 
 
-def labelled_items(
-    answers: LogAnswers, agents: Sequence[str], tasks: Sequence[str]
-) -> tuple[list[Item], BoolArray]:
-    """All answers of these agents to these tasks that have a label, and the labels."""
+Labelled = tuple[list[Item], BoolArray]
+"""Answers that have a label, and the labels."""
+
+
+def labelled_by_agent(answers: LogAnswers, tasks: Sequence[str]) -> dict[str, Labelled]:
+    """Every agent's answers to these tasks, all trials, that have a label and say anything."""
+    found: dict[str, Labelled] = {}
+    for agent, answered in answers.by_agent.items():
+        mine = [task for task in tasks if task in answered]
+        items = [
+            item
+            for item in answers.items(agent, mine)
+            if item.proposal.acceptable is not None and has_response(item)
+        ]
+        labels = np.array([bool(i.proposal.acceptable) for i in items], dtype=np.bool_)
+        found[agent] = (items, labels)
+    return found
+
+
+def together(parts: Iterable[Labelled]) -> Labelled:
+    """Several agents' in one list."""
     items: list[Item] = []
-    for agent in agents:
-        answered = [task for task in tasks if task in answers.by_agent[agent]]
-        items += [i for i in answers.items(agent, answered) if i.proposal.acceptable is not None]
-    return items, np.array([bool(i.proposal.acceptable) for i in items], dtype=np.bool_)
+    labels: list[BoolArray] = [np.zeros(0, dtype=np.bool_)]
+    for more, their in parts:
+        items += more
+        labels.append(their)
+    return items, np.concatenate(labels)
 
 
-def fit_without_each(
-    answers: LogAnswers, tasks: Sequence[str], fits: Mapping[str, Fit]
-) -> UnseenModels:
+def fit_without_each(train: Mapping[str, Labelled], fits: Mapping[str, Fit]) -> UnseenModels:
     """Leave out each family that can be left out: both labels must be left.
 
     Args:
-        answers: Of the log.
-        tasks: Training tasks.
+        train: Answers to training tasks by agent.
         fits: By kind of verifier.
     """
-    groups = families(answers)
+    groups = families(train)
     found: dict[str, dict[str, Verifier]] = {}
-    for family in groups:
-        others = [agent for name, agents in groups.items() if name != family for agent in agents]
-        items, labels = labelled_items(answers, others, tasks)
+    for family, members in groups.items():
+        items, labels = together(train[agent] for agent in train if agent not in members)
         if labels.any() and not labels.all():
             found[family] = {kind: fit(items, labels) for kind, fit in fits.items()}
     return UnseenModels(verifiers=found)
 
 
 def unseen_report(
-    answers: LogAnswers, tasks: Sequence[str], unseen: UnseenModels, rng: np.random.Generator
+    test: Mapping[str, Labelled], unseen: UnseenModels, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """One row for each kind of verifier, as JSON; pooled over the families left out.
 
     The first kind is held against the others by the difference in AUROC.
 
     Args:
-        answers: Of the log.
-        tasks: Test tasks.
+        test: Answers to test tasks by agent.
         unseen: Fitted on other tasks.
         rng: Of the intervals.
     """
-    groups = families(answers)
+    groups = families(test)
     rows: dict[str, list[FloatArray]] = {}
     labels, agents, names = [], [], []
     parsed: list[bool] = []
     of_tasks: list[str] = []
     for family, verifiers in unseen.verifiers.items():
-        items, acceptable = labelled_items(answers, groups[family], tasks)
+        items, acceptable = together(test[agent] for agent in groups.get(family, ()))
+        if not items:
+            continue
         for kind, verifier in verifiers.items():
             rows.setdefault(kind, []).append(verifier.judge(items).log_odds)
         labels.append(acceptable)

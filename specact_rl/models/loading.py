@@ -139,7 +139,7 @@ def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
     """
     if isinstance(model, PreTrainedModel):
         name = Path(model.name_or_path or "").name or type(model).__name__
-        weights = _tensors_digest(model)
+        weights = tensors_digest(model)
     else:
         name = Path(model).name
         weights = _files_digest(model)
@@ -283,7 +283,8 @@ def _files_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _tensors_digest(model: PreTrainedModel) -> str:
+def tensors_digest(model: PreTrainedModel) -> str:
+    """SHA-256 of the tensors of a model in memory, names and types included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)

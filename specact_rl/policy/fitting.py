@@ -12,7 +12,11 @@ from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.calibrators import CALIBRATORS, Calibrator
 from specact_rl.policy.gates import Gate
-from specact_rl.policy.thresholds import choose_by_target_risk, choose_by_utility
+from specact_rl.policy.thresholds import (
+    choose_by_accept_rate,
+    choose_by_target_risk,
+    choose_by_utility,
+)
 
 NUM_FOLDS = 5
 COST_WEIGHT = 0.02
@@ -80,6 +84,7 @@ def fit_gate(
     calibration_hash: str,
     seed: int,
     cost_weight: float = COST_WEIGHT,
+    accept_rate: float | None = None,
 ) -> Gate:
     """Fit a calibrator on half of the tasks and choose the threshold on the other half.
 
@@ -95,6 +100,7 @@ def fit_gate(
         calibration_hash: Bound into the gate.
         seed: Of the halves and the folds.
         cost_weight: Accuracy that one fallback call is worth.
+        accept_rate: Share to accept; None chooses by utility.
     """
     rng = np.random.default_rng(seed)
     scored = ~np.isnan(log_odds)
@@ -103,7 +109,9 @@ def fit_gate(
     selects = scored & ~fits
     calibrator = fit_calibrator(log_odds[fits], acceptable[fits], codes[fits], rng)
     p_accept = calibrator.predict(log_odds[selects])
-    if fallback_acceptable is None:
+    if accept_rate is not None:
+        choice = choose_by_accept_rate(p_accept, acceptable[selects], accept_rate=accept_rate)
+    elif fallback_acceptable is None:
         choice = choose_by_target_risk(
             p_accept,
             acceptable[selects],

@@ -29,6 +29,9 @@ class System:
     """Samples that the verifier compares, drawn and paid for though not all are offered."""
     verifier: str | None = None
     """Key of the scores that gate; None accepts every parsable proposal."""
+    accept_rate: float | None = None
+    """Share of the calibration steps that its threshold accepts; None: the threshold of the
+    highest utility."""
     fallback: bool = True
     """Whether a rejected step goes to the strong model. False: the best proposal stands."""
 
@@ -120,6 +123,8 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
             title="cheap + verifier that has seen no model of its family",
             verifier="trees_unseen",
         ),
+        _half("D-half", "cheap + trained verifier, half accepted", "trees"),
+        _half("D-new-half", "the same of its family unseen, half accepted", "trees_unseen"),
         SYSTEMS["D-lin"],
     ]
     found += _several("trees", num_trials)
@@ -148,12 +153,18 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
     return {system.name: system for system in found}
 
 
+def _half(name: str, title: str, verifier: str) -> System:
+    """A gate that is to accept half of the steps, where knowing which ones is worth most."""
+    return System(name=name, title=title, proposer="cheap", verifier=verifier, accept_rate=0.5)
+
+
 def proposer_systems(num_samples: int) -> dict[str, System]:
     """The systems of a model that proposes at logged steps, by name."""
     found = [
         SYSTEMS["A"],
         SYSTEMS["B"],
         replace(SYSTEMS["D"], verifier="trees"),
+        _half("D-half", "cheap + trained verifier, half accepted", "trees"),
         SYSTEMS["D-lin"],
         SYSTEMS["D-logp"],
         *_several("trees", num_samples),

@@ -24,6 +24,7 @@ from specact_rl.store.stages import (
     read_manifest,
 )
 from specact_rl.store.tables import (
+    append_jsonl,
     append_shard,
     done_shards,
     iter_jsonl,
@@ -32,6 +33,7 @@ from specact_rl.store.tables import (
     read_jsonl,
     read_shards,
     read_table,
+    recovered_jsonl,
     write_jsonl,
     write_table,
 )
@@ -40,6 +42,7 @@ from specact_rl.store.training_rows import read_training_rows, write_training_ro
 __all__ = [
     "Manifest",
     "Stage",
+    "append_jsonl",
     "append_shard",
     "atomic_write",
     "canonical_json",
@@ -58,6 +61,7 @@ __all__ = [
     "read_shards",
     "read_table",
     "read_training_rows",
+    "recovered_jsonl",
     "remove_temporaries",
     "sync",
     "write_json",

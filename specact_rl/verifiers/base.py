@@ -15,9 +15,12 @@ from specact_rl.rendering import Renderer, StepPrompt
 from specact_rl.types import Message, Proposal, Rollout, Score, Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Item:
-    """One proposal to be judged, with what a verifier may look at."""
+    """One proposal to be judged, with what a verifier may look at.
+
+    An item equals itself alone, so that what is computed of it can be kept while it lives.
+    """
 
     step: Step
     prompt: StepPrompt | None = None

@@ -17,7 +17,7 @@ from specact_rl.metrics.values import BoolArray, FloatArray
 from specact_rl.store import content_hash
 from specact_rl.verifiers.base import Item, Judgements
 from specact_rl.verifiers.features import feature_matrix, has_response
-from specact_rl.verifiers.features.step import confidence, step_features
+from specact_rl.verifiers.features.step import confidence, no_logprob, step_features
 from specact_rl.verifiers.responses import ResponseModel
 
 
@@ -37,7 +37,14 @@ class ProposerConfidence:
     size: ModelSize = NO_MODEL
 
     def judge(self, items: Sequence[Item]) -> Judgements:
-        """Log p / (1 - p) of the proposal under its own model."""
+        """Log p / (1 - p) of the proposal under its own model; NaN where it is not known.
+
+        Raises:
+            ModelError: It is known of none of the actions.
+        """
+        actions = [item for item in items if item.proposal.action is not None]
+        if actions and all(item.proposal.logprob is None for item in actions):
+            raise no_logprob(actions[0])
         return free_judgements([confidence(item) for item in items])
 
 

@@ -1,4 +1,4 @@
-"""Models on a table of features with holes: boosted trees and a logistic regression, as arrays.
+"""Models on a table of features with holes: a forest and a logistic regression, as arrays.
 
 scikit-learn fits them; what is kept, saved and used to predict is plain numpy, so that a saved
 verifier holds numbers only, runs no code when it is loaded, and scores as it did before.
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 
 from specact_rl.metrics.values import BoolArray, FloatArray
@@ -23,7 +23,9 @@ MIN_ROWS = 40
 """Fewer rows, or fewer than 5 of a label, teach a constant only."""
 _MIN_OF_LABEL = 5
 _NUM_QUANTILES = 64
-_CHUNK = 512
+_CHUNK = 256
+_LEAST_SHARE = 0.002
+_NODE_ARRAYS = ("feature", "threshold", "hole_left", "left", "right", "share", "roots")
 
 
 class Model(Protocol):
@@ -144,57 +146,61 @@ def _ranks(features: FloatArray, quantiles: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trees:
-    """A sum of regression trees. All their nodes in one row of arrays; a leaf's child is itself."""
+    """A forest of extremely randomised trees: the mean of their leaves' shares of True.
 
-    feature: NDArray[np.int64]
+    All their nodes in one row of arrays; a leaf's children are itself.
+    """
+
+    feature: NDArray[np.int32]
     threshold: FloatArray
     """A value up to it goes left."""
     hole_left: BoolArray
     """Whether NaN goes left."""
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    value: FloatArray
-    """Log-odds that a leaf adds; 0 at inner nodes."""
-    roots: NDArray[np.int64]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    share: NDArray[np.float32]
+    """Share of True among the training rows of a node."""
+    roots: NDArray[np.int32]
     depth: int
-    bias: float
 
     @classmethod
     def fit(cls, features: FloatArray, labels: BoolArray, *, seed: int, **settings: Any) -> Trees:
-        """Fit by gradient boosting; settings are those of `HistGradientBoostingClassifier`."""
+        """Fit; settings are those of `ExtraTreesClassifier`."""
         usable = np.array([_varies(column) for column in features.T], dtype=bool)
-        booster = HistGradientBoostingClassifier(
-            early_stopping=False, random_state=seed, **settings
-        )
-        booster.fit(features[:, usable], labels)
+        forest = ExtraTreesClassifier(random_state=seed, **settings)
+        forest.fit(features[:, usable], labels)
         names = np.flatnonzero(usable)
-        trees = [stage[0].nodes for stage in booster._predictors]
-        sizes = np.array([nodes.size for nodes in trees])
-        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        nodes = np.concatenate(trees)
+        trees = [estimator.tree_ for estimator in forest.estimators_]
+        sizes = np.array([tree.node_count for tree in trees])
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         offset = np.repeat(roots, sizes)
-        leaf = nodes["is_leaf"].astype(bool)
-        own = np.arange(nodes.size)
+        left = np.concatenate([tree.children_left for tree in trees])
+        right = np.concatenate([tree.children_right for tree in trees])
+        leaf, own = left < 0, np.arange(left.size)
+        counts = np.concatenate([tree.value[:, 0] for tree in trees])
+        column = np.concatenate([tree.feature for tree in trees])
         return cls(
-            feature=np.where(leaf, 0, names[nodes["feature_idx"] * ~leaf]),
-            threshold=np.where(leaf, 0.0, nodes["num_threshold"]),
-            hole_left=nodes["missing_go_to_left"].astype(bool),
-            left=np.where(leaf, own, nodes["left"].astype(np.int64) + offset),
-            right=np.where(leaf, own, nodes["right"].astype(np.int64) + offset),
-            value=np.where(leaf, nodes["value"], 0.0),
-            roots=roots,
-            depth=int(nodes["depth"].max()),
-            bias=float(np.ravel(booster._baseline_prediction)[0]),
+            feature=names[np.where(leaf, 0, column)].astype(np.int32),
+            threshold=np.where(leaf, 0.0, np.concatenate([tree.threshold for tree in trees])),
+            hole_left=np.concatenate([t.missing_go_to_left for t in trees]).astype(bool),
+            left=np.where(leaf, own, left + offset).astype(np.int32),
+            right=np.where(leaf, own, right + offset).astype(np.int32),
+            share=(counts[:, 1] / counts.sum(axis=1)).astype(np.float32),
+            roots=roots.astype(np.int32),
+            depth=max(tree.max_depth for tree in trees),
         )
 
     def log_odds(self, features: FloatArray) -> FloatArray:
-        """Shape (rows,), from (rows, columns)."""
-        parts = [
-            self._sum(features[at : at + _CHUNK]) for at in range(0, features.shape[0], _CHUNK)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        """Shape (rows,), from (rows, columns); finite, since no share counts as 0 or 1."""
+        shares = np.zeros(features.shape[0])
+        values = features.astype(np.float32)  # as the library compares them
+        for at in range(0, features.shape[0], _CHUNK):
+            shares[at : at + _CHUNK] = self._mean(values[at : at + _CHUNK])
+        shares = np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE)
+        odds: FloatArray = np.log(shares / (1 - shares))
+        return odds
 
-    def _sum(self, features: FloatArray) -> FloatArray:
+    def _mean(self, features: NDArray[np.float32]) -> FloatArray:
         rows = np.arange(features.shape[0])[:, None]
         node = np.broadcast_to(self.roots, (features.shape[0], self.roots.size))
         for _ in range(self.depth):
@@ -203,28 +209,19 @@ class Trees:
                 np.isnan(value), self.hole_left[node], value <= self.threshold[node]
             )
             node = np.where(goes_left, self.left[node], self.right[node])
-        total: FloatArray = self.value[node].sum(axis=1) + self.bias
-        return total
+        mean: FloatArray = self.share[node].mean(axis=1, dtype=np.float64)
+        return mean
 
     def arrays(self) -> Arrays:
         """All that it is made of."""
-        return {
-            "feature": self.feature,
-            "threshold": self.threshold,
-            "hole_left": self.hole_left,
-            "left": self.left,
-            "right": self.right,
-            "value": self.value,
-            "roots": self.roots,
-            "depth_and_bias": np.array([self.depth, self.bias]),
-        }
+        found = {name: getattr(self, name) for name in _NODE_ARRAYS}
+        return found | {"depth": np.array([self.depth])}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Trees:
         """Back from `arrays`."""
-        names = ("feature", "threshold", "hole_left", "left", "right", "value", "roots")
-        depth, bias = arrays["depth_and_bias"]
-        return cls(**{name: arrays[name] for name in names}, depth=int(depth), bias=float(bias))
+        nodes = {name: arrays[name] for name in _NODE_ARRAYS}
+        return cls(**nodes, depth=int(arrays["depth"][0]))
 
 
 def learnable(labels: BoolArray) -> bool:

@@ -1,4 +1,4 @@
-"""Boosted trees, beside a logistic regression, on hand features: trains on a CPU in seconds."""
+"""A forest, beside a logistic regression, on hand features: trains on a CPU in seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WEIGHTS, _CONFIG = "trees.safetensors", "verifier.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreesVerifier:
-    """The mean log-odds of boosted trees and a logistic regression on hand features.
+    """The mean log-odds of a forest and a logistic regression on hand features.
 
     Judges all that says something, text that could not be parsed included: no gate accepts that,
     but a score over all responses has to count it. The two are averaged because they err

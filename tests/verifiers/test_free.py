@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.types import Action, Step
 from specact_rl.verifiers import VERIFIERS
@@ -63,6 +64,16 @@ def test_confidence_is_the_log_odds_of_the_model_s_own_probability(step, propose
     assert judged.log_odds[4] == pytest.approx(-500)
     assert np.isnan(judged.log_odds[5])
     assert not judged.num_tokens.any()
+
+
+def test_confidence_of_a_proposer_that_has_no_probabilities_is_refused(step, propose):
+    unknown = items(step, propose, [None, text("a")], [None, None])
+    with pytest.raises(ModelError, match=r"--logprobs"):
+        ProposerConfidence().judge(unknown)
+    known = items(step, propose, [text("a"), text("b")])
+    fitted = LinearVerifier.fit(known, np.array([True, False]), with_confidence=True, seed=0)
+    with pytest.raises(ModelError, match=r"'cheap' has none at step"):
+        fitted.judge(unknown)
 
 
 def test_agreement_is_the_share_of_samples_that_are_the_same_action(step, propose):

@@ -84,6 +84,8 @@ def summary(results: JSON) -> list[Block]:
 
 
 def _size(split: JSON) -> str:
+    if not split.get("num_steps"):
+        return f"{split.get('num_tasks')} tasks"
     return f"{split.get('num_steps')} steps of {split.get('num_tasks')} tasks"
 
 

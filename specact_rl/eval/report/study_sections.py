@@ -8,6 +8,7 @@ from specact_rl.eval.report.blocks import (
     Block,
     Cell,
     Finding,
+    Findings,
     Paragraph,
     Section,
     Status,
@@ -15,7 +16,7 @@ from specact_rl.eval.report.blocks import (
     words,
 )
 from specact_rl.eval.report.judging import claim, listed, status_of
-from specact_rl.eval.report.lookup import part, rows, verifier_title
+from specact_rl.eval.report.lookup import part, rows, system, verifier_title
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
@@ -23,6 +24,9 @@ from specact_rl.eval.report.numbers import (
     metric,
     percent,
     say,
+    say_percent,
+    say_points,
+    say_rows,
 )
 
 MAX_FLAGS = 12
@@ -57,21 +61,50 @@ def log_section(results: JSON) -> Section | None:
         )
     flags = rows(study, "flags")
     if flags:
-        shown = [
-            (words(str(f["kind"]).replace("_", " ")), words(f["group"]), words(f["detail"]))
-            for f in flags[:MAX_FLAGS]
-        ]
-        more = len(flags) - len(shown)
-        blocks.append(
-            table(
-                ("doubt", "about", "why"),
-                shown,
-                caption="Doubts about the labels that the import found."
-                + (f" {more} more are in the import's report." if more else ""),
-                num_words=3,
-            )
+        more = len(flags) - len(flags[:MAX_FLAGS])
+        told = "Doubts about the labels that the import found" + (
+            f", {MAX_FLAGS} of {len(flags)}; its report has them all." if more else ":"
         )
+        items = tuple(
+            Finding(
+                status="note",
+                claim=f"{str(f['kind']).replace('_', ' ').capitalize()}: {f['group']}.",
+                evidence=_sentence(f["detail"]),
+            )
+            for f in flags[:MAX_FLAGS]
+        )
+        blocks += [Paragraph(text=told), Findings(items=items)]
+    blocks += [Paragraph(text=text) for text in _cannot(study)]
     return Section(title="The log", blocks=blocks)
+
+
+def _cannot(study: JSON) -> Iterator[str]:
+    """What these logs do not allow, and why."""
+    if study.get("strong") is None:
+        yield (
+            "There is no second model and no second trial, so that nothing can be fallen back on "
+            "and no system compared. What can be said is whether a verifier tells this model's "
+            "right answers from its wrong ones; --propose-with adds a model."
+        )
+    if study.get("no_verifier"):
+        yield f"There is no trained verifier: {study['no_verifier']}."
+    for name, reason in part(study, "no_gate").items():
+        yield f"There is no gate for {name}: {str(reason).rstrip('.')}."
+    if "references" in study:
+        yield (
+            f"{study['strong']} is right by definition: what it did in episodes that succeeded is "
+            "the reference, and another action may be as good. So accuracies here are agreement "
+            "with the log, step by step, and no system can be better than A."
+        )
+    elif study.get("strong") is not None:
+        yield (
+            "A strong model as judge (C) cannot be joined: a log does not say how it would have "
+            "judged."
+        )
+
+
+def _sentence(detail: str) -> str:
+    return f"{detail[0].upper()}{detail[1:]}."
 
 
 def _source(study: JSON) -> str:
@@ -157,14 +190,36 @@ def doubts_about_log(results: JSON) -> Iterator[Finding]:
             yield Finding(
                 status="note",
                 claim=f"The {role} model fails by its format ({group}).",
-                evidence=f"{flag['detail'][0].upper()}{flag['detail'][1:]}.",
+                evidence=_sentence(flag["detail"]),
             )
         elif kind in ("harness_fault", "degenerate_group"):
             yield Finding(
                 status="note",
                 claim=f"The labels of {group} say nothing about the models.",
-                evidence=f"{flag['detail'][0].upper()}{flag['detail'][1:]}.",
+                evidence=_sentence(flag["detail"]),
             )
+
+
+def gates_at_half(results: JSON) -> Iterator[Finding]:
+    """Does the verifier know which half to accept, also of a model that it has not seen?"""
+    for name, whose in (
+        ("D-half", "the verifier knows which half of the cheap model's answers to accept"),
+        ("D-new-half", "so does one that has seen no model of the cheap one's family"),
+    ):
+        row = system(results, name)
+        skill = metric(row, "skill")
+        if row is None or skill is None:
+            continue
+        status = status_of(skill)
+        yield Finding(
+            status=status,
+            claim=claim(status, whose, f"{name} is worse than a random gate of its accept rate."),
+            evidence=(
+                f"{name} accepts {say_percent(metric(row, 'accept_rate'))} and is "
+                f"{say_points(skill)} above a random gate of that rate, at "
+                f"{say_points(metric(row, 'difference_from_a'))} from A, {say_rows(skill)}."
+            ),
+        )
 
 
 def unseen_models(results: JSON) -> Iterator[Finding]:

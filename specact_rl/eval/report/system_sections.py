@@ -229,7 +229,7 @@ def live_section(results: JSON) -> Section | None:
     """Whole episodes, never in one table with replay."""
     found = rows(results, "live")
     if not found:
-        if not rows(results, "replay", "systems"):
+        if not rows(results, "replay", "systems") or part(results, "meta", "study"):
             return None
         return Section(
             title="Live episodes", blocks=[Paragraph(text="No live episodes in this run.")]

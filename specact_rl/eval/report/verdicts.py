@@ -36,6 +36,7 @@ JUDGES: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     system_verdicts.accuracy_of_d,
     system_verdicts.cost_of_d,
     system_verdicts.gate_of_d,
+    study_sections.gates_at_half,
     verifier_verdicts.gain_over_free,
     verifier_verdicts.ranking,
     verifier_verdicts.calibration,

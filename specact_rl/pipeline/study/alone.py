@@ -18,7 +18,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.labelled import known
 from specact_rl.eval.log_outcomes import LogAnswers
 from specact_rl.eval.proposer_report import proposer_row
-from specact_rl.eval.unseen import labelled_items
+from specact_rl.eval.unseen import labelled_by_agent
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.data_sets import PROPOSALS_FILE
@@ -106,7 +106,7 @@ class AloneStudy(Study):
 
     def train_items(self) -> tuple[list[Item], BoolArray]:
         """Its answers to the training tasks, all trials."""
-        return labelled_items(self.answers["train"], [self.agent], self.tasks("train"))
+        return labelled_by_agent(self.answers["train"], self.tasks("train"))[self.agent]
 
     def cheap_items(self, split: SplitName) -> list[Item]:
         """Its first answers."""

@@ -82,6 +82,8 @@ class StudyPlan:
     verifier: Path | None = None
     """Folder of a verifier that another study has fitted; None fits one on this log."""
     fractions: Mapping[SplitName, float] = field(default_factory=lambda: FRACTIONS)
+    cost_weight: float = COST_WEIGHT
+    """Accuracy that one strong call is worth when thresholds are chosen."""
     num_samples: int = 3
     """Proposals of `propose_with` at each step."""
     seed: int = 0
@@ -146,14 +148,15 @@ class Study(ABC):
                         "study": {
                             **source,
                             **self.facts(),
+                            "no_verifier": self.no_verifier,
                             "no_gate": read_json(self.folders.gates / NO_GATE_FILE),
                         },
                         "label": self.label,
-                        "calibration_rule": calibration_rule(),
+                        "calibration_rule": calibration_rule(self.plan.cost_weight),
                         "num_params": dict(self.plan.sizes),
                         **provenance(self.plan.seed, self.stages, self.command),
                     },
-                    "splits": split_rows(self.rollouts),
+                    "splits": self.split_rows(),
                     "replay": replay,
                     "unseen": unseen,
                 }
@@ -194,6 +197,10 @@ class Study(ABC):
         """Verifiers of other roles that follow from the columns alone, by key."""
         del table, columns, role
         return {}
+
+    def split_rows(self) -> dict[str, Any]:
+        """Sizes of the splits; where a task is a step, tasks say it all."""
+        return {name: {**row, "num_steps": None} for name, row in split_rows(self.rollouts).items()}
 
     def unseen_rows(self) -> list[dict[str, Any]]:
         """Verifiers on models that they have not seen; [] where there are none."""
@@ -258,27 +265,33 @@ class Study(ABC):
         }
 
     @cached_property
-    def fitted(self) -> dict[str, Verifier]:
-        """Verifiers fitted on the training tasks; the first is read where the user names a folder.
+    def no_verifier(self) -> str | None:
+        """Why none can be fitted; None where one can."""
+        _, labels = self.train_items()
+        if labels.any() and not labels.all():
+            return None
+        return (
+            "a verifier must learn from right and wrong answers whose text is in the log, but of "
+            f"{labels.size} such answers to training tasks {int(labels.sum())} are right"
+        )
 
-        Raises:
-            ConfigError: There is nothing to learn from.
+    @cached_property
+    def fitted(self) -> dict[str, Verifier]:
+        """Verifiers fitted on the training tasks, or the first read where the user names a folder.
+
+        {} where there is nothing to learn from.
         """
-        items, labels = self.train_items()
-        if not labels.any() or labels.all():
-            raise ConfigError(
-                "a verifier must learn from right and wrong answers, but of "
-                f"{labels.size} labelled ones on the training tasks {int(labels.sum())} are right. "
-                "`specact check` says what a log supports"
-            )
-        found = {key: fit(items, labels) for key, fit in self.fits.items()}
+        found: dict[str, Verifier] = {}
+        if self.no_verifier is None:
+            items, labels = self.train_items()
+            found = {key: fit(items, labels) for key, fit in self.fits.items()}
         if self.plan.verifier is not None:
             found["trees"] = TreesVerifier.load(self.plan.verifier)
         return found
 
     def verifier(self, key: str) -> Verifier | None:
         """A verifier by its key; None where it cannot be had."""
-        return self.fitted[key]
+        return self.fitted.get(key)
 
     def judge(self) -> None:
         """One scores table for each verifier of the cheap model's proposals."""
@@ -294,7 +307,9 @@ class Study(ABC):
             arguments={
                 "verifier": key,
                 "fitted_elsewhere": (
-                    None if self.plan.verifier is None else folder_hash(self.plan.verifier)
+                    None
+                    if self.plan.verifier is None
+                    else TreesVerifier.load(self.plan.verifier).verifier_id
                 ),
             },
             seed=self.plan.seed,
@@ -303,7 +318,7 @@ class Study(ABC):
             verifier = None if stage.done else self.verifier(key)
             if verifier is None:
                 return
-            items = [item for split in EVALUATED for item in self.cheap_items(split)]
+            items = self.judged_items
             started = time.perf_counter()
             judgements = verifier.judge(items)
             seconds = time.perf_counter() - started
@@ -311,6 +326,11 @@ class Study(ABC):
             stage.counts["scores"] = len(items)
             if isinstance(verifier, TreesVerifier):
                 verifier.save(stage.path / "verifier")
+
+    @cached_property
+    def judged_items(self) -> list[Item]:
+        """The cheap model's proposals that verifiers are asked about."""
+        return [item for split in EVALUATED for item in self.cheap_items(split)]
 
     @abstractmethod
     def outcome_folders(self) -> dict[str, Path]:
@@ -358,7 +378,7 @@ class Study(ABC):
                 "systems": [asdict(system) for system in self.systems.values() if system.gated],
                 "calibrators": list(CALIBRATORS),
                 "num_folds": NUM_FOLDS,
-                "cost_weight": COST_WEIGHT,
+                "cost_weight": self.plan.cost_weight,
             },
             seed=self.plan.seed,
             overwrite=True,
@@ -382,6 +402,7 @@ class Study(ABC):
                     calibration_hash=hashed,
                     seed=self.plan.seed,
                     systems={name: system},
+                    cost_weight=self.plan.cost_weight,
                 )
             except (ConfigError, DegenerateResultError) as error:  # a small log: say so, go on
                 missing[name] = str(error)

@@ -24,10 +24,11 @@ from specact_rl.eval.log_outcomes import (
 )
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.unseen import (
+    Labelled,
     UnseenModels,
-    families,
     fit_without_each,
-    labelled_items,
+    labelled_by_agent,
+    together,
     unseen_report,
 )
 from specact_rl.metrics.cost import NO_MODEL
@@ -99,10 +100,14 @@ class PairStudy(Study):
         return tasks
 
     @cached_property
-    def train_tasks(self) -> list[str]:
-        """Tasks that verifiers may learn from."""
-        of_agents = self.answers["train"].by_agent.values()
-        return sorted({task for answered in of_agents for task in answered})
+    def labelled(self) -> dict[str, dict[str, Labelled]]:
+        """All labelled answers of all models, by agent, for train and test tasks."""
+        found = {}
+        for name in ("train", "test"):
+            of_agents = self.answers[name].by_agent.values()
+            tasks = sorted({task for answered in of_agents for task in answered})
+            found[name] = labelled_by_agent(self.answers[name], tasks)
+        return found
 
     @cached_property
     def num_trials(self) -> int:
@@ -126,11 +131,9 @@ class PairStudy(Study):
         )
 
     def _train_accuracy(self, agent: str) -> float:
-        train = self.answers["train"]
-        if agent not in train.by_agent:
-            return 0.0
-        _, labels = labelled_items(train, [agent], self.train_tasks)
-        return float(labels.mean()) if labels.size else 0.0
+        answered = self.answers["train"].by_agent.get(agent, {}).values()
+        verdicts = [r.success for rollouts in answered for r in rollouts if r.success is not None]
+        return sum(verdicts) / len(verdicts) if verdicts else 0.0
 
     @cached_property
     def peers(self) -> list[str]:
@@ -166,8 +169,7 @@ class PairStudy(Study):
 
     def train_items(self) -> tuple[list[Item], BoolArray]:
         """What all models of the log answered to the training tasks."""
-        train = self.answers["train"]
-        return labelled_items(train, list(train.by_agent), self.train_tasks)
+        return together(self.labelled["train"].values())
 
     def cheap_items(self, split: SplitName) -> list[Item]:
         """The cheap model's trials at the requests."""
@@ -178,9 +180,7 @@ class PairStudy(Study):
     @cached_property
     def without_family(self) -> UnseenModels:
         """Verifiers that have not seen a family, for each."""
-        if len(families(self.answers["train"])) < 2:
-            return UnseenModels(verifiers={})
-        return fit_without_each(self.answers["train"], self.train_tasks, self.fits)
+        return fit_without_each(self.labelled["train"], self.fits)
 
     def verifier(self, key: str) -> Verifier | None:
         """A verifier by its key; None where it cannot be had."""
@@ -224,10 +224,8 @@ class PairStudy(Study):
 
     def unseen_rows(self) -> list[dict[str, Any]]:
         """What verifiers say of models that they have not seen."""
-        test = self.answers["test"]
-        tasks = sorted({task for answered in test.by_agent.values() for task in answered})
         rng = np.random.default_rng(self.plan.seed)
-        return unseen_report(test, tasks, self.without_family, rng)
+        return unseen_report(self.labelled["test"], self.without_family, rng)
 
 
 def _agreement(table: StepTable, columns: ProposalColumns) -> Judged:

@@ -27,6 +27,7 @@ from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, read_rollouts
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.pipeline.results import split_rows
 from specact_rl.pipeline.study.base import EVALUATED, TRAIN, Study
 from specact_rl.policy.systems import System, proposer_systems
 from specact_rl.store import open_stage, read_manifest, read_table, write_table
@@ -83,6 +84,10 @@ class ProposerStudy(Study):
     def systems(self) -> Mapping[str, System]:
         """What can be joined."""
         return proposer_systems(self.plan.num_samples)
+
+    def split_rows(self) -> dict[str, Any]:
+        """Sizes of the splits, of the episodes that are references."""
+        return split_rows(self.references)
 
     def write_outcomes(self) -> None:
         """The references, and the model's proposals at each of their steps."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from specact_rl.verifiers.features.words import read
 READABLE = "readable"
 """1: calls that a strict reader reads whole; 0: no call is meant; -1: meant, but not to be read so
 (fences, arguments without names, broken text)."""
+
+_KEPT: WeakKeyDictionary[Item, FloatArray] = WeakKeyDictionary()
 
 
 def hand_features(item: Item) -> dict[str, float]:
@@ -54,9 +57,13 @@ def feature_names() -> tuple[str, ...]:
 
 
 def feature_matrix(items: Sequence[Item]) -> FloatArray:
-    """Features as an array of shape (items, names)."""
-    rows = [list(hand_features(item).values()) for item in items]
-    return np.asarray(rows, dtype=np.float64).reshape(len(items), len(feature_names()))
+    """Features as an array of shape (items, names); computed once for an item that stays."""
+    for item in items:
+        if item not in _KEPT:
+            _KEPT[item] = np.array(list(hand_features(item).values()), dtype=np.float64)
+    if not items:
+        return np.empty((0, len(feature_names())))
+    return np.stack([_KEPT[item] for item in items])
 
 
 def has_response(item: Item) -> bool:

@@ -291,8 +291,8 @@ def _coverage_features(
         return dict.fromkeys(names, NAN)
     values = [leaf.value for leaf in _all_leaves(calls, tools)]
     told = read(" . ".join(str(value) for value in values if not isinstance(value, bool)))
-    numbers = {float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
-    held = {abs(number) for number in numbers | told.known_numbers}
+    numbers = {v for v in values if isinstance(v, int | float) and not isinstance(v, bool)}
+    held = {abs(number) for number in numbers if abs(number) < 1e300} | told.known_numbers
     unused = [
         number
         for number in request.numbers
@@ -378,6 +378,8 @@ def _leaves(value: Any, name: str, schema: Mapping[str, Any], depth: int) -> Ite
             inner = properties.get(key)
             yield from _leaves(item, key, inner if isinstance(inner, dict) else {}, depth + 1)
     else:
+        if isinstance(value, int) and abs(value) > 1e300:
+            value = math.inf  # no float holds it
         yield Leaf(value=value, parameter=name, schema=schema, depth=depth)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.actions.taxonomy import call_context
+from specact_rl.errors import ModelError
 from specact_rl.types import ACTION_TYPES
 from specact_rl.verifiers.base import Item
 
@@ -22,6 +23,7 @@ def step_features(item: Item, with_confidence: bool) -> Mapping[str, float]:
 
     Raises:
         ValueError: The proposal has no action, or several.
+        ModelError: With confidence, and the proposer gave no log-probability.
     """
     action, history = item.proposal.action, item.step.history
     if action is None:
@@ -60,6 +62,8 @@ def step_features(item: Item, with_confidence: bool) -> Mapping[str, float]:
     counts = Counter(word for word in words)
     features["repeated_words"] = sum(n - 1 for n in counts.values())
     if with_confidence:
+        if item.proposal.logprob is None:
+            raise no_logprob(item)
         features["confidence"] = confidence(item)
     return features
 
@@ -71,6 +75,15 @@ def confidence(item: Item) -> float:
         return math.nan
     # log(p / (1 - p)) from log p, kept finite where p rounds to 1
     return logprob - math.log(-math.expm1(min(logprob, -1e-9)))
+
+
+def no_logprob(item: Item) -> ModelError:
+    """What a verifier says that cannot do without the log-probability that is not there."""
+    return ModelError(
+        f"the verifier needs the proposer's log-probability, and {item.proposal.model_id!r} has "
+        f"none at step {item.step.step_id!r}; let it propose again with log-probabilities (of a "
+        "server: --logprobs), or take a verifier that does without"
+    )
 
 
 def _share(words: Sequence[str], text: str) -> float:

@@ -16,6 +16,7 @@ _ANY_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _QUOTED = re.compile(r"`([^`]+)`|\"([^\"]+)\"|(?<!\w)'([^']+)'(?!\w)")
 _NAMED = re.compile(r"(?<![.?!]\s)(?<!^)\b[A-Z][\w'&-]*(?:\s+(?:of\s+)?[A-Z][\w'&-]*)*")
 _LISTED = re.compile(r"[^,;.?!:]+(?:,[^,;.?!:]+)*,?\s+(?:and|or|&)\s+[^,;.?!:]+")
+_BETWEEN = re.compile(r",|\s(?:and|or|&)\s")
 _SCALES = {"thousand": 1e3, "k": 1e3, "million": 1e6, "billion": 1e9}
 _NUMBER_WORDS = {
     word: float(value)
@@ -87,7 +88,10 @@ def read(text: str) -> Reading:
     known |= {_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS}
     quoted = tuple(next(part for part in match if part) for match in _QUOTED.findall(text))
     names = tuple(_NAMED.findall(_QUOTED.sub(" ", text)))
-    lists = [match.count(",") + 2 for match in _LISTED.findall(text)]
+    lists = [
+        sum(bool(entry.strip()) for entry in _BETWEEN.split(match))
+        for match in _LISTED.findall(text)
+    ]
     return Reading(
         text=text,
         spaced=spaced(text),
@@ -135,7 +139,11 @@ def _stem(word: str) -> str:
 
 def knows_number(reading: Reading, value: float) -> bool:
     """Whether the text has the number, in digits or in words."""
-    return any(abs(known - abs(value)) <= 1e-6 * max(1.0, known) for known in reading.known_numbers)
+    try:
+        size = abs(float(value))
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+    return any(abs(known - size) <= 1e-6 * max(1.0, known) for known in reading.known_numbers)
 
 
 def _float(digits: str) -> float:

@@ -1,0 +1,197 @@
+"""How well verifiers on hand features judge models and questions that they have not seen.
+
+    python benchmarks/bench_log_verifiers.py [--log FOLDER]
+
+The log is the leaderboard of August 2024 with eight models in four families. Each response is
+scored by a verifier that saw neither its family of models nor its question: four families times
+five folds of questions. No category and no model name is a feature. Prints Markdown: AUROC with
+95 % intervals over resampled questions. Without the log it says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from specact_rl.logs.importers import read_log
+from specact_rl.logs.responses import request_step, response_messages, response_proposal
+from specact_rl.metrics.discrimination import auroc, auroc_interval, within_group_auroc
+from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
+from specact_rl.types import Rollout
+from specact_rl.verifiers.base import Item
+from specact_rl.verifiers.features import feature_matrix, feature_names
+from specact_rl.verifiers.responses import Kind, ResponseModel
+
+ROOT = Path(os.environ.get("SPECACT_REAL_LOGS", Path(__file__).parents[2] / "shared" / "data"))
+FAMILIES = {
+    "meta-llama": "Llama",
+    "Salesforce_xLAM": "xLAM",
+    "NousResearch_Hermes": "Hermes",
+    "gpt-4o": "gpt-4o",
+}
+VERIFIERS: dict[str, tuple[Kind, ...]] = {"trees": ("trees", "linear"), "linear": ("linear",)}
+NUM_FOLDS = 5
+
+
+def main() -> None:
+    """Read, score what was left out, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--log", type=Path, default=ROOT / "bfcl_2024_08", help="folder of the log")
+    parser.add_argument("--tasks", type=int, help="only so many questions (default: all)")
+    parser.add_argument("--resamples", type=int, default=1000, help="draws of an interval")
+    args = parser.parse_args()
+    if not args.log.is_dir():
+        print(f"no log in {args.log}: give --log, or set SPECACT_REAL_LOGS to the folder above it")
+        return
+    rollouts = [r for r in read_log(args.log).result.rollouts if r.success is not None]
+    kept = sorted({r.task_id for r in rollouts}, key=_digest)[: args.tasks]
+    rollouts = [r for r in rollouts if r.task_id in set(kept)]
+    table = Table(rollouts, args.resamples)
+    print(f"{len(rollouts)} responses to {len(kept)} questions, {len(feature_names())} features.\n")
+    scores = {}
+    for name, kinds in VERIFIERS.items():
+        start = time.perf_counter()
+        scores[name] = table.left_out(kinds)
+        print(f"{name}: {time.perf_counter() - start:.0f} s for all fits and scores.")
+    table.print_pooled(scores)
+    table.print_families(scores)
+    table.print_categories(scores["trees"])
+
+
+class Table:
+    """Features and labels of all responses, and how they are divided."""
+
+    def __init__(self, rollouts: Sequence[Rollout], num_resamples: int) -> None:
+        """Compute the features."""
+        self.features = feature_matrix([item_of(rollout) for rollout in rollouts])
+        self.labels = np.array([bool(r.success) for r in rollouts])
+        self.tasks = np.array([r.task_id for r in rollouts])
+        self.models = np.array([r.policy for r in rollouts])
+        self.categories = np.array([r.family for r in rollouts])
+        self.families = np.array([family(r.policy) for r in rollouts])
+        self.folds = np.array([_digest(r.task_id) % NUM_FOLDS for r in rollouts])
+        errors = [str(r.info.get("error_type")) for r in rollouts]
+        relevance = self.categories == "relevance"
+        read = np.array([not error.startswith("ast_decoder") for error in errors])
+        self.subsets = {
+            "all": np.ones(len(rollouts), dtype=bool),
+            "without relevance": ~relevance,
+            "decodable": read & ~relevance,
+        }
+        self.num_resamples = num_resamples
+
+    def left_out(self, kinds: Sequence[Kind]) -> FloatArray:
+        """Log-odds of each response by a model that saw neither its family nor its question."""
+        scores = np.full(self.labels.size, np.nan)
+        for name in np.unique(self.families):
+            for fold in range(NUM_FOLDS):
+                test = (self.families == name) & (self.folds == fold)
+                train = (self.families != name) & (self.folds != fold)
+                if test.any():
+                    model = ResponseModel.fit(
+                        self.features[train], self.labels[train], kinds=kinds, seed=0
+                    )
+                    scores[test] = model.log_odds(self.features[test])
+        return scores
+
+    def print_pooled(self, scores: dict[str, FloatArray]) -> None:
+        """All families together; then pairs within a model, and within a question."""
+        columns = [*self.subsets, "decodable, within a model", "within a question"]
+        print(f"\n| verifier | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+        for name, s in scores.items():
+            cells = [self._auroc(s, rows) for rows in self.subsets.values()]
+            decodable = self.subsets["decodable"]
+            cells.append(self._within(s, decodable, self.models))
+            cells.append(self._within(s, self.subsets["all"], self.tasks))
+            print(f"| {name} | {' | '.join(map(shown, cells))} |")
+
+    def print_families(self, scores: dict[str, FloatArray]) -> None:
+        """Each family by the verifiers that did not see it."""
+        print("\n| left out | verifier | right, % | all | without relevance | decodable |")
+        print("|---|---|---|---|---|---|")
+        for left_out in np.unique(self.families):
+            of_family = self.families == left_out
+            rate = 100 * self.labels[of_family].mean()
+            for name, s in scores.items():
+                cells = [self._auroc(s, rows & of_family) for rows in self.subsets.values()]
+                print(f"| {left_out} | {name} | {rate:.1f} | {' | '.join(map(shown, cells))} |")
+
+    def print_categories(self, scores: FloatArray) -> None:
+        """Each category, by trees."""
+        print("\n| category (trees) | right, % | all | decodable: right, % | decodable |")
+        print("|---|---|---|---|---|")
+        for category in np.unique(self.categories):
+            rows = self.categories == category
+            read = rows & self.subsets["decodable"]
+            cells = [f"{100 * self.labels[rows].mean():.1f}", point(scores, self.labels, rows)]
+            cells += (
+                ["–", "–"]
+                if not read.any()
+                else [
+                    f"{100 * self.labels[read].mean():.1f}",
+                    point(scores, self.labels, read),
+                ]
+            )
+            print(f"| {category} | {' | '.join(cells)} |")
+
+    def _auroc(self, scores: FloatArray, rows: BoolArray) -> MetricValue:
+        return auroc_interval(
+            scores[rows],
+            self.labels[rows],
+            self.tasks[rows],
+            rng=np.random.default_rng(0),
+            num_resamples=self.num_resamples,
+        )
+
+    def _within(self, scores: FloatArray, rows: BoolArray, groups: np.ndarray) -> MetricValue:
+        return within_group_auroc(
+            scores[rows],
+            self.labels[rows],
+            groups[rows],
+            self.tasks[rows],
+            rng=np.random.default_rng(0),
+            num_resamples=self.num_resamples,
+        )
+
+
+def item_of(rollout: Rollout) -> Item:
+    """A logged response as a verifier gets it."""
+    proposal = response_proposal(rollout, 0)
+    return Item(
+        step=request_step(rollout),
+        proposal=proposal,
+        response=response_messages(rollout),
+        siblings=(proposal,),
+    )
+
+
+def family(policy: str) -> str:
+    """The family of a model, by the start of its name; the name itself where none is known."""
+    return next((name for start, name in FAMILIES.items() if policy.startswith(start)), policy)
+
+
+def shown(metric: MetricValue) -> str:
+    """Value and interval."""
+    if metric.value is None:
+        return "–"
+    interval = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+    return f"{metric.value:.3f}{interval}"
+
+
+def point(scores: FloatArray, labels: BoolArray, rows: BoolArray) -> str:
+    """AUROC without an interval."""
+    return shown(auroc(scores[rows], labels[rows]))
+
+
+def _digest(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)
+
+
+if __name__ == "__main__":
+    main()
