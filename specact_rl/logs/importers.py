@@ -42,7 +42,7 @@ def read_log(
         tool_types: A tool table, built in or a file, that decides in place of the importer's own.
 
     Raises:
-        ConfigError: No such log, importer or table, or a log in no known format.
+        ConfigError: No such log, importer or table, a log in no known format, or no rollout in it.
         RolloutFormatError: The log is not what its format says.
     """
     if importer is None:
@@ -52,6 +52,8 @@ def read_log(
         reason = "as asked for"
     logger.info("%s: read as %s (%s)", path, importer, reason)
     result = find_importer(importer)[0](path)
+    if not result.rollouts:
+        raise ConfigError(f"{path} holds no rollout; dropped {result.dropped!r}")
     if tool_types is not None:
         table = find_tool_table(tool_types)
         # The importer's types would win over the table's; what a log says itself is lost with them.

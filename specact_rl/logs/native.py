@@ -6,6 +6,7 @@ from pathlib import Path
 
 from specact_rl.errors import RolloutFormatError
 from specact_rl.logs.groups import finished, unknown_tools
+from specact_rl.logs.reading import no_rows
 from specact_rl.logs.result import ImportResult, jsonl_files
 from specact_rl.store import iter_jsonl
 from specact_rl.types import Rollout
@@ -15,13 +16,14 @@ def import_native(path: Path) -> ImportResult:
     """Rollouts as they are; nothing is dropped.
 
     Raises:
-        RolloutFormatError: A line that is no rollout, a repeated rollout_id, a step that points
-            outside its conversation, or a call of a tool that the rollout's catalogue lacks; names
-            path and line.
+        RolloutFormatError: A file without rollouts, a line that is no rollout, a repeated
+            rollout_id, a step that points outside its conversation, or a call of a tool that the
+            rollout's catalogue lacks; names path and line.
     """
     first_seen: dict[str, str] = {}
-    rollouts = []
+    rollouts: list[Rollout] = []
     for file in jsonl_files(path):
+        num_before = len(rollouts)
         for number, rollout in iter_jsonl(file, Rollout):
             where = f"{file}:{number}"
             earlier = first_seen.setdefault(rollout.rollout_id, where)
@@ -32,6 +34,8 @@ def import_native(path: Path) -> ImportResult:
                 )
             _check_steps(rollout, where)
             rollouts.append(rollout)
+        if len(rollouts) == num_before:
+            raise no_rows(file)
     return finished(rollouts, {})
 
 

@@ -10,8 +10,29 @@ from specact_rl.envs.episodes import NoisyExpert
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import subsample
 from specact_rl.mining.data_sets import PROPOSALS_FILE, Built, DataSource, Tables, write_data_set
-from specact_rl.mining.labels import count_labels, label_disagreement
-from specact_rl.mining.pairs import PAIR_STRATEGIES, MiningOptions, Pair, mine_pairs
+from specact_rl.mining.labels import (
+    count_labels,
+    label_disagreement,
+    without_faulty_labels,
+)
+from specact_rl.mining.pair_report import (
+    count_partings,
+    distances_in_words,
+    distances_of,
+    lengths_in_words,
+    partings_in_words,
+    total_places,
+)
+from specact_rl.mining.pairs import (
+    APPROX,
+    CONTRASTS,
+    PAIR_STRATEGIES,
+    STEP_STRATEGIES,
+    MiningOptions,
+    MiningResult,
+    Pair,
+    mine_pairs,
+)
 from specact_rl.mining.precision import ContinuationValue, Value, cost_value, pair_precision
 from specact_rl.mining.replays import Replays
 from specact_rl.mining.rows import (
@@ -69,9 +90,10 @@ def build_verifier(
 
     def make(tables: Tables) -> Built:
         steps = {step.step_id: step for r in tables.rollouts for step in r.each_step()}
+        proposals = without_faulty_labels(tables.proposals, tables.rollouts)
         return Built(
-            rows=verifier_rows(tables.proposals, steps, source.renderer),
-            report={"labels": _label_report(tables.proposals)},
+            rows=verifier_rows(proposals, steps, source.renderer),
+            report={"labels": _label_report(proposals)},
         )
 
     def balanced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,6 +111,8 @@ def build_preferences(
     max_per_task: int = 8,
     max_per_step: int = 1,
     max_distance: float = 0.5,
+    max_length_ratio: float | None = None,
+    max_turn_gap: int | None = None,
     model_id: str | None = None,
     in_environment: bool = False,
     precision_episodes: int = 0,
@@ -104,6 +128,9 @@ def build_preferences(
         max_per_task: Cap of each strategy on each task.
         max_per_step: Cap of strategies that can make several pairs of a step.
         max_distance: Of the histories in `approx_prefix`.
+        max_length_ratio: Leave out pairs whose longer side has more than so many times the tokens
+            of the other; None keeps all, and the README says that they are not matched.
+        max_turn_gap: Leave out pairs whose sides differ by more messages; None keeps all.
         model_id: The current proposer, for `on_policy`.
         in_environment: The rollouts are of the workspace: it judges hard negatives, and the
             precision of every strategy is measured in it.
@@ -121,6 +148,8 @@ def build_preferences(
         "max_per_task": max_per_task,
         "max_per_step": max_per_step,
         "max_distance": max_distance,
+        "max_length_ratio": max_length_ratio,
+        "max_turn_gap": max_turn_gap,
         "model_id": model_id,
         "in_environment": in_environment,
         "precision_episodes": precision_episodes,
@@ -143,10 +172,16 @@ def build_preferences(
             options=options,
             max_per_task=max_per_task,
         )
-        rows = preference_rows(mined.pairs, source.renderer, allow_unparsable=allow_unparsable)
-        report: dict[str, Any] = {
-            "length_gaps": {name: asdict(gap) for name, gap in length_gaps(rows.rows).items()}
-        }
+        rows = preference_rows(
+            mined.pairs,
+            source.renderer,
+            allow_unparsable=allow_unparsable,
+            max_length_ratio=max_length_ratio,
+            max_turn_gap=max_turn_gap,
+        )
+        report, words = _pair_report(
+            tables, mined, rows, max_length_ratio=max_length_ratio, max_turn_gap=max_turn_gap
+        )
         if replays is not None:
             report["precision"] = _precision_report(
                 mined.pairs, replays, precision_episodes, source.seed
@@ -155,9 +190,44 @@ def build_preferences(
             rows=Rows(rows=rows.rows, dropped={**mined.dropped, **rows.dropped}),
             counts=mined.counts,
             report=report,
+            words=words,
         )
 
     return write_data_set(stage, source, arguments, make, one_action="outcome" not in strategies)
+
+
+def _pair_report(
+    tables: Tables,
+    mined: MiningResult,
+    rows: Rows,
+    *,
+    max_length_ratio: float | None,
+    max_turn_gap: int | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """For report.json, and for the README."""
+    gaps = length_gaps(rows.rows)
+    distances = distances_of([r["distance"] for r in rows.rows if r["strategy"] == APPROX])
+    report = {
+        "length_gaps": {name: asdict(gap) for name, gap in gaps.items()},
+        "approx_prefix_distances": None if distances is None else asdict(distances),
+    }
+    words = list(
+        lengths_in_words(gaps, max_length_ratio=max_length_ratio, max_turn_gap=max_turn_gap)
+    )
+    if any(name in mined.counts for name in CONTRASTS):
+        places = total_places(count_partings(tables.rollouts))
+        report["partings"] = places
+        words.append(partings_in_words(places))
+    if APPROX in mined.counts:
+        too_distant = mined.dropped.get(f"{APPROX}:too_distant", 0)
+        words.append(distances_in_words(distances, too_distant))
+    unparsable = sum(mined.counts.get(f"{name}:rejected_unparsable", 0) for name in STEP_STRATEGIES)
+    if unparsable and not rows.dropped.get("unparsable_rejected"):
+        words.append(
+            f"In {unparsable:,} of the mined pairs the rejected side is text that could not be "
+            "parsed: they teach the format and not the choice of an action."
+        )
+    return report, [paragraph for paragraph in words if paragraph]
 
 
 def build_reward(
@@ -166,6 +236,8 @@ def build_reward(
     strategies: Sequence[str] = ("same_prefix", "hard_negative"),
     max_per_task: int = 8,
     max_per_step: int = 1,
+    max_length_ratio: float | None = None,
+    max_turn_gap: int | None = None,
     in_environment: bool = False,
     precision_episodes: int = 0,
 ) -> Manifest:
@@ -185,6 +257,8 @@ def build_reward(
         strategies=strategies,
         max_per_task=max_per_task,
         max_per_step=max_per_step,
+        max_length_ratio=max_length_ratio,
+        max_turn_gap=max_turn_gap,
         in_environment=in_environment,
         precision_episodes=precision_episodes,
         allow_unparsable=False,

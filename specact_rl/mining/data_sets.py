@@ -15,7 +15,7 @@ from typing import Any
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import TRAIN_SPLITS
 from specact_rl.mining.build_rollouts import REPORT_FILE, read_rollouts
-from specact_rl.mining.rows import Rows
+from specact_rl.mining.rows import Rows, longest_row
 from specact_rl.rendering import Renderer, check_parity
 from specact_rl.store import (
     Manifest,
@@ -73,6 +73,8 @@ class Built:
     rows: Rows
     counts: dict[str, int] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    words: Sequence[str] = ()
+    """Paragraphs for the README."""
 
 
 def write_data_set(
@@ -173,8 +175,13 @@ def _finish(
         for rows in splits.values():
             check_parity(rows, source.renderer)
     written = {split: rows for split, rows in splits.items() if rows}
-    sentence = f"Written by {name} from the {source.split} tasks of a rollouts folder."
-    write_training_rows(stage.path, written, sentence)
+    paragraphs = [
+        f"Written by {name} from the {source.split} tasks of a rollouts folder.",
+        f"The longest row has {longest_row(written):,} tokens. TRL cuts or leaves out what is "
+        "longer than its --max_length: give it that many at least.",
+        *built.words,
+    ]
+    write_training_rows(stage.path, written, "\n\n".join(paragraphs))
     report = {"model_ids": sorted({p.model_id for p in tables.proposals}), **built.report}
     write_json(stage.path / REPORT_FILE, report)
     stage.counts |= built.counts
