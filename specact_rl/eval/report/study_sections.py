@@ -218,7 +218,7 @@ def gates_at_half(results: JSON) -> Iterator[Finding]:
     """Does the verifier know which half to accept, also of a model that it has not seen?"""
     for name, whose in (
         ("D-half", "the verifier knows which half of the cheap model's answers to accept"),
-        ("D-new-half", "so does one that has seen no model of the cheap one's family"),
+        ("D-new-half", "a verifier that has seen no model of the cheap one's family knows it, too"),
     ):
         row = system(results, name)
         skill = metric(row, "skill")
