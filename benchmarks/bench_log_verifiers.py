@@ -208,9 +208,16 @@ class Table:
 
 
 def best_threshold(odds: FloatArray, cheap: BoolArray, strong: BoolArray) -> float:
-    """The score from which on accepting gives the most right answers; inf to accept nothing."""
-    candidates = [np.inf, *np.unique(odds[np.isfinite(odds)])]
-    return float(max(candidates, key=lambda t: int(np.where(odds >= t, cheap, strong).sum())))
+    """The score from which on accepting has the highest skill; inf to accept nothing.
+
+    Not the most right answers: beside a much better strong model that is to accept nothing.
+    """
+    candidates = np.append(np.unique(odds[np.isfinite(odds)]), np.inf)
+    accept = odds >= candidates[:, None]
+    right = np.where(accept, cheap, strong).mean(axis=1)
+    rates = [np.full(len(candidates), side.mean()) for side in (cheap, strong)]
+    gains = skill(np.stack([right, accept.mean(axis=1), *rates], axis=1))
+    return float(candidates[int(gains.argmax())])
 
 
 def skill(shares: FloatArray) -> FloatArray:
