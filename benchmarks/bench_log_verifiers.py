@@ -22,6 +22,7 @@ import numpy as np
 from specact_rl.logs.importers import read_log
 from specact_rl.logs.responses import request_step, response_messages, response_proposal
 from specact_rl.metrics.discrimination import auroc, auroc_interval, within_group_auroc
+from specact_rl.metrics.resampling import resampled_sums
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.types import Rollout
 from specact_rl.verifiers.base import Item
@@ -35,6 +36,15 @@ FAMILIES = {
     "NousResearch_Hermes": "Hermes",
     "gpt-4o": "gpt-4o",
 }
+PAIRS = {
+    "Llama-3 8B / 70B": ("Llama-3-8B-Instruct", "Llama-3-70B-Instruct"),
+    "xLAM 1b / 7b": ("xLAM-1b", "xLAM-7b"),
+    "Hermes-2-Pro 8B / 70B": ("Pro-Llama-3-8B", "Pro-Llama-3-70B"),
+    "gpt-4o-mini / gpt-4o (inverted)": ("gpt-4o-mini", "gpt-4o-2024"),
+}
+"""Cheap and strong by parts of their names."""
+CALIBRATION_FOLDS = 2
+"""Folds of questions on which a threshold is chosen; the others test it."""
 VERIFIERS: dict[str, tuple[Kind, ...]] = {"trees": ("trees", "linear"), "linear": ("linear",)}
 NUM_FOLDS = 5
 
@@ -62,6 +72,7 @@ def main() -> None:
     table.print_pooled(scores)
     table.print_families(scores)
     table.print_categories(scores["trees"])
+    table.print_gates(scores)
 
 
 class Table:
@@ -69,7 +80,9 @@ class Table:
 
     def __init__(self, rollouts: Sequence[Rollout], num_resamples: int) -> None:
         """Compute the features."""
-        self.features = feature_matrix([item_of(rollout) for rollout in rollouts])
+        items = [item_of(rollout) for rollout in rollouts]
+        self.features = feature_matrix(items)
+        self.parsed = np.array([item.proposal.parsed for item in items])
         self.labels = np.array([bool(r.success) for r in rollouts])
         self.tasks = np.array([r.task_id for r in rollouts])
         self.models = np.array([r.policy for r in rollouts])
@@ -140,6 +153,40 @@ class Table:
             )
             print(f"| {category} | {' | '.join(cells)} |")
 
+    def print_gates(self, scores: dict[str, FloatArray]) -> None:
+        """A gate for each pair, its threshold chosen on questions that do not test it."""
+        print(
+            "\n| pair | verifier | cheap, % | strong, % | accepted, % | gate, % "
+            "| minus random gate, points |\n|---|---|---|---|---|---|---|"
+        )
+        for pair, parts in PAIRS.items():
+            rows = [{task: i for i, task in self._rows_of(part)} for part in parts]
+            shared = sorted(rows[0].keys() & rows[1].keys())
+            if not shared:
+                continue
+            cheap, strong = ([of[task] for task in shared] for of in rows)
+            first = self.folds[cheap] < CALIBRATION_FOLDS
+            right = self.labels[cheap], self.labels[strong]
+            for name, s in scores.items():
+                odds = np.where(self.parsed[cheap], s[cheap], -np.inf)
+                accept = odds >= best_threshold(odds[first], right[0][first], right[1][first])
+                sums = np.stack([np.where(accept, *right), accept, *right], axis=1)[~first]
+                shares = sums.mean(axis=0)
+                draws = skill(
+                    resampled_sums(
+                        sums.astype(np.float64), self.num_resamples, np.random.default_rng(0)
+                    )
+                    / len(sums)
+                )
+                gain = 100 * bootstrap_points(skill(shares), draws)
+                cells = [f"{100 * share:.1f}" for share in shares[[2, 3, 1, 0]]]
+                interval = f"{gain[0]:+.1f} [{gain[1]:+.1f}, {gain[2]:+.1f}]"
+                print(f"| {pair} | {name} | {' | '.join(cells)} | {interval} |")
+
+    def _rows_of(self, part: str) -> list[tuple[int, str]]:
+        """Place and question of each response of a model."""
+        return [(i, self.tasks[i]) for i, name in enumerate(self.models) if part in name]
+
     def _auroc(self, scores: FloatArray, rows: BoolArray) -> MetricValue:
         return auroc_interval(
             scores[rows],
@@ -158,6 +205,34 @@ class Table:
             rng=np.random.default_rng(0),
             num_resamples=self.num_resamples,
         )
+
+
+def best_threshold(odds: FloatArray, cheap: BoolArray, strong: BoolArray) -> float:
+    """The score from which on accepting has the highest skill; inf to accept nothing.
+
+    Not the most right answers: beside a much better strong model that is to accept nothing.
+    """
+    candidates = np.append(np.unique(odds[np.isfinite(odds)]), np.inf)
+    accept = odds >= candidates[:, None]
+    right = np.where(accept, cheap, strong).mean(axis=1)
+    rates = [np.full(len(candidates), side.mean()) for side in (cheap, strong)]
+    gains = skill(np.stack([right, accept.mean(axis=1), *rates], axis=1))
+    return float(candidates[int(gains.argmax())])
+
+
+def skill(shares: FloatArray) -> FloatArray:
+    """Right answers of a gate minus those of a random gate that accepts as often.
+
+    Args:
+        shares: Last axis: right by the gate, accepted, right by the cheap, right by the strong.
+    """
+    gate, accepted, cheap, strong = np.moveaxis(shares, -1, 0)
+    return np.asarray(gate - accepted * cheap - (1 - accepted) * strong)
+
+
+def bootstrap_points(value: FloatArray, draws: FloatArray) -> FloatArray:
+    """Value and percentile interval of 95 %."""
+    return np.array([float(value), *np.quantile(draws, [0.025, 0.975])])
 
 
 def item_of(rollout: Rollout) -> Item:

@@ -3,7 +3,7 @@
     python benchmarks/bench_studies.py [--logs DIR] [--only NAME ...] [--out DIR]
 
 Reads logs where they lie beside the checkout or where --logs or SPECACT_REAL_LOGS says, and skips
-with a message where there are none. Each study is the command of its row; its report stays in --out.
+with a message where there are none. Each study is a command; --out keeps their reports.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Judgements:
     """What a verifier says, and what it had to compute for that; arrays of shape (num_items,)."""
 
     log_odds: FloatArray
-    """Higher is better; NaN where a proposal cannot be judged (unparsable)."""
+    """Higher is better; NaN where a proposal cannot be judged. Verifiers of whole responses also
+    judge text that could not be parsed; whoever decides has to refuse that by itself."""
     num_tokens: np.ndarray
     """Tokens computed for each item; 0 for verifiers that run no model."""
     num_cached_tokens: np.ndarray

@@ -211,8 +211,8 @@ def _encode(
     reserved = tokenizer.num_special_tokens_to_add(pair=True)
     for item in items:
         context, response = _texts(item)
-        length = len(tokenizer(response, add_special_tokens=False)["input_ids"])
-        whole = len(tokenizer(context, response)["input_ids"])
+        length = len(tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"])
+        whole = len(tokenizer(context, response, verbose=False)["input_ids"])
         num_cut += whole > max_length
         # The library refuses to cut the first text to nothing.
         first_only = length + reserved < max_length

@@ -7,6 +7,7 @@ import pytest
 
 from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import NO_MODEL
+from specact_rl.metrics.discrimination import auroc
 from specact_rl.types import Action, Step
 from specact_rl.verifiers import VERIFIERS
 from specact_rl.verifiers.base import Item, items_of
@@ -215,3 +216,35 @@ def test_verifiers_run_no_model_of_their_own(step, propose):
     for kind in (ProposerConfidence, SampleAgreement):
         assert kind().size == NO_MODEL
         assert kind in VERIFIERS.values()
+
+
+@pytest.fixture
+def responses(labelled):
+    """The same as logged responses: the message is there, the history of the step is not read."""
+    rows, labels = labelled
+    logged = [
+        Item(
+            step=row.step,
+            proposal=row.proposal,
+            response=[{"role": "assistant", "content": row.proposal.text}],
+            siblings=row.siblings,
+        )
+        for row in rows
+    ]
+    return logged * 4, np.tile(labels, 4)
+
+
+def test_linear_verifier_of_logged_responses_judges_broken_text_too(responses):
+    rows, labels = responses
+    verifier = LinearVerifier.fit(rows, labels, with_confidence=False, seed=0)
+    judged = verifier.judge(rows)
+    assert not np.isnan(judged.log_odds).any()
+    assert auroc(judged.log_odds, labels).value > 0.95
+    alone = [verifier.judge([row]).log_odds[0] for row in rows[:6]]
+    np.testing.assert_allclose(judged.log_odds[:6], alone)
+
+
+def test_logged_responses_have_no_confidence(responses):
+    rows, labels = responses
+    with pytest.raises(ValueError, match="no confidence"):
+        LinearVerifier.fit(rows, labels, with_confidence=True, seed=0)
