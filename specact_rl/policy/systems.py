@@ -101,7 +101,9 @@ _TABLE = (
         fallback=False,
     ),
 )
-_TREES = System(name="D-trees", title="cheap + boosted trees", proposer="cheap", verifier="trees")
+_TREES = System(
+    name="D-trees", title="cheap + trees on hand features", proposer="cheap", verifier="trees"
+)
 """Of studies whose trained verifier is another."""
 SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}
 

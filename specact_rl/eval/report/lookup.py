@@ -18,7 +18,7 @@ VERIFIER_TITLES = {
     "sample_agreement": "agreement of samples",
     "linear": "linear features",
     "linear_with_confidence": "linear + confidence",
-    "trees": "boosted trees",
+    "trees": "trees on hand features",
     "trained": "trained verifier",
     "trained_unseen": "trained verifier, its family unseen",
     "model_agreement": "agreement of models",

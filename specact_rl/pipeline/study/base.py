@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
@@ -356,7 +358,10 @@ class Study(ABC):
                     verifier_id=scores[0].verifier_id,
                     size=NO_MODEL,
                     shares_strong=False,
-                    log_odds=score_matrix(columns["cheap"], scores),
+                    # What cannot be read is scored too, and no gate may accept it.
+                    log_odds=np.where(
+                        columns["cheap"].parsed, score_matrix(columns["cheap"], scores), np.nan
+                    ),
                     seconds=score_seconds(columns["cheap"], scores),
                 )
         for role, found in columns.items():
