@@ -187,6 +187,27 @@ def test_the_same_command_again_skips_what_is_there_and_ends_the_same(pair, resu
     assert "report.html" in capsys.readouterr().out
 
 
+def test_another_pair_in_the_same_folder_is_studied_anew(tmp_path):
+    log = tmp_path / "log.jsonl"
+    rollouts = [
+        answer(model, i, random.Random(f"{model}{i}{t}").random() < accuracy, trial=t)
+        for model, accuracy, trials in (("ant", 0.6, 2), ("bee", 0.7, 1), ("cow", 0.9, 1))
+        for i in range(100)
+        for t in range(trials)
+    ]
+    write_jsonl(log, rollouts)
+    fresh, reused = tmp_path / "fresh", tmp_path / "reused"
+    for cheap, out in (("ant", reused), ("bee", reused), ("bee", fresh)):
+        command = ["study", str(log), "--cheap", cheap, "--strong", "cow", "--out", str(out)]
+        assert main(command) == 0  # ant has two trials and so a system that bee lacks
+    first, second = (read_json(out / "evaluation" / "results.json") for out in (fresh, reused))
+    assert second["unseen"] == first["unseen"]
+    for key in ("name", "acceptable", "difference_from_a"):  # seconds are measured
+        assert [s[key] for s in second["replay"]["systems"]] == [
+            s[key] for s in first["replay"]["systems"]
+        ]
+
+
 def test_the_report_says_what_the_log_is_and_who_was_not_seen(pair):
     page = (pair[1] / "report" / "report.md").read_text()
     assert page.startswith("# Gates between ant-1b and ant-9b")

@@ -310,16 +310,27 @@ class Study(ABC):
 
     def judge(self) -> None:
         """One scores table for each verifier of the cheap model's proposals."""
-        for key in self.keys:
-            if any(system.verifier == key for system in self.systems.values()):
-                self._judge(key)
+        for key in self.used_keys:
+            self._judge(key)
+
+    @cached_property
+    def used_keys(self) -> list[str]:
+        """Those of `keys` that a system has; a folder may hold scores of others from before."""
+        used = {system.verifier for system in self.systems.values()}
+        return [key for key in self.keys if key in used]
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """Who is cheap and who is strong, which the proposals table of a whole log does not say."""
+        facts = self.facts()
+        return {role: facts[role] for role in ("cheap", "strong")}
 
     def _judge(self, key: str) -> None:
         with open_stage(
             self.folders.scores(key, "cheap"),
             "study_scores",
-            inputs=self.outcome_folders(),
-            arguments={"verifier": key, "trained": self.choice.identity},
+            inputs={"rollouts": self.rollouts_dir, **self.outcome_folders()},
+            arguments={"verifier": key, "trained": self.choice.identity, **self.models},
             seed=self.plan.seed,
             overwrite=True,
         ) as stage:
@@ -349,7 +360,7 @@ class Study(ABC):
         """All tables of one split, joined."""
         table, columns = self.columns(split)
         judged: dict[tuple[str, str], Judged] = {}
-        for key in self.keys:
+        for key in self.used_keys:
             path = self.folders.scores(key, "cheap") / SCORES_FILE
             if path.is_file() and (scores := read_table(path, Score)):
                 judged[key, "cheap"] = Judged(
@@ -375,15 +386,17 @@ class Study(ABC):
 
     def calibrate(self) -> None:
         """gate.json of every gated system, from the calibration tasks alone."""
-        keys = [key for key in self.keys if self.folders.scores(key, "cheap").is_dir()]
+        keys = [key for key in self.used_keys if self.folders.scores(key, "cheap").is_dir()]
         with open_stage(
             self.folders.gates,
             "study_calibrate",
             inputs={
+                "rollouts": self.rollouts_dir,
                 **self.outcome_folders(),
                 **{key: self.folders.scores(key, "cheap") for key in keys},
             },
             arguments={
+                **self.models,
                 "systems": [asdict(system) for system in self.systems.values() if system.gated],
                 "calibrators": list(CALIBRATORS),
                 "num_folds": NUM_FOLDS,
