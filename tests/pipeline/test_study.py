@@ -262,6 +262,14 @@ def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     assert "no second model" in page
 
 
+@pytest.mark.parametrize("accuracy", [1.0, 0.0], ids=["right", "wrong"])
+def test_one_model_that_is_always_the_same_gives_a_report_without_verifier(tmp_path, accuracy):
+    log = write_log(tmp_path / "log.jsonl", {"ant": accuracy}, num_tasks=60)
+    assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "no trained verifier" in page
+
+
 def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     rng = random.Random(1)
     entries = []

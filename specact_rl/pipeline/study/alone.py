@@ -128,7 +128,9 @@ class AloneStudy(Study):
         gates: dict[str, Gate] = {}
         missing: dict[str, str] = {}
         for name, system in self.systems.items():
-            judged = outcomes.judged[str(system.verifier), "cheap"]
+            judged = outcomes.judged.get((str(system.verifier), "cheap"))
+            if judged is None:  # nothing to learn from, which the report says once
+                continue
             try:
                 gates[name] = fit_gate(
                     np.where(known(labels), judged.log_odds[:, 0], np.nan),
