@@ -273,7 +273,7 @@ def test_one_model_that_is_always_the_same_gives_a_report_without_verifier(tmp_p
 def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     rng = random.Random(1)
     entries = []
-    for name, accuracy in (("small", 0.5), ("large", 0.7)):
+    for name, accuracy in (("small", 0.5), ("middle", 0.6), ("large", 0.7)):
         details = {
             f"lib__lib-{i}": {"resolved": rng.random() < accuracy, "cost": 0.1, "api_calls": 3}
             for i in range(100)
@@ -285,7 +285,12 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     command = ["study", str(log), "--cheap", "small", "--strong", "large"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     results = read_json(tmp_path / "out" / "evaluation" / "results.json")
-    assert [row["name"] for row in results["replay"]["systems"]] == ["A", "B"]
+    # Nothing to vote on; that any of them is right needs verdicts alone.
+    assert [row["name"] for row in results["replay"]["systems"]] == ["A", "B", "any"]
+    table = read_table(tmp_path / "out" / "rollouts" / "rollouts.parquet", Rollout)
+    tested = {r.task_id for r in table if r.split == "test"}
+    right = [any(r.success for r in table if r.task_id == task) for task in tested]
+    assert system(results, "any")["acceptable"]["value"] == pytest.approx(np.mean(right))
     assert system(results, "B")["relative_price"]["value"] == pytest.approx(1.0)
     page = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "no trained verifier" in page
