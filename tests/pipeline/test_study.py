@@ -306,14 +306,37 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
         ([], "--cheap and --strong"),
         (["--cheap", "ant-1b", "--strong", "ant-9b", "--params", "cheap=0"], "above 0"),
         (["--cheap", "ant-1b", "--strong", "ant-9b", "--verifier", "oracle"], "FILE.py:CLASS"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--seed", "-1"], "seed"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--call-worth", "nan"], "at least 0"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--call-worth", "-1"], "at least 0"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--fractions", "test=nan"], "no share"),
     ],
-    ids=["one name", "two have it", "nobody has it", "the same", "no name", "size", "verifier"],
-)
+    ids=[
+        "one name", "two have it", "nobody has it", "the same", "no name", "size", "verifier",
+        "seed", "worth unknown", "worth negative", "fractions",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_studied_is_one_error(pair, tmp_path, capsys, arguments, said):
     assert main(["study", str(pair[0]), *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_study_is_written_beside_its_log_and_into_a_folder(pair, tmp_path, capsys):
+    models = ["--cheap", "ant-1b", "--strong", "ant-9b"]
+    (tmp_path / "log.jsonl").write_bytes(pair[0].read_bytes())
+    assert main(["study", str(tmp_path), *models, "--out", str(tmp_path / "out")]) == 2
+    assert "outside" in capsys.readouterr().err  # a second run would read its results as a log
+    assert main(["study", str(pair[0]), *models, "--out", str(tmp_path / "log.jsonl")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_an_imported_log_keeps_its_split(pair, tmp_path, capsys):
+    command = ["study", str(pair[1] / "rollouts"), "--cheap", "ant-1b", "--strong", "ant-9b"]
+    fractions = ["--fractions", "train_verifier=0.2,calibration=0.4,test=0.4"]
+    assert main([*command, *fractions, "--out", str(tmp_path / "out")]) == 2
+    assert "split before" in capsys.readouterr().err
 
 
 def test_sizes_are_billions_by_role():

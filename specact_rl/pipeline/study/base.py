@@ -94,6 +94,19 @@ class StudyPlan:
     """Longest of its proposals."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that no study can use.
+
+        Raises:
+            ConfigError: Naming the number.
+        """
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"a seed must be from 0 to 2**32 - 1, got {self.seed}")
+        if not 0.0 <= self.cost_weight < float("inf"):
+            raise ConfigError(
+                f"what a strong call is worth must be a share of at least 0, got {self.cost_weight}"
+            )
+
 
 def parse_sizes(text: str) -> dict[str, float]:
     """Parameters by role from "cheap=8,strong=70", which is in billions.
@@ -240,6 +253,11 @@ class Study(ABC):
         """Write the rollouts folder, and say what the log is."""
         log, importer, reason = self.plan.log, self.plan.importer, "as asked for"
         if self.rollouts_dir == log:
+            if importer is not None or self.plan.fractions is not FRACTIONS:
+                raise ConfigError(
+                    f"{log} was imported and split before: an importer or fractions change nothing "
+                    "there. Leave them out, or study the log that it was made from"
+                )
             importer, reason = "rollouts folder", f"it has a {ROLLOUTS_FILE}, which an import wrote"
         else:
             if importer is None:
