@@ -12,6 +12,7 @@ from specact_rl.cli import main
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
+from specact_rl.eval.report.study_sections import doubts_about_log
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import parse_sizes
 from specact_rl.policy.gates import Gate
@@ -226,6 +227,23 @@ def test_a_verifier_of_another_study_judges_as_it_is(pair, tmp_path):
     again = read_json(tmp_path / "o" / "evaluation" / "results.json")
     assert [row["name"] for row in again["unseen"]] == ["trained"]
     assert "D-new" not in [row["name"] for row in again["replay"]["systems"]]
+
+
+def test_a_verifier_that_is_given_needs_no_answers_to_learn_from(pair, tmp_path):
+    log = write_log(tmp_path / "log.jsonl", {"dog": 0.0, "emu": 0.0})
+    folder = pair[1] / "outcomes" / "cheap--trained" / "verifier"
+    command = ["study", str(log), "--cheap", "dog", "--strong", "emu"]
+    assert main([*command, "--out", str(tmp_path / "o"), "--verifier", str(folder)]) == 0
+    page = (tmp_path / "o" / "report" / "report.md").read_text()
+    assert "no trained verifier" not in page
+
+
+def test_a_doubt_is_of_the_model_that_it_names_and_of_none_whose_name_begins_like_it():
+    flag = {"kind": "format_failures", "group": "ant-mini simple", "detail": "all fenced"}
+    for strong, roles in (("bee", []), ("ant-mini@run#2", ["strong"])):
+        study = {"cheap": "ant", "strong": strong, "flags": [flag]}
+        found = [finding.claim.split()[1] for finding in doubts_about_log({"meta": {"study": study}})]
+        assert found == roles
 
 
 def test_a_verifier_of_the_users_own_is_ds_and_trees_stand_beside_it(pair, tmp_path):

@@ -299,7 +299,13 @@ class Study(ABC):
 
     @cached_property
     def no_verifier(self) -> str | None:
-        """Why none can be fitted; None where one can."""
+        """Why there is none; None where one can be fitted, or is given."""
+        if self.choice.fitted is not None:
+            return None
+        return self._nothing_to_learn
+
+    @cached_property
+    def _nothing_to_learn(self) -> str | None:
         _, labels = self.train_items()
         if labels.any() and not labels.all():
             return None
@@ -315,7 +321,7 @@ class Study(ABC):
         Without those that would have to be fitted where there is nothing to learn from.
         """
         found: dict[str, Verifier] = {}
-        if self.no_verifier is None:
+        if self._nothing_to_learn is None:
             items, labels = self.train_items()
             found = {key: fit(items, labels) for key, fit in self.fits.items()}
         if self.choice.fitted is not None:
