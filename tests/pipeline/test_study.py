@@ -259,6 +259,17 @@ def test_a_verifier_of_the_users_own_is_ds_and_trees_stand_beside_it(pair, tmp_p
     assert results["unseen"][0]["name"] == "trained"
 
 
+def test_flops_of_a_verifier_that_runs_a_model_are_paid(pair, tmp_path):
+    sized = OWN.replace("import NO_MODEL", "import ModelSize")
+    (tmp_path / "own.py").write_text(sized.replace("NO_MODEL", "ModelSize(num_params=2 * 10**9)"))
+    command = ["study", str(pair[0]), "--cheap", "ant-1b", "--strong", "ant-9b"]
+    own = ["--verifier", f"{tmp_path / 'own.py'}:Longest", "--params", "cheap=1,strong=9"]
+    assert main([*command, "--out", str(tmp_path / "o"), *own]) == 0
+    d = system(read_json(tmp_path / "o" / "evaluation" / "results.json"), "D")
+    in_units_of_a = (1 + 2 + 9 * d["strong_calls"]) / 9
+    assert d["relative_flops"]["value"] == pytest.approx(in_units_of_a)
+
+
 def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):
     log = write_log(tmp_path / "log.jsonl", {"ant": 0.6}, num_trials=2)
     assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0

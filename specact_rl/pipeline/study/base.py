@@ -20,7 +20,7 @@ from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
 from specact_rl.logs.sniff import sniff
-from specact_rl.metrics.cost import NO_MODEL, ModelSize
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, import_rollouts, read_rollouts
 from specact_rl.models.language_model import Proposer
@@ -62,6 +62,8 @@ PURPOSES: dict[str, tuple[SplitName, ...]] = {
 
 VERIFIER_FOLDER = "verifier"
 """Where a fitted verifier lies, beside its scores."""
+SIZE_FILE = "size.json"
+"""What a forward pass of the verifier costs, beside its scores."""
 NO_GATE_FILE = "no_gate.json"
 """Why a system has no gate, by its name."""
 
@@ -366,6 +368,7 @@ class Study(ABC):
             judgements = verifier.judge(items)
             seconds = time.perf_counter() - started
             write_table(stage.path / SCORES_FILE, scores_of(verifier, items, judgements, seconds))
+            write_json(stage.path / SIZE_FILE, asdict(verifier.size))
             stage.counts["scores"] = len(items)
             save = getattr(verifier, "save", None)
             if save is not None:
@@ -385,11 +388,12 @@ class Study(ABC):
         table, columns = self.columns(split)
         judged: dict[tuple[str, str], Judged] = {}
         for key in self.used_keys:
-            path = self.folders.scores(key, "cheap") / SCORES_FILE
+            folder = self.folders.scores(key, "cheap")
+            path = folder / SCORES_FILE
             if path.is_file() and (scores := read_table(path, Score)):
                 judged[key, "cheap"] = Judged(
                     verifier_id=scores[0].verifier_id,
-                    size=NO_MODEL,
+                    size=ModelSize(**read_json(folder / SIZE_FILE)),
                     shares_strong=False,
                     log_odds=score_matrix(columns["cheap"], scores),
                     seconds=score_seconds(columns["cheap"], scores),
