@@ -242,7 +242,8 @@ def test_a_doubt_is_of_the_model_that_it_names_and_of_none_whose_name_begins_lik
     flag = {"kind": "format_failures", "group": "ant-mini simple", "detail": "all fenced"}
     for strong, roles in (("bee", []), ("ant-mini@run#2", ["strong"])):
         study = {"cheap": "ant", "strong": strong, "flags": [flag]}
-        found = [finding.claim.split()[1] for finding in doubts_about_log({"meta": {"study": study}})]
+        doubts = doubts_about_log({"meta": {"study": study}})
+        found = [finding.claim.split()[1] for finding in doubts]
         assert found == roles
 
 
@@ -268,6 +269,19 @@ def test_flops_of_a_verifier_that_runs_a_model_are_paid(pair, tmp_path):
     d = system(read_json(tmp_path / "o" / "evaluation" / "results.json"), "D")
     in_units_of_a = (1 + 2 + 9 * d["strong_calls"]) / 9
     assert d["relative_flops"]["value"] == pytest.approx(in_units_of_a)
+
+
+def test_test_requests_that_are_nearly_training_requests_are_told(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", {"ant": 0.5, "bee": 0.8}, num_tasks=60)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    common = " ".join(str(n) for n in range(30))
+    for row in rows:  # 28 of 30 different 3-grams of two requests are in both
+        row["messages"][0]["content"] = f"{common} {row['task_id']}"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["study", str(log), "--cheap", "ant", "--strong", "bee"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "of the test requests 100.0 %" in page
 
 
 def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):

@@ -120,6 +120,13 @@ def _source(study: JSON) -> str:
     if dropped:
         reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in dropped.items())
         told += f" Left out: {reasons}."
+    rate = study.get("near_duplicate_rate")
+    if rate is not None:
+        told += (
+            " Tasks with the same request are in one split; of the test requests "
+            f"{fixed(100.0 * rate, 1)} % share four fifths of their word 3-grams with a training "
+            "request."
+        )
     return told
 
 

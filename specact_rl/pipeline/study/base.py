@@ -22,7 +22,12 @@ from specact_rl.eval.report import write_report
 from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
-from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, import_rollouts, read_rollouts
+from specact_rl.mining.build_rollouts import (
+    REPORT_FILE,
+    ROLLOUTS_FILE,
+    import_rollouts,
+    read_rollouts,
+)
 from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.results import plain_json, provenance, split_rows
@@ -279,6 +284,9 @@ class Study(ABC):
             "reason": reason,
             "counts": manifest.counts,
             "dropped": manifest.dropped,
+            "near_duplicate_rate": read_json(self.rollouts_dir / REPORT_FILE)["leaks"][
+                "near_duplicate_rate"
+            ],
             "flags": [asdict(flag) for flag in read_flags(self.rollouts_dir)],
         }
 
