@@ -305,6 +305,15 @@ def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     assert "no second model" in page
 
 
+@pytest.mark.parametrize("num_trials", [1, 2])
+def test_a_log_without_training_tasks_is_studied_without_a_verifier(tmp_path, num_trials):
+    log = write_log(tmp_path / "log.jsonl", {"ant": 0.5}, num_tasks=60, num_trials=num_trials)
+    command = ["study", str(log), "--fractions", "calibration=0.5,test=0.5"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "no trained verifier" in page
+
+
 @pytest.mark.parametrize("accuracy", [1.0, 0.0], ids=["right", "wrong"])
 def test_one_model_that_is_always_the_same_gives_a_report_without_verifier(tmp_path, accuracy):
     log = write_log(tmp_path / "log.jsonl", {"ant": accuracy}, num_tasks=60)

@@ -67,10 +67,7 @@ class PairStudy(Study):
     @cached_property
     def answers(self) -> dict[str, LogAnswers]:
         """By what the tasks are for: train, calibration, test."""
-        return {
-            name: LogAnswers.of([r for r in self.rollouts if r.split in splits], self.names)
-            for name, splits in PURPOSES.items()
-        }
+        return {name: self.everything.of_splits(splits) for name, splits in PURPOSES.items()}
 
     @cached_property
     def cheap(self) -> str:
