@@ -65,6 +65,14 @@ class LogAnswers:
         both = {**others, **apart}
         return LogAnswers(by_agent={a: both[a] for a in sorted(both)})
 
+    def of_splits(self, splits: Collection[SplitName]) -> LogAnswers:
+        """Those to the tasks of some splits, by agents that have any."""
+        found = {
+            agent: {task: r for task, r in tasks.items() if r[0].split in splits}
+            for agent, tasks in self.by_agent.items()
+        }
+        return LogAnswers(by_agent={agent: tasks for agent, tasks in found.items() if tasks})
+
     def find(self, name: str) -> str:
         """The agent of this name: the whole name, or a part that only one has.
 

@@ -30,6 +30,9 @@ class Judged:
     """Shape (n, k), NaN where unparsable."""
     seconds: FloatArray
     """Shape (n, k)."""
+    knows_labels: bool = False
+    """An oracle: it need not read a proposal, so that unparsable and repeated ones, whose labels
+    may differ, are offered, too."""
 
     def take(self, keep: BoolArray) -> Judged:
         """What it says at the chosen steps; `keep` has shape (n,)."""
@@ -101,7 +104,9 @@ def offered_proposals(system: System, proposer: ProposalColumns, judged: Judged 
     n = distinct.shape[0]
     if judged is None:
         return Offer(distinct=distinct, pick=distinct.argmax(axis=1), log_odds=np.full(n, np.nan))
-    scores = np.where(distinct & ~np.isnan(judged.log_odds[:, :k]), judged.log_odds[:, :k], -np.inf)
+    log_odds = judged.log_odds[:, :k]
+    offered = ~np.isnan(log_odds) & (distinct | judged.knows_labels)
+    scores = np.where(offered, log_odds, -np.inf)
     pick = scores.argmax(axis=1)
     best = scores[np.arange(n), pick]
     return Offer(distinct=distinct, pick=pick, log_odds=np.where(np.isfinite(best), best, np.nan))

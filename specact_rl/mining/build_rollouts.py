@@ -212,6 +212,8 @@ def parse_fractions(text: str) -> dict[SplitName, float]:
             if known is None:
                 raise ValueError(f"{name!r} is no split")
             fractions[known] = float(share)
+            if not 0.0 <= fractions[known] <= 1.0:
+                raise ValueError(f"{share!r} is no share")
         except ValueError as error:
             raise ConfigError(
                 f"fractions must be SPLIT=SHARE,... with splits {SPLITS!r}, got {text!r}: {error}"

@@ -59,7 +59,8 @@ def choose_verifier(asked: str, *, seed: int) -> VerifierChoice:
     kind, _, encoder = asked.partition(":")
     if kind == "encoder" and encoder:
         fit = partial(EncoderVerifier.fit, encoder=encoder, seed=seed)
-        return VerifierChoice(name=asked, identity={"kind": asked}, fit=fit)
+        files = {f.name: file_hash(f) for f in Path(encoder).glob("*") if f.is_file()}
+        return VerifierChoice(name=asked, identity={"kind": asked, "files": files}, fit=fit)
     if (Path(asked) / CONFIG).is_file():
         return _saved(Path(asked))
     own = named_in_file(asked, "the verifier")

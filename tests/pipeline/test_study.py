@@ -12,6 +12,7 @@ from specact_rl.cli import main
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
+from specact_rl.eval.report.study_sections import doubts_about_log
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import parse_sizes
 from specact_rl.policy.gates import Gate
@@ -187,6 +188,27 @@ def test_the_same_command_again_skips_what_is_there_and_ends_the_same(pair, resu
     assert "report.html" in capsys.readouterr().out
 
 
+def test_another_pair_in_the_same_folder_is_studied_anew(tmp_path):
+    log = tmp_path / "log.jsonl"
+    rollouts = [
+        answer(model, i, random.Random(f"{model}{i}{t}").random() < accuracy, trial=t)
+        for model, accuracy, trials in (("ant", 0.6, 2), ("bee", 0.7, 1), ("cow", 0.9, 1))
+        for i in range(100)
+        for t in range(trials)
+    ]
+    write_jsonl(log, rollouts)
+    fresh, reused = tmp_path / "fresh", tmp_path / "reused"
+    for cheap, out in (("ant", reused), ("bee", reused), ("bee", fresh)):
+        command = ["study", str(log), "--cheap", cheap, "--strong", "cow", "--out", str(out)]
+        assert main(command) == 0  # ant has two trials and so a system that bee lacks
+    first, second = (read_json(out / "evaluation" / "results.json") for out in (fresh, reused))
+    assert second["unseen"] == first["unseen"]
+    for key in ("name", "acceptable", "difference_from_a"):  # seconds are measured
+        assert [s[key] for s in second["replay"]["systems"]] == [
+            s[key] for s in first["replay"]["systems"]
+        ]
+
+
 def test_the_report_says_what_the_log_is_and_who_was_not_seen(pair):
     page = (pair[1] / "report" / "report.md").read_text()
     assert page.startswith("# Gates between ant-1b and ant-9b")
@@ -207,6 +229,24 @@ def test_a_verifier_of_another_study_judges_as_it_is(pair, tmp_path):
     assert "D-new" not in [row["name"] for row in again["replay"]["systems"]]
 
 
+def test_a_verifier_that_is_given_needs_no_answers_to_learn_from(pair, tmp_path):
+    log = write_log(tmp_path / "log.jsonl", {"dog": 0.0, "emu": 0.0})
+    folder = pair[1] / "outcomes" / "cheap--trained" / "verifier"
+    command = ["study", str(log), "--cheap", "dog", "--strong", "emu"]
+    assert main([*command, "--out", str(tmp_path / "o"), "--verifier", str(folder)]) == 0
+    page = (tmp_path / "o" / "report" / "report.md").read_text()
+    assert "no trained verifier" not in page
+
+
+def test_a_doubt_is_of_the_model_that_it_names_and_of_none_whose_name_begins_like_it():
+    flag = {"kind": "format_failures", "group": "ant-mini simple", "detail": "all fenced"}
+    for strong, roles in (("bee", []), ("ant-mini@run#2", ["strong"])):
+        study = {"cheap": "ant", "strong": strong, "flags": [flag]}
+        doubts = doubts_about_log({"meta": {"study": study}})
+        found = [finding.claim.split()[1] for finding in doubts]
+        assert found == roles
+
+
 def test_a_verifier_of_the_users_own_is_ds_and_trees_stand_beside_it(pair, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     command = ["study", str(pair[0]), "--cheap", "ant-1b", "--strong", "ant-9b"]
@@ -218,6 +258,30 @@ def test_a_verifier_of_the_users_own_is_ds_and_trees_stand_beside_it(pair, tmp_p
     assert rows["D-trees"]["auroc"]["value"] > 0.95
     assert set(rows["D"]["gain_over"]) == {"trees", "linear"}
     assert results["unseen"][0]["name"] == "trained"
+
+
+def test_flops_of_a_verifier_that_runs_a_model_are_paid(pair, tmp_path):
+    sized = OWN.replace("import NO_MODEL", "import ModelSize")
+    (tmp_path / "own.py").write_text(sized.replace("NO_MODEL", "ModelSize(num_params=2 * 10**9)"))
+    command = ["study", str(pair[0]), "--cheap", "ant-1b", "--strong", "ant-9b"]
+    own = ["--verifier", f"{tmp_path / 'own.py'}:Longest", "--params", "cheap=1,strong=9"]
+    assert main([*command, "--out", str(tmp_path / "o"), *own]) == 0
+    d = system(read_json(tmp_path / "o" / "evaluation" / "results.json"), "D")
+    in_units_of_a = (1 + 2 + 9 * d["strong_calls"]) / 9
+    assert d["relative_flops"]["value"] == pytest.approx(in_units_of_a)
+
+
+def test_test_requests_that_are_nearly_training_requests_are_told(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", {"ant": 0.5, "bee": 0.8}, num_tasks=60)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    common = " ".join(str(n) for n in range(30))
+    for row in rows:  # 28 of 30 different 3-grams of two requests are in both
+        row["messages"][0]["content"] = f"{common} {row['task_id']}"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["study", str(log), "--cheap", "ant", "--strong", "bee"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "of the test requests 100.0 %" in page
 
 
 def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):
@@ -241,10 +305,27 @@ def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     assert "no second model" in page
 
 
+@pytest.mark.parametrize("num_trials", [1, 2])
+def test_a_log_without_training_tasks_is_studied_without_a_verifier(tmp_path, num_trials):
+    log = write_log(tmp_path / "log.jsonl", {"ant": 0.5}, num_tasks=60, num_trials=num_trials)
+    command = ["study", str(log), "--fractions", "calibration=0.5,test=0.5"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "no trained verifier" in page
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.0], ids=["right", "wrong"])
+def test_one_model_that_is_always_the_same_gives_a_report_without_verifier(tmp_path, accuracy):
+    log = write_log(tmp_path / "log.jsonl", {"ant": accuracy}, num_tasks=60)
+    assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "no trained verifier" in page
+
+
 def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     rng = random.Random(1)
     entries = []
-    for name, accuracy in (("small", 0.5), ("large", 0.7)):
+    for name, accuracy in (("small", 0.5), ("middle", 0.6), ("large", 0.7)):
         details = {
             f"lib__lib-{i}": {"resolved": rng.random() < accuracy, "cost": 0.1, "api_calls": 3}
             for i in range(100)
@@ -256,7 +337,12 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     command = ["study", str(log), "--cheap", "small", "--strong", "large"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     results = read_json(tmp_path / "out" / "evaluation" / "results.json")
-    assert [row["name"] for row in results["replay"]["systems"]] == ["A", "B"]
+    # Nothing to vote on; that any of them is right needs verdicts alone.
+    assert [row["name"] for row in results["replay"]["systems"]] == ["A", "B", "any"]
+    table = read_table(tmp_path / "out" / "rollouts" / "rollouts.parquet", Rollout)
+    tested = {r.task_id for r in table if r.split == "test"}
+    right = [any(r.success for r in table if r.task_id == task) for task in tested]
+    assert system(results, "any")["acceptable"]["value"] == pytest.approx(np.mean(right))
     assert system(results, "B")["relative_price"]["value"] == pytest.approx(1.0)
     page = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "no trained verifier" in page
@@ -272,14 +358,37 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
         ([], "--cheap and --strong"),
         (["--cheap", "ant-1b", "--strong", "ant-9b", "--params", "cheap=0"], "above 0"),
         (["--cheap", "ant-1b", "--strong", "ant-9b", "--verifier", "oracle"], "FILE.py:CLASS"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--seed", "-1"], "seed"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--call-worth", "nan"], "at least 0"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--call-worth", "-1"], "at least 0"),
+        (["--cheap", "ant-1b", "--strong", "ant-9b", "--fractions", "test=nan"], "no share"),
     ],
-    ids=["one name", "two have it", "nobody has it", "the same", "no name", "size", "verifier"],
-)
+    ids=[
+        "one name", "two have it", "nobody has it", "the same", "no name", "size", "verifier",
+        "seed", "worth unknown", "worth negative", "fractions",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_studied_is_one_error(pair, tmp_path, capsys, arguments, said):
     assert main(["study", str(pair[0]), *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_study_is_written_beside_its_log_and_into_a_folder(pair, tmp_path, capsys):
+    models = ["--cheap", "ant-1b", "--strong", "ant-9b"]
+    (tmp_path / "log.jsonl").write_bytes(pair[0].read_bytes())
+    assert main(["study", str(tmp_path), *models, "--out", str(tmp_path / "out")]) == 2
+    assert "outside" in capsys.readouterr().err  # a second run would read its results as a log
+    assert main(["study", str(pair[0]), *models, "--out", str(tmp_path / "log.jsonl")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_an_imported_log_keeps_its_split(pair, tmp_path, capsys):
+    command = ["study", str(pair[1] / "rollouts"), "--cheap", "ant-1b", "--strong", "ant-9b"]
+    fractions = ["--fractions", "train_verifier=0.2,calibration=0.4,test=0.4"]
+    assert main([*command, *fractions, "--out", str(tmp_path / "out")]) == 2
+    assert "split before" in capsys.readouterr().err
 
 
 def test_sizes_are_billions_by_role():

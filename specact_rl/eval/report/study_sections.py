@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from specact_rl.eval.report.blocks import (
@@ -119,6 +120,13 @@ def _source(study: JSON) -> str:
     if dropped:
         reasons = ", ".join(f"{reason.replace('_', ' ')} {n}" for reason, n in dropped.items())
         told += f" Left out: {reasons}."
+    rate = study.get("near_duplicate_rate")
+    if rate is not None:
+        told += (
+            " Tasks with the same request are in one split; of the test requests "
+            f"{fixed(100.0 * rate, 1)} % share four fifths of their word 3-grams with a training "
+            "request."
+        )
     return told
 
 
@@ -197,7 +205,7 @@ def doubts_about_log(results: JSON) -> Iterator[Finding]:
     for flag in rows(study, "flags"):
         group, kind = str(flag["group"]), str(flag["kind"])
         role = next(
-            (r for r in ("cheap", "strong") if group.startswith(str(study[r]).partition("@")[0])),
+            (r for r in ("cheap", "strong") if f"{group} ".startswith(f"{_policy(study[r])} ")),
             None,
         )
         if kind == "format_failures" and role is not None:
@@ -212,6 +220,11 @@ def doubts_about_log(results: JSON) -> Iterator[Finding]:
                 claim=f"The labels of {group} say nothing about the models.",
                 evidence=_sentence(flag["detail"]),
             )
+
+
+def _policy(agent: object) -> str:
+    """The model of an agent, without its run and its trial; flags begin with it and a space."""
+    return re.sub(r"(@.*)?(#\d+)?$", "", str(agent))
 
 
 def gates_at_half(results: JSON) -> Iterator[Finding]:

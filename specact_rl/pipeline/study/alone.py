@@ -18,7 +18,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.labelled import known
 from specact_rl.eval.log_outcomes import LogAnswers
 from specact_rl.eval.proposer_report import proposer_row
-from specact_rl.eval.unseen import labelled_by_agent
+from specact_rl.eval.unseen import labelled_by_agent, together
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.data_sets import PROPOSALS_FILE
@@ -40,10 +40,8 @@ class AloneStudy(Study):
     @cached_property
     def answers(self) -> dict[str, LogAnswers]:
         """By what the tasks are for: train, calibration, test."""
-        return {
-            name: LogAnswers.of([r for r in self.rollouts if r.split in splits])
-            for name, splits in PURPOSES.items()
-        }
+        everything = LogAnswers.of(self.rollouts)
+        return {name: everything.of_splits(splits) for name, splits in PURPOSES.items()}
 
     @cached_property
     def agent(self) -> str:
@@ -106,7 +104,9 @@ class AloneStudy(Study):
 
     def train_items(self) -> tuple[list[Item], BoolArray]:
         """Its answers to the training tasks, all trials."""
-        return labelled_by_agent(self.answers["train"], self.tasks("train"))[self.agent]
+        tasks = sorted(self.answers["train"].by_agent.get(self.agent, ()))
+        found = labelled_by_agent(self.answers["train"], tasks)
+        return together(part for agent, part in found.items() if agent == self.agent)
 
     def cheap_items(self, split: SplitName) -> list[Item]:
         """Its first answers."""
@@ -128,7 +128,9 @@ class AloneStudy(Study):
         gates: dict[str, Gate] = {}
         missing: dict[str, str] = {}
         for name, system in self.systems.items():
-            judged = outcomes.judged[str(system.verifier), "cheap"]
+            judged = outcomes.judged.get((str(system.verifier), "cheap"))
+            if judged is None:  # nothing to learn from, which the report says once
+                continue
             try:
                 gates[name] = fit_gate(
                     np.where(known(labels), judged.log_odds[:, 0], np.nan),

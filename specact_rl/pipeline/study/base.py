@@ -22,9 +22,14 @@ from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
 from specact_rl.logs.sniff import sniff
-from specact_rl.metrics.cost import NO_MODEL, ModelSize
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
-from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, import_rollouts, read_rollouts
+from specact_rl.mining.build_rollouts import (
+    REPORT_FILE,
+    ROLLOUTS_FILE,
+    import_rollouts,
+    read_rollouts,
+)
 from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.results import plain_json, provenance, split_rows
@@ -64,6 +69,8 @@ PURPOSES: dict[str, tuple[SplitName, ...]] = {
 
 VERIFIER_FOLDER = "verifier"
 """Where a fitted verifier lies, beside its scores."""
+SIZE_FILE = "size.json"
+"""What a forward pass of the verifier costs, beside its scores."""
 NO_GATE_FILE = "no_gate.json"
 """Why a system has no gate, by its name."""
 
@@ -95,6 +102,19 @@ class StudyPlan:
     max_new_tokens: int = 48
     """Longest of its proposals."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no study can use.
+
+        Raises:
+            ConfigError: Naming the number.
+        """
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"a seed must be from 0 to 2**32 - 1, got {self.seed}")
+        if not 0.0 <= self.cost_weight < float("inf"):
+            raise ConfigError(
+                f"what a strong call is worth must be a share of at least 0, got {self.cost_weight}"
+            )
 
 
 def parse_sizes(text: str) -> dict[str, float]:
@@ -242,6 +262,11 @@ class Study(ABC):
         """Write the rollouts folder, and say what the log is."""
         log, importer, reason = self.plan.log, self.plan.importer, "as asked for"
         if self.rollouts_dir == log:
+            if importer is not None or self.plan.fractions is not FRACTIONS:
+                raise ConfigError(
+                    f"{log} was imported and split before: an importer or fractions change nothing "
+                    "there. Leave them out, or study the log that it was made from"
+                )
             importer, reason = "rollouts folder", f"it has a {ROLLOUTS_FILE}, which an import wrote"
         else:
             if importer is None:
@@ -261,6 +286,9 @@ class Study(ABC):
             "reason": reason,
             "counts": manifest.counts,
             "dropped": manifest.dropped,
+            "near_duplicate_rate": read_json(self.rollouts_dir / REPORT_FILE)["leaks"][
+                "near_duplicate_rate"
+            ],
             "flags": [asdict(flag) for flag in read_flags(self.rollouts_dir)],
         }
 
@@ -283,7 +311,13 @@ class Study(ABC):
 
     @cached_property
     def no_verifier(self) -> str | None:
-        """Why none can be fitted; None where one can."""
+        """Why there is none; None where one can be fitted, or is given."""
+        if self.choice.fitted is not None:
+            return None
+        return self._nothing_to_learn
+
+    @cached_property
+    def _nothing_to_learn(self) -> str | None:
         _, labels = self.train_items()
         if labels.any() and not labels.all():
             return None
@@ -299,7 +333,7 @@ class Study(ABC):
         Without those that would have to be fitted where there is nothing to learn from.
         """
         found: dict[str, Verifier] = {}
-        if self.no_verifier is None:
+        if self._nothing_to_learn is None:
             items, labels = self.train_items()
             found = {key: fit(items, labels) for key, fit in self.fits.items()}
         if self.choice.fitted is not None:
@@ -312,16 +346,27 @@ class Study(ABC):
 
     def judge(self) -> None:
         """One scores table for each verifier of the cheap model's proposals."""
-        for key in self.keys:
-            if any(system.verifier == key for system in self.systems.values()):
-                self._judge(key)
+        for key in self.used_keys:
+            self._judge(key)
+
+    @cached_property
+    def used_keys(self) -> list[str]:
+        """Those of `keys` that a system has; a folder may hold scores of others from before."""
+        used = {system.verifier for system in self.systems.values()}
+        return [key for key in self.keys if key in used]
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """Who is cheap and who is strong, which the proposals table of a whole log does not say."""
+        facts = self.facts()
+        return {role: facts[role] for role in ("cheap", "strong")}
 
     def _judge(self, key: str) -> None:
         with open_stage(
             self.folders.scores(key, "cheap"),
             "study_scores",
-            inputs=self.outcome_folders(),
-            arguments={"verifier": key, "trained": self.choice.identity},
+            inputs={"rollouts": self.rollouts_dir, **self.outcome_folders()},
+            arguments={"verifier": key, "trained": self.choice.identity, **self.models},
             seed=self.plan.seed,
             overwrite=True,
         ) as stage:
@@ -333,6 +378,7 @@ class Study(ABC):
             judgements = verifier.judge(items)
             seconds = time.perf_counter() - started
             write_table(stage.path / SCORES_FILE, scores_of(verifier, items, judgements, seconds))
+            write_json(stage.path / SIZE_FILE, asdict(verifier.size))
             stage.counts["scores"] = len(items)
             save = getattr(verifier, "save", None)
             if save is not None:
@@ -351,12 +397,13 @@ class Study(ABC):
         """All tables of one split, joined."""
         table, columns = self.columns(split)
         judged: dict[tuple[str, str], Judged] = {}
-        for key in self.keys:
-            path = self.folders.scores(key, "cheap") / SCORES_FILE
+        for key in self.used_keys:
+            folder = self.folders.scores(key, "cheap")
+            path = folder / SCORES_FILE
             if path.is_file() and (scores := read_table(path, Score)):
                 judged[key, "cheap"] = Judged(
                     verifier_id=scores[0].verifier_id,
-                    size=NO_MODEL,
+                    size=ModelSize(**read_json(folder / SIZE_FILE)),
                     shares_strong=False,
                     # What cannot be read is scored too, and no gate may accept it.
                     log_odds=np.where(
@@ -380,15 +427,17 @@ class Study(ABC):
 
     def calibrate(self) -> None:
         """gate.json of every gated system, from the calibration tasks alone."""
-        keys = [key for key in self.keys if self.folders.scores(key, "cheap").is_dir()]
+        keys = [key for key in self.used_keys if self.folders.scores(key, "cheap").is_dir()]
         with open_stage(
             self.folders.gates,
             "study_calibrate",
             inputs={
+                "rollouts": self.rollouts_dir,
                 **self.outcome_folders(),
                 **{key: self.folders.scores(key, "cheap") for key in keys},
             },
             arguments={
+                **self.models,
                 "systems": [asdict(system) for system in self.systems.values() if system.gated],
                 "calibrators": list(CALIBRATORS),
                 "num_folds": NUM_FOLDS,

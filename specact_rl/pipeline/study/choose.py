@@ -40,6 +40,12 @@ def run_study(
             something else.
         RolloutFormatError: The log is not of its format.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} must be a folder to write the study to, but is a file")
+    if out.resolve().is_relative_to(plan.log.resolve()):
+        raise ConfigError(
+            f"{out} must lie outside {plan.log}, which is read as a log; choose another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     remove_temporaries(out)
     folders = Folders(root=out)

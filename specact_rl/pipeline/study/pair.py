@@ -67,10 +67,7 @@ class PairStudy(Study):
     @cached_property
     def answers(self) -> dict[str, LogAnswers]:
         """By what the tasks are for: train, calibration, test."""
-        return {
-            name: LogAnswers.of([r for r in self.rollouts if r.split in splits], self.names)
-            for name, splits in PURPOSES.items()
-        }
+        return {name: self.everything.of_splits(splits) for name, splits in PURPOSES.items()}
 
     @cached_property
     def cheap(self) -> str:
@@ -229,12 +226,13 @@ class PairStudy(Study):
         return table, {role: ProposalColumns.of(table, found) for role, found in roles.items()}
 
     def joined(self, table: StepTable, columns: ProposalColumns, role: str) -> dict[str, Judged]:
-        """Agreement of models, and the bound that knows the labels."""
-        if role == PEERS:
-            return {"model_agreement": _agreement(table, columns)}
+        """Agreement of models, where a log has their answers, and the bound that knows labels."""
+        found: dict[str, Judged] = {}
+        if role in (PEERS, PANEL) and columns.parsed.any():
+            found["model_agreement"] = _agreement(table, columns)
         if role == PANEL:
-            return {"model_agreement": _agreement(table, columns), "label": _labels(columns)}
-        return {}
+            found["label"] = _labels(columns)
+        return found
 
     def unseen_rows(self) -> list[dict[str, Any]]:
         """What verifiers say of models that they have not seen."""
@@ -260,11 +258,16 @@ def _agreement(table: StepTable, columns: ProposalColumns) -> Judged:
 
 
 def _labels(columns: ProposalColumns) -> Judged:
-    """A verifier that knows the labels: the bound that no choice among the models passes."""
+    """A verifier that knows the labels: the bound that no choice among the models passes.
+
+    An unknown label stands between right and wrong, so that it is unknown whether any is right
+    where none is known to be.
+    """
     return Judged(
         verifier_id="label",
         size=NO_MODEL,
         shares_strong=False,
-        log_odds=np.where(columns.parsed, 2.0 * columns.acceptable - 1.0, np.nan),
+        log_odds=np.nan_to_num(2.0 * columns.acceptable - 1.0, nan=0.0),
         seconds=np.zeros_like(columns.acceptable),
+        knows_labels=True,
     )
