@@ -294,6 +294,17 @@ def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_
     assert system(results, "D")["acceptable"]["value"] > 0.7
 
 
+def test_tasks_that_only_one_of_the_two_has_answered_are_told(tmp_path):
+    rng = random.Random(0)
+    first = [answer("ant", i, rng.random() < 0.5) for i in range(100)]
+    failed = [i for i, rollout in enumerate(first) if not rollout.success]
+    again = [answer("ant", i, rng.random() < 0.5, trial=1) for i in failed]
+    write_jsonl(tmp_path / "log.jsonl", [*first, *again])
+    assert main(["study", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert f"{100 - len(failed)} tasks that only one of the two has answered" in page
+
+
 def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     log = write_log(tmp_path / "log.jsonl", {"ant": 0.6}, num_tasks=200)
     assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0
