@@ -121,8 +121,7 @@ def test_rows_are_joins_over_the_verdicts(pair, results):
     table = read_table(pair[1] / "outcomes" / "log" / PROPOSALS_FILE, Proposal)
     split = read_manifest(pair[1] / "rollouts").counts
     right = {(r["policy"], r["task_id"]): r["success"] for r in rollouts}
-    tested = {step for gate in [system(results, "A")] for step in [gate["n"]]}
-    assert tested == {split["test:tasks"]}
+    assert system(results, "A")["n"] == split["test:tasks"]
     assert {(p.model_id, p.task_id): p.acceptable for p in table} == right
     agreement = results["meta"]["study"]["agreement"]
     tasks = {task for _, task in right}
@@ -292,6 +291,17 @@ def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_
     assert results["meta"]["study"]["strong"] == "ant#2"
     # A perfect verifier retries what is wrong: 1 - 0.4 ** 2 of the tasks in expectation.
     assert system(results, "D")["acceptable"]["value"] > 0.7
+
+
+def test_tasks_that_only_one_of_the_two_has_answered_are_told(tmp_path):
+    rng = random.Random(0)
+    first = [answer("ant", i, rng.random() < 0.5) for i in range(100)]
+    failed = [i for i, rollout in enumerate(first) if not rollout.success]
+    again = [answer("ant", i, rng.random() < 0.5, trial=1) for i in failed]
+    write_jsonl(tmp_path / "log.jsonl", [*first, *again])
+    assert main(["study", str(tmp_path / "log.jsonl"), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert f"{100 - len(failed)} tasks that only one of the two has answered" in page
 
 
 def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):

@@ -56,6 +56,7 @@ def log_section(results: JSON) -> Section | None:
                 caption=(
                     f"All {total} tasks that both have answered and the log has judged, first "
                     "trials, training tasks included; everything below is on test tasks alone."
+                    f"{_left_out(study)}"
                 ),
                 num_words=2,
             )
@@ -77,6 +78,19 @@ def log_section(results: JSON) -> Section | None:
         blocks += [Paragraph(text=told), Findings(items=items)]
     blocks += [Paragraph(text=text) for text in _cannot(study)]
     return Section(title="The log", blocks=blocks)
+
+
+def _left_out(study: JSON) -> str:
+    """Tasks that the comparison lacks; who has them is seldom chance."""
+    told = ""
+    if unlabelled := part(study, "agreement").get("unlabelled"):
+        told += f" On {unlabelled} more tasks a verdict of the two is withheld."
+    if by_one := study.get("answered_by_one"):
+        told += (
+            f" {by_one} tasks that only one of the two has answered are left out: if tasks were "
+            "tried again because they had failed, say, the rest are the hard ones."
+        )
+    return told
 
 
 def _cannot(study: JSON) -> Iterator[str]:

@@ -161,12 +161,13 @@ class PairStudy(Study):
 
     def facts(self) -> dict[str, Any]:
         """The two models, and on how many tasks who of them is right."""
-        counts = read_manifest(self.folders.proposals("log")).counts
-        agreement = {key: counts[key] for key in AGREEMENT}
+        manifest = read_manifest(self.folders.proposals("log"))
+        agreement = {key: manifest.counts[key] for key in AGREEMENT}
         return {
             "cheap": self.cheap,
             "strong": self.strong,
             "agreement": agreement,
+            "answered_by_one": manifest.dropped.get("answered_by_one", 0),
             "fitted_elsewhere": self.choice.fitted is not None,
         }
 
