@@ -646,6 +646,9 @@ def add_study(subparsers: Subparsers) -> None:
         help="accuracy that one strong call is worth when D's threshold is chosen (default: 0.02)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a study of another log, split or seed"
+    )
     _add_server_arguments(parser)
     parser.set_defaults(run=run_study_command)
 
@@ -677,6 +680,7 @@ def run_study_command(args: argparse.Namespace) -> int:
         cost_weight=args.call_worth,
         num_samples=args.num_samples,
         seed=args.seed,
+        overwrite=args.overwrite,
     )
     with progress_bars() as bar:
         results = run_study(plan, args.out, progress=bar, command=["specact", *args.argv])

@@ -57,7 +57,10 @@ class StepTable:
                 numbers.append(number)
                 held_out.append(bool(rollout.info.get("out_of_family")))
         if not steps:
-            raise ConfigError("a split must have labelled steps, got none")
+            raise ConfigError(
+                "a split must have steps at which an action is known to be right, got none; give "
+                "it a larger share of the tasks"
+            )
         return cls(
             steps=steps,
             task_ids=np.array([step.task_id for step in steps]),

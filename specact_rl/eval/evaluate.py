@@ -142,8 +142,9 @@ def _refuse_constant(system: System, log_odds: np.ndarray) -> None:
     if known.size and np.ptp(known) < 1e-9:
         raise DegenerateResultError(
             f"verifier {system.verifier!r} of system {system.name} must tell proposals apart, but "
-            f"all {known.size} have log-odds {known[0]:.4g}. Check that its classification head "
-            "was saved and that its prompt template is the one it was trained with"
+            f"all {known.size} have log-odds {known[0]:.4g}. A trained model says so if its "
+            "classification head was not saved, or its prompt template is another one than in "
+            "training; a model on features, if nothing it sees differs"
         )
 
 

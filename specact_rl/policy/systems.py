@@ -124,11 +124,11 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
         replace(
             d,
             name="D-new",
-            title="cheap + verifier that has seen no model of its family",
+            title="cheap + verifier fitted without models of its name's family",
             verifier="trained_unseen",
         ),
         _half("D-half", "cheap + trained verifier, half accepted", "trained"),
-        _half("D-new-half", "the same of its family unseen, half accepted", "trained_unseen"),
+        _half("D-new-half", "the same without its name's family, half accepted", "trained_unseen"),
         _TREES,
         SYSTEMS["D-lin"],
     ]

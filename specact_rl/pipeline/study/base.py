@@ -102,6 +102,8 @@ class StudyPlan:
     max_new_tokens: int = 48
     """Longest of its proposals."""
     seed: int = 0
+    overwrite: bool = False
+    """Replace a study of another log, split or seed in the folder."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that no study can use.
@@ -278,6 +280,7 @@ class Study(ABC):
                 importer=importer,
                 fractions=self.plan.fractions,
                 seed=self.plan.seed,
+                overwrite=self.plan.overwrite,
             )
         manifest = read_manifest(self.rollouts_dir)
         return {
@@ -448,10 +451,15 @@ class Study(ABC):
         ) as stage:
             if not stage.done:
                 gates, missing = self.fit_gates()
+                missing |= self.not_judged()
                 for name, gate in gates.items():
                     write_json(stage.path / f"{name}.json", gate.to_json())
                 write_json(stage.path / NO_GATE_FILE, missing)
                 stage.counts["gates"] = len(gates)
+
+    def not_judged(self) -> dict[str, str]:
+        """Why systems whose verifier could not be had have no gate, by name."""
+        return {}
 
     def fit_gates(self) -> tuple[dict[str, Gate], dict[str, str]]:
         """Gates by system, and why a system has none."""

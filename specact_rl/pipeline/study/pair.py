@@ -37,7 +37,7 @@ from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.data_sets import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import EVALUATED, PURPOSES, Study
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
-from specact_rl.store import read_manifest, read_table
+from specact_rl.store import content_hash, read_manifest, read_table
 from specact_rl.types import Proposal, SplitName
 from specact_rl.verifiers import SampleAgreement, Verifier
 from specact_rl.verifiers.base import Item
@@ -202,6 +202,17 @@ class PairStudy(Study):
             return self.without_family.verifiers.get(family_of(self.cheap), {}).get("trained")
         return super().verifier(key)
 
+    def not_judged(self) -> dict[str, str]:
+        """D-new needs another family to learn from."""
+        if self.choice.fitted is not None or self.verifier("trained_unseen") is not None:
+            return {}
+        family = family_of(self.cheap)
+        reason = (
+            f"without the models whose names begin with {family!r}, the log has no right and wrong "
+            "answers to training tasks to learn from"
+        )
+        return {n: reason for n, s in self.systems.items() if s.verifier == "trained_unseen"}
+
     @cached_property
     def proposals(self) -> list[Proposal]:
         """The proposals table."""
@@ -220,10 +231,10 @@ class PairStudy(Study):
         roles = {"cheap": trials, "strong": first[self.strong]}
         if self.peers:
             beside = [first[agent] for agent in (self.cheap, *self.peers)]
-            roles[PEERS] = as_panel(f"{self.cheap} and {len(self.peers)} others", beside)
+            roles[PEERS] = as_panel(_panel_id(self.cheap, *self.peers), beside)
         if len(self.panel) >= MIN_PANEL:
             everyone = [first[agent] for agent in self.panel]
-            roles[PANEL] = as_panel(f"{len(self.panel)} models", everyone)
+            roles[PANEL] = as_panel(_panel_id(*self.panel), everyone)
         return table, {role: ProposalColumns.of(table, found) for role, found in roles.items()}
 
     def joined(self, table: StepTable, columns: ProposalColumns, role: str) -> dict[str, Judged]:
@@ -239,6 +250,11 @@ class PairStudy(Study):
         """What verifiers say of models that they have not seen."""
         rng = np.random.default_rng(self.plan.seed)
         return unseen_report(self.labelled["test"], self.without_family, rng)
+
+
+def _panel_id(*agents: str) -> str:
+    """What a gate on a panel is bound to: who is in it, and in which order."""
+    return f"{len(agents)}-models-{content_hash(list(agents))}"
 
 
 def _agreement(table: StepTable, columns: ProposalColumns) -> Judged:
