@@ -16,10 +16,11 @@ def finished(
     rollouts: list[Rollout], dropped: Mapping[str, int], flags: Sequence[Flag] = ()
 ) -> ImportResult:
     """The result of an importer, with the flags that any log can earn added to its own."""
+    earned = LogFlags()
+    for rollout in rollouts:
+        earned.add(rollout)
     return ImportResult(
-        rollouts=rollouts,
-        dropped=dict(dropped),
-        flags=[*flags, *group_flags(rollouts), *_unknown_tool_flags(rollouts)],
+        rollouts=rollouts, dropped=dict(dropped), flags=[*flags, *earned.found()]
     )
 
 
@@ -37,23 +38,6 @@ def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:
                 yield i, side, action.tool
 
 
-def _unknown_tool_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
-    tools: dict[str, Counter[str]] = defaultdict(Counter)
-    for rollout in rollouts:
-        tools[rollout.policy].update(tool for _, _, tool in unknown_tools(rollout))
-    return [
-        Flag(
-            kind="unknown_tools",
-            group=policy,
-            detail=f"{counts.total()} calls name a tool that the catalogue of their rollout lacks, "
-            f"most often {counts.most_common(1)[0][0]!r}; they are kept, and no proposal can equal "
-            "them, since one that names such a tool is unparsable",
-        )
-        for policy, counts in sorted(tools.items())
-        if counts
-    ]
-
-
 def official_score(rollout: Rollout) -> bool | None:
     """The verdict as the log has it: `success`, or where that is withheld what was scored.
 
@@ -66,42 +50,69 @@ def official_score(rollout: Rollout) -> bool | None:
     return scored if isinstance(scored, bool) else None
 
 
-def group_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
-    """Categories where every model has the same verdict on every task, and server errors.
+class LogFlags:
+    """What any log can earn flags for, from one rollout at a time.
 
-    A category counts from `MIN_GROUP` scored tasks on.
+    Server errors and the like; categories where every model has the same verdict on every task,
+    from `MIN_GROUP` scored tasks on; and calls of tools that are in no catalogue.
     """
-    verdicts: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    tasks: dict[str, set[str]] = defaultdict(set)
-    faults: dict[tuple[str, str], int] = defaultdict(int)
-    for rollout in rollouts:
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self._verdicts: defaultdict[str, set[bool]] = defaultdict(set)
+        self._policies: defaultdict[str, set[str]] = defaultdict(set)
+        self._tasks: defaultdict[str, set[str]] = defaultdict(set)
+        self._faults: Counter[tuple[str, str]] = Counter()
+        self._unknown_tools: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, rollout: Rollout) -> None:
+        """Take one more rollout into account."""
         fault = rollout.info.get("fault")
         if isinstance(fault, str):
-            faults[rollout.policy, fault] += 1
+            self._faults[rollout.policy, fault] += 1
+        self._unknown_tools[rollout.policy].update(tool for _, _, tool in unknown_tools(rollout))
         score = official_score(rollout)
+        # A category is degenerate while its verdicts are of one kind: its tasks count until then.
         if score is not None and rollout.family != rollout.task_id:
-            verdicts[rollout.family][rollout.policy].append(score)
-            tasks[rollout.family].add(rollout.task_id)
-    flags = [
-        Flag(
-            kind=f"{fault}s",
-            group=policy,
-            detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their label is withheld, "
-            "so that no pair is made of them (info.scored keeps the official verdict)",
-        )
-        for (policy, fault), count in sorted(faults.items())
-    ]
-    for family, by_policy in sorted(verdicts.items()):
-        values = {value for scores in by_policy.values() for value in scores}
-        if len(tasks[family]) >= MIN_GROUP and len(values) == 1:
-            share = "100 %" if values == {True} else "0 %"
-            flags.append(
-                Flag(
-                    kind="degenerate_group",
-                    group=family,
-                    detail=f"all {len(by_policy)} models score {share} on all "
-                    f"{len(tasks[family])} tasks: no pairs, and nothing for a verifier to tell "
-                    "apart; a harness fault is likelier than a fact about the models",
-                )
+            self._verdicts[rollout.family].add(score)
+            self._policies[rollout.family].add(rollout.policy)
+            if len(self._verdicts[rollout.family]) == 1:
+                self._tasks[rollout.family].add(rollout.task_id)
+            else:
+                self._tasks[rollout.family].clear()
+
+    def found(self) -> list[Flag]:
+        """The flags so far."""
+        flags = [
+            Flag(
+                kind=f"{fault}s",
+                group=policy,
+                detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their label is "
+                "withheld, so that no pair is made of them (info.scored keeps the official "
+                "verdict)",
             )
-    return flags
+            for (policy, fault), count in sorted(self._faults.items())
+        ]
+        for family, values in sorted(self._verdicts.items()):
+            if len(values) == 1 and len(self._tasks[family]) >= MIN_GROUP:
+                share = "100 %" if values == {True} else "0 %"
+                flags.append(
+                    Flag(
+                        kind="degenerate_group",
+                        group=family,
+                        detail=f"all {len(self._policies[family])} models score {share} on all "
+                        f"{len(self._tasks[family])} tasks: no pairs, and nothing for a verifier "
+                        "to tell apart; a harness fault is likelier than a fact about the models",
+                    )
+                )
+        return flags + [
+            Flag(
+                kind="unknown_tools",
+                group=policy,
+                detail=f"{counts.total()} calls name a tool that the catalogue of their rollout "
+                f"lacks, most often {counts.most_common(1)[0][0]!r}; they are kept, and no "
+                "proposal can equal them, since one that names such a tool is unparsable",
+            )
+            for policy, counts in sorted(self._unknown_tools.items())
+            if counts
+        ]

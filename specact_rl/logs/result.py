@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Flag:
 class ImportResult:
     """Rollouts of one log, what was left out, and what to beware of."""
 
-    rollouts: list[Rollout]
+    rollouts: Sequence[Rollout]
+    """A list, or records that are parsed whenever they are asked for, in a log beyond memory."""
     dropped: dict[str, int]
     """Rows or messages that became no rollout or no step, by reason; {} when all did."""
     flags: list[Flag] = field(default_factory=list)
@@ -34,14 +35,15 @@ class ImportResult:
 
     def counts(self) -> dict[str, int]:
         """Numbers for a manifest: rollouts, tasks, messages, steps, and steps without an action."""
-        steps = [step for rollout in self.rollouts for step in rollout.steps]
-        return {
-            "rollouts": len(self.rollouts),
-            "tasks": len({rollout.task_id for rollout in self.rollouts}),
-            "messages": sum(len(rollout.messages) for rollout in self.rollouts),
-            "steps": len(steps),
-            "unparsable_steps": sum(step.executed is None for step in steps),
-        }
+        tasks = set()
+        counts = {"rollouts": 0, "tasks": 0, "messages": 0, "steps": 0, "unparsable_steps": 0}
+        for rollout in self.rollouts:
+            tasks.add(rollout.task_id)
+            counts["rollouts"] += 1
+            counts["messages"] += len(rollout.messages)
+            counts["steps"] += len(rollout.steps)
+            counts["unparsable_steps"] += sum(step.executed is None for step in rollout.steps)
+        return counts | {"tasks": len(tasks)}
 
 
 Importer = Callable[[Path], ImportResult]

@@ -50,17 +50,33 @@ class LabelDisagreement:
 
 def count_labels(rows: Iterable[Proposal | StepRecord]) -> dict[str, LabelCounts]:
     """Counts of the labels by their source, sorted by name; "none" where no source is given."""
-    tallies: dict[str, Counter[bool | None]] = defaultdict(Counter)
-    for row in rows:
-        tallies[row.label_source or "none"][row.acceptable] += 1
-    return {
-        source: LabelCounts(
-            num_acceptable=tally[True],
-            num_not_acceptable=tally[False],
-            num_unknown=tally[None],
-        )
-        for source, tally in sorted(tallies.items())
-    }
+    tally = LabelTally()
+    tally.add(rows)
+    return tally.counts()
+
+
+class LabelTally:
+    """`count_labels` over some rows at a time."""
+
+    def __init__(self) -> None:
+        """No rows yet."""
+        self._tallies: defaultdict[str, Counter[bool | None]] = defaultdict(Counter)
+
+    def add(self, rows: Iterable[Proposal | StepRecord]) -> None:
+        """Count more rows."""
+        for row in rows:
+            self._tallies[row.label_source or "none"][row.acceptable] += 1
+
+    def counts(self) -> dict[str, LabelCounts]:
+        """Labels by their source, sorted by name."""
+        return {
+            source: LabelCounts(
+                num_acceptable=tally[True],
+                num_not_acceptable=tally[False],
+                num_unknown=tally[None],
+            )
+            for source, tally in sorted(self._tallies.items())
+        }
 
 
 def label_disagreement(proposals: Iterable[Proposal]) -> dict[str, LabelDisagreement]:

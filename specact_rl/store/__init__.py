@@ -23,9 +23,12 @@ from specact_rl.store.stages import (
     open_stage,
     read_manifest,
 )
+from specact_rl.store.spool import RowSpool
 from specact_rl.store.tables import (
+    JsonlRecords,
     append_shard,
     done_shards,
+    iter_columns,
     iter_jsonl,
     iter_shards,
     iter_table,
@@ -38,7 +41,9 @@ from specact_rl.store.tables import (
 from specact_rl.store.training_rows import read_training_rows, write_training_rows
 
 __all__ = [
+    "JsonlRecords",
     "Manifest",
+    "RowSpool",
     "Stage",
     "append_shard",
     "atomic_write",
@@ -48,6 +53,7 @@ __all__ = [
     "file_hash",
     "folder_hash",
     "input_hash",
+    "iter_columns",
     "iter_jsonl",
     "iter_shards",
     "iter_table",

@@ -45,6 +45,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path`, which `remove_temporaries` and the next stage know to delete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the body ends without error.
@@ -52,7 +57,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Readers see the old file or the whole new one, never a part, also after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         sync(temporary)
