@@ -19,9 +19,7 @@ def finished(
     earned = LogFlags()
     for rollout in rollouts:
         earned.add(rollout)
-    return ImportResult(
-        rollouts=rollouts, dropped=dict(dropped), flags=[*flags, *earned.found()]
-    )
+    return ImportResult(rollouts=rollouts, dropped=dict(dropped), flags=[*flags, *earned.found()])
 
 
 def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:

@@ -212,18 +212,40 @@ def read_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> list[
     Raises:
         ConfigError: Not a finished rollouts folder, or a rollout without a split.
     """
+    path = rollouts_file(folder)
+    for _ in task_splits(path):
+        pass
+    return list(iter_table(path, Rollout, where={"split": splits}))
+
+
+def rollouts_file(folder: Path) -> Path:
+    """The rollouts table of a finished folder.
+
+    Raises:
+        ConfigError: The folder is not finished, or has none.
+    """
     read_manifest(folder)
     path = folder / ROLLOUTS_FILE
     if not path.is_file():
         raise ConfigError(f"{folder} must be a rollouts folder, but has no {ROLLOUTS_FILE}")
-    for columns in iter_columns(path, Rollout, ["rollout_id", "split"]):
-        for rollout_id, split in zip(columns["rollout_id"], columns["split"], strict=True):
-            if split is None:
-                raise ConfigError(
-                    f"{path}: rollout {rollout_id!r} must have a split; write the folder with "
-                    "import_rollouts or collect_rollouts, which fix it"
-                )
-    return list(iter_table(path, Rollout, where={"split": splits}))
+    return path
+
+
+def task_splits(path: Path) -> Iterator[list[tuple[str, SplitName]]]:
+    """Task id and split of the rollouts of a table, by row group.
+
+    Raises:
+        ConfigError: A rollout without a split.
+    """
+    names = ["rollout_id", "task_id", "split"]
+    for columns in iter_columns(path, Rollout, names):
+        if None in columns["split"]:
+            rollout_id = columns["rollout_id"][columns["split"].index(None)]
+            raise ConfigError(
+                f"{path}: rollout {rollout_id!r} must have a split; write the folder with "
+                "import_rollouts or collect_rollouts, which fix it"
+            )
+        yield list(zip(columns["task_id"], columns["split"], strict=True))
 
 
 def parse_fractions(text: str) -> dict[SplitName, float]:

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from specact_rl.envs.episodes import NoisyExpert
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import subsample
-from specact_rl.mining.data_sets import PROPOSALS_FILE, Built, DataSource, Tables, write_data_set
-from specact_rl.mining.labels import count_labels, label_disagreement
-from specact_rl.mining.pairs import PAIR_STRATEGIES, MiningOptions, Pair, mine_pairs
-from specact_rl.mining.precision import ContinuationValue, Value, cost_value, pair_precision
+from specact_rl.mining.chunks import PROPOSALS_FILE, Tables
+from specact_rl.mining.data_sets import DataSource, Part, write_data_set
+from specact_rl.mining.engines import Engine, work_through
+from specact_rl.mining.labels import DisagreementTally, LabelTally
+from specact_rl.mining.pairs import PAIR_STRATEGIES, MiningOptions, Pair, check_caps, mine_task
+from specact_rl.mining.precision import (
+    ContinuationValue,
+    Value,
+    Verdicts,
+    cost_value,
+    pair_verdicts,
+)
 from specact_rl.mining.replays import Replays
 from specact_rl.mining.rows import (
-    Rows,
+    FirstRows,
     SftTarget,
+    first_sft_rows,
+    first_verifier_rows,
     length_gaps,
+    note_sft_rows,
+    note_verifier_rows,
     preference_rows,
-    sft_rows,
-    verifier_rows,
 )
+from specact_rl.mining.task_tables import TaskTables
+from specact_rl.rendering import Renderer, check_parity
 from specact_rl.store import Manifest
-from specact_rl.types import Proposal
 
 CONTINUATION_NOISE = 0.15
 """Share of random actions of the player who measures pair precision by playing on."""
@@ -40,8 +52,19 @@ def build_sft(source: DataSource, *, target: SftTarget = "reference") -> Manifes
         ConfigError: Inputs or arguments that do not fit, or no row to train on.
     """
 
-    def make(tables: Tables) -> Built:
-        return Built(rows=sft_rows(tables.rollouts, source.renderer, target=target))
+    def make(tables: Tables) -> Iterator[Part]:
+        first = FirstRows()
+        for task in tables.tasks():
+            dropped: Counter[str] = Counter()
+            for rollout in task.rollouts:
+                note_sft_rows(rollout, target, first, dropped)
+            yield _without_rows(task, dropped)
+        for task in tables.tasks():
+            for rollout in task.rollouts:
+                rows = first_sft_rows(rollout, source.renderer, target, first)
+                check_parity(rows, source.renderer)
+                yield Part(key=rollout.rollout_id, task_id=task.task_id, rows=rows)
+        yield Part(key="", task_id="", rows=[], dropped=first.dropped())
 
     return write_data_set("build_sft", source, {"target": target}, make)
 
@@ -67,18 +90,44 @@ def build_verifier(
         "positive_fraction": positive_fraction if subsampled else None,
     }
 
-    def make(tables: Tables) -> Built:
-        steps = {step.step_id: step for r in tables.rollouts for step in r.each_step()}
-        return Built(
-            rows=verifier_rows(tables.proposals, steps, source.renderer),
-            report={"labels": _label_report(tables.proposals)},
-        )
+    labels = LabelTally()
+    disagreement = DisagreementTally()
+
+    def make(tables: Tables) -> Iterator[Part]:
+        first = FirstRows()
+        for task in tables.tasks():
+            dropped: Counter[str] = Counter()
+            note_verifier_rows(task, first, dropped)
+            labels.add(task.proposals)
+            disagreement.add(task.proposals)
+            yield _without_rows(task, dropped)
+        for task in tables.tasks():
+            for row in first_verifier_rows(task, source.renderer, first):
+                check_parity([row], source.renderer)
+                yield Part(key=row["proposal_id"], task_id=task.task_id, rows=[row])
+        yield Part(key="", task_id="", rows=[], dropped=first.dropped())
 
     def balanced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return subsample(rows, positive_fraction=positive_fraction, seed=source.seed)
 
     return write_data_set(
-        "build_verifier", source, arguments, make, thin=balanced if subsampled else None
+        "build_verifier",
+        source,
+        arguments,
+        make,
+        report=lambda rows: {"labels": _label_report(labels, disagreement)},
+        thin=balanced if subsampled else None,
+    )
+
+
+def _without_rows(task: TaskTables, dropped: Mapping[str, int]) -> Part:
+    """What is counted of a task whose rows come later."""
+    return Part(
+        key="",
+        task_id=task.task_id,
+        rows=[],
+        dropped=dropped,
+        model_ids=frozenset(p.model_id for p in task.proposals),
     )
 
 
@@ -93,6 +142,7 @@ def build_preferences(
     in_environment: bool = False,
     precision_episodes: int = 0,
     allow_unparsable: bool = True,
+    engine: Engine = "local",
     stage: str = "build_preferences",
 ) -> Manifest:
     """Write prompt/chosen/rejected rows of mined pairs, and what they are worth in report.json.
@@ -109,6 +159,7 @@ def build_preferences(
             precision of every strategy is measured in it.
         precision_episodes: Measure by this many continuations a side; 0: by cost-to-go.
         allow_unparsable: Whether unparsable text may be a rejected side.
+        engine: Where tasks are mined; changes nothing in the rows.
         stage: Name in the manifest.
 
     Raises:
@@ -127,37 +178,83 @@ def build_preferences(
         "allow_unparsable": allow_unparsable,
     }
 
-    def make(tables: Tables) -> Built:
-        replays = Replays(tables.rollouts) if in_environment else None
-        options = MiningOptions(
-            model_id=model_id,
-            is_acceptable=replays.is_acceptable if replays else None,
-            max_per_step=max_per_step,
-            max_distance=max_distance,
-            seed=source.seed,
-        )
-        mined = mine_pairs(
-            tables.rollouts,
-            tables.proposals,
-            strategies=strategies,
-            options=options,
-            max_per_task=max_per_task,
-        )
-        rows = preference_rows(mined.pairs, source.renderer, allow_unparsable=allow_unparsable)
-        report: dict[str, Any] = {
-            "length_gaps": {name: asdict(gap) for name, gap in length_gaps(rows.rows).items()}
+    options = MiningOptions(
+        model_id=model_id, max_per_step=max_per_step, max_distance=max_distance, seed=source.seed
+    )
+    try:
+        check_caps(strategies, options, max_per_task)
+    except ValueError as error:
+        raise ConfigError(f"{stage}: {error}") from error
+    work = PairWork(
+        strategies=tuple(strategies),
+        options=options,
+        max_per_task=max_per_task,
+        in_environment=in_environment,
+        precision_episodes=precision_episodes,
+        allow_unparsable=allow_unparsable,
+        renderer=source.renderer,
+    )
+    verdicts: dict[str, Verdicts] = {}
+
+    def make(tables: Tables) -> Iterator[Part]:
+        yield Part(key="", task_id="", rows=[], counts=dict.fromkeys(strategies, 0))
+        for part in work_through(tables, work, engine):
+            for name, found in part.verdicts.items():
+                verdicts[name] = verdicts.get(name, Verdicts()) + found
+            yield part
+
+    def report(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        reported: dict[str, Any] = {
+            "length_gaps": {name: asdict(gap) for name, gap in length_gaps(rows).items()}
         }
-        if replays is not None:
-            report["precision"] = _precision_report(
-                mined.pairs, replays, precision_episodes, source.seed
-            )
-        return Built(
-            rows=Rows(rows=rows.rows, dropped={**mined.dropped, **rows.dropped}),
+        if in_environment:
+            reported["precision"] = _precision_report(verdicts, precision_episodes)
+        return reported
+
+    return write_data_set(stage, source, arguments, make, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairWork:
+    """The pairs of a task as rows: a function of the task alone, which other processes can run."""
+
+    strategies: tuple[str, ...]
+    options: MiningOptions
+    max_per_task: int
+    in_environment: bool
+    precision_episodes: int
+    allow_unparsable: bool
+    renderer: Renderer
+
+    def __call__(self, task: TaskTables) -> Part:
+        """Mine, measure, render, and hold the rows against what they are at inference."""
+        replays = Replays(task.rollouts) if self.in_environment else None
+        options = replace(self.options, is_acceptable=replays.is_acceptable if replays else None)
+        mined = mine_task(
+            task, strategies=self.strategies, options=options, max_per_task=self.max_per_task
+        )
+        rows = preference_rows(mined.pairs, self.renderer, allow_unparsable=self.allow_unparsable)
+        if "outcome" not in self.strategies:  # a trajectory is no single turn to compare
+            check_parity(rows.rows, self.renderer)
+        return Part(
+            key=task.task_id,
+            task_id=task.task_id,
+            rows=rows.rows,
+            dropped={**mined.dropped, **rows.dropped},
             counts=mined.counts,
-            report=report,
+            model_ids=frozenset(p.model_id for p in task.proposals),
+            verdicts=self._verdicts(mined.pairs, replays) if replays else {},
         )
 
-    return write_data_set(stage, source, arguments, make, one_action="outcome" not in strategies)
+    def _verdicts(self, pairs: Sequence[Pair], replays: Replays) -> dict[str, Verdicts]:
+        value: Value = cost_value
+        if self.precision_episodes:
+            value = ContinuationValue(
+                make_policy=lambda rng: NoisyExpert(noise=CONTINUATION_NOISE, rng=rng),
+                num_episodes=self.precision_episodes,
+                seed=self.options.seed,
+            )
+        return pair_verdicts(pairs, replays.environment_at, value)
 
 
 def build_reward(
@@ -168,6 +265,7 @@ def build_reward(
     max_per_step: int = 1,
     in_environment: bool = False,
     precision_episodes: int = 0,
+    engine: Engine = "local",
 ) -> Manifest:
     """Write preference rows for a reward model: parsed actions of one step on both sides.
 
@@ -188,6 +286,7 @@ def build_reward(
         in_environment=in_environment,
         precision_episodes=precision_episodes,
         allow_unparsable=False,
+        engine=engine,
         stage="build_reward",
     )
 
@@ -212,31 +311,19 @@ def _need_proposals(source: DataSource, what: str) -> None:
         raise ConfigError(f"{what} must have proposals, got no folder with {PROPOSALS_FILE}")
 
 
-def _label_report(proposals: Sequence[Proposal]) -> dict[str, Any]:
-    disagreement = label_disagreement(proposals)
+def _label_report(labels: LabelTally, disagreement: DisagreementTally) -> dict[str, Any]:
+    differing = disagreement.counts()
     return {
         source: {
             **asdict(counts),
-            "disagreement_with_match": (
-                disagreement[source].rate if source in disagreement else None
-            ),
+            "disagreement_with_match": differing[source].rate if source in differing else None,
         }
-        for source, counts in count_labels(proposals).items()
+        for source, counts in labels.counts().items()
     }
 
 
-def _precision_report(
-    pairs: Sequence[Pair], replays: Replays, episodes: int, seed: int
-) -> dict[str, Any]:
-    value: Value = cost_value
-    if episodes:
-        value = ContinuationValue(
-            make_policy=lambda rng: NoisyExpert(noise=CONTINUATION_NOISE, rng=rng),
-            num_episodes=episodes,
-            seed=seed,
-        )
-    measured = pair_precision(pairs, replays.environment_at, value)
+def _precision_report(verdicts: Mapping[str, Verdicts], episodes: int) -> dict[str, Any]:
     return {
         "method": f"{episodes} continuations a side" if episodes else "cost_to_go",
-        **{name: asdict(precision) for name, precision in measured.items()},
+        **{name: asdict(found.precision()) for name, found in sorted(verdicts.items())},
     }

@@ -96,9 +96,7 @@ def with_split(
     rollout: Rollout, splits: Mapping[str, SplitName], held_out_families: Collection[str] = ()
 ) -> Rollout:
     """The rollout with its task's split; where families are held out, info says `out_of_family`."""
-    return replace(
-        rollout, split=splits[rollout.task_id], info=_marked(rollout, held_out_families)
-    )
+    return replace(rollout, split=splits[rollout.task_id], info=_marked(rollout, held_out_families))
 
 
 def request_text(rollout: Rollout) -> str:

@@ -15,6 +15,7 @@ from specact_rl.store.files import (
     sync,
     write_json,
 )
+from specact_rl.store.spool import RowSpool
 from specact_rl.store.stages import (
     Manifest,
     Stage,
@@ -23,7 +24,6 @@ from specact_rl.store.stages import (
     open_stage,
     read_manifest,
 )
-from specact_rl.store.spool import RowSpool
 from specact_rl.store.tables import (
     JsonlRecords,
     append_shard,

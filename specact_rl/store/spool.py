@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ class RowSpool(Iterable[dict[str, Any]]):
         self._places: list[tuple[str, int, int]] = []
         """Key of each batch of rows, where its first one begins, and how many they are."""
         self._num_rows = 0
+        self._left_out: set[int] = set()
 
     def __len__(self) -> int:
         """Number of rows."""
-        return self._num_rows
+        return self._num_rows - len(self._left_out)
 
     def add(self, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows whose place is decided by `key`; those of equal keys stay in this order."""
@@ -41,12 +42,21 @@ class RowSpool(Iterable[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All rows in the order of their keys."""
+        return (row for number, row in self._numbered() if number not in self._left_out)
+
+    def retain(self, is_kept: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Leave out the rows that are not kept."""
+        self._left_out |= {number for number, row in self._numbered() if not is_kept(row)}
+
+    def _numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
         self._stream.flush()
+        number = 0
         with self._path.open("rb") as stream:
             for _, start, count in sorted(self._places):
                 stream.seek(start)
                 for _ in range(count):
-                    yield json.loads(stream.readline())
+                    yield number, json.loads(stream.readline())
+                    number += 1
 
     def __enter__(self) -> RowSpool:
         """The spool itself."""
