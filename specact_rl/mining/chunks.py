@@ -8,8 +8,10 @@ order, the row groups that share a task are one chunk: right, but as large as it
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,23 +55,40 @@ class Tables:
             ConfigError: A proposal_id that is there twice.
             ValueError: A proposal at a step of none of the rollouts.
         """
-        where = {"split": [self.split]}
-        rollouts = list(iter_table(self.rollouts, Rollout, row_groups=chunk.rollouts, where=where))
-        tasks = {"task_id": {rollout.task_id for rollout in rollouts}}
-        proposals: dict[str, Proposal] = {}
-        for path, row_groups in zip(self.proposals, chunk.proposals, strict=True):
-            for proposal in iter_table(path, Proposal, row_groups=row_groups, where=tasks):
-                if proposals.setdefault(proposal.proposal_id, proposal) is not proposal:
-                    raise ConfigError(
-                        f"{path}: proposal_id {proposal.proposal_id!r} must be unique, but was "
-                        "there before; name each folder once"
-                    )
-        return group_by_task(rollouts, list(proposals.values()))
+        with _collector_paused():
+            where = {"split": [self.split]}
+            table = iter_table(self.rollouts, Rollout, row_groups=chunk.rollouts, where=where)
+            rollouts = list(table)
+            tasks = {"task_id": {rollout.task_id for rollout in rollouts}}
+            proposals: dict[str, Proposal] = {}
+            for path, row_groups in zip(self.proposals, chunk.proposals, strict=True):
+                for proposal in iter_table(path, Proposal, row_groups=row_groups, where=tasks):
+                    if proposals.setdefault(proposal.proposal_id, proposal) is not proposal:
+                        raise ConfigError(
+                            f"{path}: proposal_id {proposal.proposal_id!r} must be unique, but "
+                            "was there before; name each folder once"
+                        )
+            return group_by_task(rollouts, list(proposals.values()))
 
     def tasks(self) -> Iterator[TaskTables]:
         """All tasks, one chunk of them in memory."""
         for chunk in self.chunks:
             yield from self.read(chunk)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the cycle collector, which walks over all records again and again as they come.
+
+    It took as long as parsing them, and records have no cycles to be found.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def open_tables(rollouts_dir: Path, proposals_dirs: Sequence[Path], split: SplitName) -> Tables:

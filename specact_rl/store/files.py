@@ -13,6 +13,12 @@ from typing import Any
 from specact_rl.errors import ConfigError
 
 
+# json.dumps would make an encoder for each value.
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
+
+
 def canonical_json(value: object) -> str:
     """JSON text that is the same for equal values: sorted keys, no spaces, no escaped unicode.
 
@@ -20,9 +26,7 @@ def canonical_json(value: object) -> str:
         ValueError: NaN or infinity, which JSON does not have.
         TypeError: Not a JSON value.
     """
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def content_hash(value: object) -> str:

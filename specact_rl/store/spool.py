@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json, to_json  # three times as fast as json
 
 from specact_rl.store.files import temporary_name
 
@@ -34,7 +35,7 @@ class RowSpool(Iterable[dict[str, Any]]):
 
     def add(self, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows whose place is decided by `key`; those of equal keys stay in this order."""
-        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() for row in rows]
+        lines = [to_json(row) for row in rows]
         if lines:
             self._places.append((key, self._end, len(lines)))
             self._end += self._stream.write(b"".join(line + b"\n" for line in lines))
@@ -55,7 +56,7 @@ class RowSpool(Iterable[dict[str, Any]]):
             for _, start, count in sorted(self._places):
                 stream.seek(start)
                 for _ in range(count):
-                    yield number, json.loads(stream.readline())
+                    yield number, from_json(stream.readline())
                     number += 1
 
     def __enter__(self) -> RowSpool:
