@@ -37,6 +37,7 @@ from specact_rl.types import SCHEMA_VERSION
 T = TypeVar("T")
 
 _ROWS_PER_GROUP = 4096
+_ROWS_AT_ONCE = 64
 _CHARACTERS_PER_GROUP = 16 * 2**20
 """Readers hold a row group, which of long conversations is much more than its rows let guess."""
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
@@ -375,20 +376,29 @@ def iter_table(
                 mask = reduce(pc.and_, masks)
                 positions = pc.indices_nonzero(mask).to_pylist()
                 table = table.filter(mask)
-            for position, cells in zip(positions, table.to_pylist(), strict=True):
+            for position, cells in zip(positions, _rows(table), strict=True):
                 yield parser.record(cells, f"{path}: row {starts[group] + position}")
 
 
 def iter_columns(
-    path: Path, record_type: type[Any], names: Sequence[str]
+    path: Path,
+    record_type: type[Any],
+    names: Sequence[str],
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[dict[str, list[Any]]]:
     """Yield the values of some scalar fields, one row group at a time; nothing else is read.
+
+    Args:
+        path: The table.
+        record_type: What its rows are.
+        names: Of the fields.
+        row_groups: Numbers of the groups to read; None reads all.
 
     Raises:
         RolloutFormatError: Another schema version, or other columns than the record's.
     """
     with _open_table(path, record_type) as parquet:
-        for group in range(parquet.num_row_groups):
+        for group in range(parquet.num_row_groups) if row_groups is None else row_groups:
             yield parquet.read_row_group(group, columns=list(names)).to_pydict()
 
 
@@ -399,6 +409,11 @@ def _open_table(path: Path, record_type: Any) -> pq.ParquetFile:
         raise RolloutFormatError(f"{path}: must be a Parquet file: {error}") from error
     _check_schema(path, parquet.schema_arrow, record_type)
     return parquet
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        yield from table.slice(start, _ROWS_AT_ONCE).to_pylist()
 
 
 def _group_starts(parquet: pq.ParquetFile) -> list[int]:
