@@ -264,9 +264,7 @@ def made_up(number: int, trials: int = 4, turns: int = 12) -> list[Rollout]:
         steps = []
         for index in range(turns):
             action, answer = common[index] if index < alike else _turn(rng, tools)
-            steps.append(
-                StepRecord(index=index, message_index=len(messages), executed=action)
-            )
+            steps.append(StepRecord(index=index, message_index=len(messages), executed=action))
             messages += [_message(action), answer]
         rollouts.append(
             Rollout(

@@ -35,15 +35,31 @@ class ImportResult:
 
     def counts(self) -> dict[str, int]:
         """Numbers for a manifest: rollouts, tasks, messages, steps, and steps without an action."""
-        tasks = set()
-        counts = {"rollouts": 0, "tasks": 0, "messages": 0, "steps": 0, "unparsable_steps": 0}
+        counts = RolloutCounts()
         for rollout in self.rollouts:
-            tasks.add(rollout.task_id)
-            counts["rollouts"] += 1
-            counts["messages"] += len(rollout.messages)
-            counts["steps"] += len(rollout.steps)
-            counts["unparsable_steps"] += sum(step.executed is None for step in rollout.steps)
-        return counts | {"tasks": len(tasks)}
+            counts.add(rollout)
+        return counts.numbers()
+
+
+class RolloutCounts:
+    """`ImportResult.counts` over one rollout at a time."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._tasks: set[str] = set()
+        self._numbers = {"rollouts": 0, "messages": 0, "steps": 0, "unparsable_steps": 0}
+
+    def add(self, rollout: Rollout) -> None:
+        """Count one more."""
+        self._tasks.add(rollout.task_id)
+        self._numbers["rollouts"] += 1
+        self._numbers["messages"] += len(rollout.messages)
+        self._numbers["steps"] += len(rollout.steps)
+        self._numbers["unparsable_steps"] += sum(step.executed is None for step in rollout.steps)
+
+    def numbers(self) -> dict[str, int]:
+        """By name."""
+        return {**self._numbers, "tasks": len(self._tasks)}
 
 
 Importer = Callable[[Path], ImportResult]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from specact_rl.envs.collect import EpisodePlan, RollOut, collect_episodes, scri
 from specact_rl.envs.episodes import Progress
 from specact_rl.errors import ConfigError
 from specact_rl.logs.importers import find_importer
-from specact_rl.logs.result import Flag, log_files
+from specact_rl.logs.result import Flag, RolloutCounts, log_files
 from specact_rl.mining.labels import LabelTally
 from specact_rl.mining.leaks import LeakCheck
 from specact_rl.mining.splits import DEFAULT_FRACTIONS, draw_splits, with_split
@@ -140,11 +140,18 @@ def import_rollouts(
             result = read(log)
             if not result.rollouts:
                 raise ConfigError(f"{log} holds no rollout; dropped {result.dropped!r}")
-            stage.counts.update(result.counts())
             stage.dropped.update(result.dropped)
+            counts = RolloutCounts()
             _write_split(
-                stage, result.rollouts, fractions, seed, held_out_families, flags=result.flags
+                stage,
+                result.rollouts,
+                fractions,
+                seed,
+                held_out_families,
+                flags=result.flags,
+                watch=counts.add,
             )
+            stage.counts |= counts.numbers()
     return read_manifest(out_dir)
 
 
@@ -155,6 +162,7 @@ def _write_split(
     seed: int,
     held_out_families: Collection[str],
     flags: Sequence[Flag] = (),
+    watch: Callable[[Rollout], None] = lambda rollout: None,
 ) -> None:
     """Write the rollouts grouped by task, tasks and their rollouts in the order of the log.
 
@@ -186,6 +194,7 @@ def _write_split(
             rollout = with_split(rollouts[position], splits, held_out_families)
             leaks.add(rollout)
             labels.add(rollout.steps)
+            watch(rollout)
             counts["rollouts"] += 1
             counts["steps"] += len(rollout.steps)
             counts["successes"] += rollout.success is True

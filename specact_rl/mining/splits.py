@@ -14,12 +14,15 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
+from pydantic import TypeAdapter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from specact_rl.actions.canonical import canonical_text
 from specact_rl.store import canonical_json, content_hash
-from specact_rl.types import SPLITS, Message, Rollout, SplitName
+from specact_rl.types import SPLITS, Message, Rollout, SplitName, ToolSpec
+
+_TOOLS = TypeAdapter(list[ToolSpec])
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +109,14 @@ def request_text(rollout: Rollout) -> str:
 
 def request_key(rollout: Rollout) -> str:
     """Equal for tasks with the same canonical request and the same tools (names, parameters)."""
-    tools = sorted(canonical_json([tool.name, tool.parameters]) for tool in rollout.tools)
-    return content_hash([request_text(rollout), tools])
+    return content_hash([request_text(rollout), _tool_texts(_TOOLS.dump_json(rollout.tools))])
+
+
+@lru_cache(maxsize=256)
+def _tool_texts(tools_json: bytes) -> list[str]:
+    # Nearly all rollouts of a log have one of few catalogues, which are long.
+    tools = _TOOLS.validate_json(tools_json)
+    return sorted(canonical_json([tool.name, tool.parameters]) for tool in tools)
 
 
 def situation_key(rollout: Rollout) -> str:

@@ -286,7 +286,7 @@ def _count_words(messages: Sequence[Message]) -> Counter[str]:
 
 def _words(message: Message) -> list[str]:
     """Words of a message's JSON, keys in one order."""
-    return to_json(_sorted(message)).decode().split()
+    return to_json(_sorted(message)).decode().split()  # many times as fast as json
 
 
 def _sorted(value: Any) -> Any:
