@@ -48,13 +48,14 @@ MINED = {"max_per_task": 8, "options": MiningOptions()}
 def main() -> None:
     """Make a log, import it, mine it, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=float, default=300)
+    parser.add_argument("--megabytes", type=float, default=100)
     parser.add_argument(
         "--rows-of", type=Path, help="a log whose rollouts are repeated; default: made up"
     )
     parser.add_argument(
         "--strategies", nargs="+", default=["divergence", "approx_prefix"], metavar="NAME"
     )
+    parser.add_argument("--rows-rendered", type=int, default=30)
     parser.add_argument("--folder", type=Path, help="where the log goes for the time being")
     args = parser.parse_args()
     print(f"{cpu_name()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; one core used")
@@ -68,7 +69,7 @@ def main() -> None:
         print(f"imported at {size / seconds:.0f} MB/s, peak memory {memory:.2f} GB")
         (found, pairs), memory = in_process(mine, log, folder, args.strategies)
         show(found, pairs, memory, args.strategies)
-        (num_rows, seconds), _ = in_process(render, folder, args.strategies)
+        (num_rows, seconds), _ = in_process(render, folder, args.strategies, args.rows_rendered)
         if num_rows:
             print(
                 f"rendering, {num_rows} of these rows: {1000 * seconds / num_rows:.1f} ms a row "
@@ -137,7 +138,7 @@ def rollout_tables(folder: Path) -> Tables:
     return open_tables(folder / "rollouts", [], "train_verifier")
 
 
-def render(folder: Path, strategies: Sequence[str], limit: int = 100) -> tuple[int, float]:
+def render(folder: Path, strategies: Sequence[str], limit: int) -> tuple[int, float]:
     """Rows rendered and checked as a builder does it, and the seconds that took."""
     tables = rollout_tables(folder)
     pairs = []
@@ -149,9 +150,10 @@ def render(folder: Path, strategies: Sequence[str], limit: int = 100) -> tuple[i
     from specact_rl.models.loading import load_tokenizer
 
     renderer = Renderer(tokenizer=load_tokenizer(str(BASE)), catalogue="template")
+    del pairs[limit:]
     started = time.process_time()
-    check_parity(preference_rows(pairs[:limit], renderer).rows, renderer)
-    return len(pairs[:limit]), time.process_time() - started
+    check_parity(preference_rows(pairs, renderer).rows, renderer)
+    return len(pairs), time.process_time() - started
 
 
 def show(

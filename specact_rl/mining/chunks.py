@@ -101,7 +101,8 @@ def open_tables(rollouts_dir: Path, proposals_dirs: Sequence[Path], split: Split
             or proposals on tasks that are not in the rollouts.
     """
     path = rollouts_file(rollouts_dir)
-    split_of, groups_of = {}, defaultdict(list)
+    split_of: dict[str, SplitName] = {}
+    groups_of: defaultdict[str, list[int]] = defaultdict(list)
     num_rollouts = 0
     scattered: set[int] = set()
     """Row groups whose tasks are not contiguous."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from specact_rl.errors import ConfigError
 
-
 # json.dumps would make an encoder for each value.
 _CANONICAL = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False

@@ -10,6 +10,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "bench_bases": ["--tasks", "2"],
+    "bench_mining": ["--megabytes", "1", "--rows-rendered", "1"],
     "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
     "bench_workspace": ["--tasks", "4", "--rounds", "1"],
 }
