@@ -114,11 +114,13 @@ def group_by_task(
     """
     of_task: defaultdict[str, list[Rollout]] = defaultdict(list)
     proposals_of: defaultdict[str, list[Proposal]] = defaultdict(list)
-    task_of_step: dict[str, str] = {}
     for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
         of_task[rollout.task_id].append(rollout)
-        for record in rollout.steps:
-            task_of_step[step_id(rollout.rollout_id, record.index)] = rollout.task_id
+    task_of_step = {
+        step_id(rollout.rollout_id, record.index): rollout.task_id
+        for rollout in (rollouts if proposals else ())
+        for record in rollout.steps
+    }
     for proposal in sorted(proposals, key=lambda p: p.proposal_id):
         task_id = task_of_step.get(proposal.step_id)
         if task_id is None:

@@ -291,11 +291,15 @@ def _words(message: Message) -> list[str]:
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
+        return {
+            key: item if type(item) is str else _sorted(item) for key, item in sorted(value.items())
+        }
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
 def _distance(ours: Counter[str], theirs: Counter[str]) -> float:
     total = ours.total() + theirs.total()
+    if len(ours) > len(theirs):
+        ours, theirs = theirs, ours
     common = sum(map(min, ours.values(), map(theirs.get, ours, repeat(0))))
     return 1.0 - 2 * common / total if total else 0.0
