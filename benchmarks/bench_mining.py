@@ -42,6 +42,8 @@ from specact_rl.types import Action, Message, Rollout, Step, StepRecord, ToolSpe
 
 MEGABYTE = 1_000_000
 BASE = Path(__file__).parents[1] / "specact_rl" / "models" / "bases" / "1m"
+STRATEGIES = (["divergence"], ["divergence", "approx_prefix"])
+"""What build_preferences mines without being asked, and all that rollouts alone give at steps."""
 MINED = {"max_per_task": 8, "options": MiningOptions()}
 
 
@@ -51,9 +53,6 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100)
     parser.add_argument(
         "--rows-of", type=Path, help="a log whose rollouts are repeated; default: made up"
-    )
-    parser.add_argument(
-        "--strategies", nargs="+", default=["divergence", "approx_prefix"], metavar="NAME"
     )
     parser.add_argument("--rows-rendered", type=int, default=30)
     parser.add_argument("--folder", type=Path, help="where the log goes for the time being")
@@ -67,9 +66,10 @@ def main() -> None:
         seconds, memory = in_process(import_log, log, folder / "rollouts")
         print(f"log of {size:,.0f} MB, {args.rows_of or 'made up'}")
         print(f"imported at {size / seconds:.0f} MB/s, peak memory {memory:.2f} GB")
-        (found, pairs), memory = in_process(mine, log, folder, args.strategies)
-        show(found, pairs, memory, args.strategies)
-        (num_rows, seconds), _ = in_process(render, folder, args.strategies, args.rows_rendered)
+        for strategies in STRATEGIES:
+            (found, pairs), memory = in_process(mine, log, folder, strategies)
+            show(found, pairs, memory, strategies)
+        (num_rows, seconds), _ = in_process(render, folder, strategies, args.rows_rendered)
         if num_rows:
             print(
                 f"rendering, {num_rows} of these rows: {1000 * seconds / num_rows:.1f} ms a row "
@@ -114,6 +114,7 @@ def mine(
     """Bytes, seconds of orjson and of mining for each chunk, and how many pairs were written."""
     tables = rollout_tables(folder)
     measured = []
+    next(tables.tasks(), None)  # once before, which makes parsers
     with RowSpool(folder, "pairs") as spool, log.open("rb") as stream:
         for chunk in tables.chunks:
             num_rows = 0
@@ -165,7 +166,7 @@ def show(
     """Print speeds and their ratio, of all chunks together and one by one."""
     size, parsing, mining = (sum(column) for column in zip(*found, strict=True))
     ratios = [parse / mine for _, parse, mine in found]
-    print(f"{num_pairs:,} pairs by {', '.join(strategies)}; peak memory {memory:.2f} GB\n")
+    print(f"\n{num_pairs:,} pairs by {', '.join(strategies)}; peak memory {memory:.2f} GB\n")
     print("| | all | median chunk | slowest | fastest |")
     print("|---|---:|---:|---:|---:|")
     rows = {

@@ -386,7 +386,7 @@ def iter_table(
     with _open_table(path, record_type) as parquet:
         starts = _group_starts(parquet)
         for group in range(parquet.num_row_groups) if row_groups is None else row_groups:
-            table = parquet.read_row_group(group)
+            table = parquet.read_row_group(group, use_threads=False)
             positions: Iterable[int] = range(table.num_rows)
             if where:
                 masks = [pc.is_in(table[n], pa.array(sorted(v))) for n, v in where.items()]
