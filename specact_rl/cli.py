@@ -19,6 +19,9 @@ from specact_rl.errors import ConfigError, SpecActError
 from specact_rl.types import SPLITS
 
 if TYPE_CHECKING:
+    from specact_rl.metrics.cost import TokenPrice
+    from specact_rl.models.language_model import Proposer
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # Not __name__, which is "__main__" under python -m.
@@ -34,6 +37,7 @@ example:
   specact repeats runs/seed0 runs/seed1 runs/seed2
   specact check my_logs/
   specact import my_logs/ --out runs/rollouts
+  specact study my_logs/ --cheap small --strong large --out runs/study
   specact outcomes --rollouts runs/rollouts --model my_proposer --out runs/proposals
   specact recipes --list
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
@@ -219,13 +223,27 @@ def add_outcomes(subparsers: Subparsers) -> None:
         description="Run a proposer once over the steps of tasks that it was not trained on, and "
         "write what it proposed with labels; --verifier and --scores also write what a verifier "
         "says of that. Rollouts of the workspace are labelled by it, foreign ones by the step's "
-        "reference action; without one the label is unknown. A killed run goes on where it was.",
+        "reference action; without one the label is unknown. A killed run goes on where it was. "
+        "With --from-logs no model runs: what two models of the log answered is the table.",
     )
     parser.add_argument(
-        "--rollouts", type=Path, required=True, metavar="DIR", help="rollouts folder"
+        "--rollouts",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="rollouts folder, which `specact import` writes",
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="FOLDER", help="checkpoint of a proposer"
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--from-logs",
+        action="store_true",
+        help="take the answers of --cheap and --strong from the log, as its verdicts judge them",
+    )
+    who.add_argument(
+        "--model",
+        metavar="FOLDER|URL",
+        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
+        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -250,8 +268,8 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--max-new-tokens",
         type=int,
-        default=48,
-        help="longest proposal; text beyond is cut off and no action (default: 48)",
+        help="longest proposal; text beyond is cut off and no action (default: 48, of a server "
+        "1024)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
@@ -264,16 +282,98 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
     )
+    _add_pair_arguments(parser.add_argument_group("if --from-logs"))
+    _add_server_arguments(parser)
     parser.set_defaults(run=run_outcomes)
+
+
+def _add_pair_arguments(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--cheap",
+        metavar="MODEL",
+        help="name of the cheap model in the log, or a part of it that no other has; M#2 is the "
+        "second trial of M",
+    )
+    parser.add_argument("--strong", metavar="MODEL", help="likewise, the model to fall back on")
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """None where they are not given: `ChatModel` has the defaults, and a folder takes none."""
+    server = parser.add_argument_group(
+        "if the model is a URL",
+        "The key, where the server wants one, comes from an environment variable and is written "
+        "nowhere. Each sample is one request. What was answered before a server failed is kept: "
+        "the same command goes on from there. The server renders the prompts itself, so the "
+        "manifest says parity: unverified; switch thinking off when you start the server.",
+    )
+    server.add_argument(
+        "--model-name",
+        metavar="NAME",
+        help="model as the server calls it, needed; what it was started with, or listed at "
+        "URL/models",
+    )
+    server.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="environment variable whose value, if it has one, is sent to the server as the key "
+        "(default: OPENAI_API_KEY)",
+    )
+    server.add_argument(
+        "--concurrency", type=int, metavar="N", help="requests at a time (default: 8)"
+    )
+    server.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="longest wait for an answer (default: 120)"
+    )
+    server.add_argument(
+        "--max-retries",
+        type=int,
+        metavar="N",
+        help="further tries after 429, 5xx, a timeout, a cut connection or an unreadable answer "
+        "(default: 6, which waits about half a minute in all)",
+    )
+    server.add_argument(
+        "--logprobs",
+        action="store_true",
+        default=None,
+        help="ask for log-probabilities, which the verifier proposer_logprob needs; a server that "
+        "gives none is refused",
+    )
+    server.add_argument(
+        "--unanswered",
+        choices=["stop", "unparsable"],
+        help="what becomes of a step at which the server always answers 400, 413, 422 or 500, say "
+        "because its history is too long: the run ends, or the proposal is unparsable, with that "
+        "as the reason (default: stop)",
+    )
+    server.add_argument(
+        "--price-per-million",
+        metavar="IN,OUT[,CACHED]",
+        help="US dollars per million prompt, completion and cached prompt tokens; fills in the "
+        "column price (cached: default as IN)",
+    )
+
+
+_SERVER_OPTIONS = (
+    "model_name",
+    "api_key_env",
+    "concurrency",
+    "timeout",
+    "max_retries",
+    "logprobs",
+    "unanswered",
+    "price_per_million",
+)
 
 
 def run_outcomes(args: argparse.Namespace) -> int:
     """Write the tables and print their folders."""
+    if args.from_logs:
+        return _outcomes_from_logs(args)
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
     from specact_rl.mining.build_rollouts import read_rollouts
-    from specact_rl.models.language_model import LanguageModel, Sampling
+    from specact_rl.models.language_model import Sampling
     from specact_rl.progress import progress_bars
     from specact_rl.verifiers import ClassifierVerifier
 
@@ -284,21 +384,25 @@ def run_outcomes(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
         )
+    longest = args.max_new_tokens
+    if longest is None:
+        longest = _longest(args.model)
     sampling = Sampling(
         num_samples=args.num_samples,
         temperature=args.temperature,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=longest,
         seed=args.seed,
     )
     total = len(read_rollouts(args.rollouts, args.splits))
     if not total:
         raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = LanguageModel.load(args.model)
+    model = _proposer(args.model, args)
     verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
     with progress_bars() as bar:
-        with bar(f"{args.model.name} proposes", total) as advance:
-            collect_proposals(
+        name = args.model_name or Path(args.model).name
+        with bar(f"{name} proposes", total) as advance:
+            proposals = collect_proposals(
                 args.rollouts,
                 args.out,
                 model,
@@ -319,8 +423,71 @@ def run_outcomes(args: argparse.Namespace) -> int:
                     overwrite=args.overwrite,
                     progress=advance,
                 )
+    prices = [p.price for p in proposals if p.price is not None]
+    if prices:
+        logger.info("%d of %d proposals cost $%.4f", len(prices), len(proposals), sum(prices))
     print(*folders[1:], sep="\n")
     return EXIT_OK
+
+
+def _longest(model: str | None) -> int:
+    """Tokens that a proposal may have by default: a server's model may think first."""
+    return 1024 if model is not None and _is_url(model) else 48
+
+
+def _outcomes_from_logs(args: argparse.Namespace) -> int:
+    from specact_rl.eval.log_outcomes import AGREEMENT, outcomes_from_logs
+
+    if args.cheap is None or args.strong is None:
+        raise ConfigError("--from-logs needs two models of the log, --cheap and --strong")
+    counts = outcomes_from_logs(
+        args.rollouts,
+        args.out,
+        cheap=args.cheap,
+        strong=args.strong,
+        splits=args.splits,
+        overwrite=args.overwrite,
+    )
+    print(*(f"{key.replace('_', ' ')}\t{counts[key]}" for key in ("tasks", *AGREEMENT)), sep="\n")
+    print(args.out)
+    return EXIT_OK
+
+
+def _is_url(model: str) -> bool:
+    return model.lower().startswith(("http://", "https://"))
+
+
+def _proposer(model: str, args: argparse.Namespace) -> Proposer:
+    """The checkpoint or the server, refusing options of the one for the other."""
+    from specact_rl.models.chat_client import ChatModel
+    from specact_rl.models.language_model import LanguageModel
+
+    given = {name: getattr(args, name) for name in _SERVER_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not _is_url(model):
+        if given:
+            option = "--" + next(iter(given)).replace("_", "-")
+            raise ConfigError(
+                f"{option} is for a server, but the model is the folder {model!r}; give the "
+                "server's URL, such as http://localhost:8000/v1"
+            )
+        return LanguageModel.load(Path(model))
+    if "price_per_million" in given:
+        given["price"] = _token_price(given.pop("price_per_million"))
+    return ChatModel(base_url=model, **({"model_name": ""} | given))
+
+
+def _token_price(text: str) -> TokenPrice:
+    from specact_rl.metrics.cost import TokenPrice
+
+    try:
+        prompt, completion, *rest = (float(part) for part in text.split(","))
+        (cached,) = rest or (prompt,)
+        return TokenPrice(prompt=prompt, cached=cached, completion=completion)
+    except ValueError as error:
+        raise ConfigError(
+            f"--price-per-million must be two or three prices such as 0.5,1.5, got {text!r}"
+        ) from error
 
 
 def add_check(subparsers: Subparsers) -> None:
@@ -423,6 +590,102 @@ def run_run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def add_study(subparsers: Subparsers) -> None:
+    """Declare `specact study`."""
+    parser = subparsers.add_parser(
+        "study",
+        help="from logs to a report: verifier, calibration, gates between two models, statistics",
+        description="Study gates on logs of any known format, without running a model: a verifier "
+        "is fitted on training tasks, calibrated and gated on others, and every system that the "
+        "log allows is measured on the test tasks. Of a log with one model, its second trials "
+        "stand in for a strong one, or --propose-with adds a model.",
+        epilog="examples:\n"
+        "  specact study bfcl/ --cheap Meta-Llama-3-8B --strong Meta-Llama-3-70B --out runs/llama\n"
+        "  specact study airline.json --out runs/retry\n"
+        "  specact study airline.json --propose-with my_proposer --out runs/mine",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_log_arguments(parser)
+    _add_pair_arguments(parser)
+    parser.add_argument(
+        "--propose-with",
+        metavar="FOLDER|URL",
+        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server, that is asked "
+        "at every step of the strong model's successful episodes; right is what the log did there",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=3,
+        help="proposals of --propose-with at a step (default: 3)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--verifier",
+        default="trees",
+        metavar="NAME",
+        help="D's verifier: trees, linear or encoder:FOLDER_OR_HUB_ID, fitted on this log's "
+        "training tasks; FILE.py:CLASS, likewise; or the folder of one that another study has "
+        "fitted (DIR/outcomes/cheap--trained/verifier), which then stays as it is (default: trees)",
+    )
+    parser.add_argument(
+        "--params",
+        metavar="ROLE=BILLIONS,...",
+        help="parameters, as in cheap=8,strong=70; with token counts in the log they give FLOPs",
+    )
+    parser.add_argument(
+        "--fractions",
+        metavar="SPLIT=SHARE,...",
+        help="shares of the tasks (default: train_verifier=0.35,calibration=0.3,test=0.35)",
+    )
+    parser.add_argument(
+        "--call-worth",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="accuracy that one strong call is worth when D's threshold is chosen (default: 0.02)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
+    _add_server_arguments(parser)
+    parser.set_defaults(run=run_study_command)
+
+
+def run_study_command(args: argparse.Namespace) -> int:
+    """Write the study and end with its table, its verdicts and the report's path."""
+    from rich.console import Console
+
+    from specact_rl.eval.report import terminal_summary
+    from specact_rl.mining.build_rollouts import parse_fractions
+    from specact_rl.pipeline.study import StudyPlan, run_study
+    from specact_rl.pipeline.study.base import FRACTIONS, parse_sizes
+    from specact_rl.progress import progress_bars
+
+    if (args.cheap is None) != (args.strong is None) and args.propose_with is None:
+        raise ConfigError("--cheap and --strong must be given together, got one of them")
+    if args.cheap is not None and args.propose_with is not None:
+        raise ConfigError("--propose-with is the cheap model, so --cheap must not be given, too")
+    plan = StudyPlan(
+        log=args.log,
+        cheap=args.cheap,
+        strong=args.strong,
+        proposer=None if args.propose_with is None else _proposer(args.propose_with, args),
+        max_new_tokens=_longest(args.propose_with),
+        importer=args.importer,
+        sizes={} if args.params is None else parse_sizes(args.params),
+        verifier=args.verifier,
+        fractions=FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
+        cost_weight=args.call_worth,
+        num_samples=args.num_samples,
+        seed=args.seed,
+    )
+    with progress_bars() as bar:
+        results = run_study(plan, args.out, progress=bar, command=["specact", *args.argv])
+    console = Console()
+    terminal_summary(results, console)
+    console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
+    return EXIT_OK
+
+
 def add_report(subparsers: Subparsers) -> None:
     """Declare `specact report`."""
     parser = subparsers.add_parser(
@@ -486,6 +749,7 @@ SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_repeats,
     add_check,
     add_import,
+    add_study,
     add_outcomes,
     add_calibrate,
     add_recipes,
@@ -543,6 +807,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: argparse ends the process itself on --help (0) and on bad arguments (2).
     """
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     run: Callable[[argparse.Namespace], int] = args.run
     with logging_to_stderr():
         try:

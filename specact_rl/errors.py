@@ -21,6 +21,10 @@ class ModelError(SpecActError):
     """A checkpoint, tokenizer or chat template is not the one that is needed."""
 
 
+class ServerError(SpecActError):
+    """A model server did not answer, refused, or answered what its protocol does not know."""
+
+
 class EnvironmentFault(SpecActError):
     """The environment itself failed; never the agent's mistake."""
 

@@ -183,9 +183,12 @@ class Proposal:
     finished: bool = True
     """False when the token limit came before the stop token; such text is cut off and no action."""
     action: Action | None
-    """None when the text could not be parsed."""
+    """None when the text could not be parsed, or is several actions."""
+    actions: list[Action] = field(default_factory=list)
+    """Where it is several: the calls of a message that makes more than one, or what a logged
+    episode did from its first step to its last. [] otherwise."""
     parse_error: str | None
-    """Why not, in words; None when it parsed."""
+    """Why the text could not be parsed, in words; None when it was."""
     match_level: MatchLevel
     same_state: bool | None
     """Whether it leads to the state that the reference leads to; None where nothing can tell."""
@@ -195,13 +198,21 @@ class Proposal:
     """Sum over the action's tokens, stop token included, in nats; None when not known."""
     num_candidates: int | None
     """Size of the list a ranked proposal was chosen from; None for free generation."""
-    num_prompt_tokens: int
-    """Length of the prompt, cached or not."""
+    num_prompt_tokens: int | None
+    """Length of the prompt, cached or not; None where a log does not say."""
     num_cached_tokens: int
-    """Part of the prompt whose keys and values were there already."""
-    num_completion_tokens: int
-    seconds: float
-    """Share of its batch's wall time."""
+    """Part of the prompt whose keys and values were there already, as far as is known."""
+    num_completion_tokens: int | None
+    """None where a log does not say."""
+    seconds: float | None
+    """Share of its batch's wall time; None where a log does not say."""
+    price: float | None = None
+    """US dollars paid for it; None where nothing says."""
+
+    @property
+    def parsed(self) -> bool:
+        """Whether it can be executed: it is an action, or several."""
+        return self.action is not None or bool(self.actions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

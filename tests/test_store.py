@@ -16,6 +16,7 @@ from specact_rl.errors import ConfigError, RolloutFormatError
 from specact_rl.store import (
     JsonlRecords,
     RowSpool,
+    append_jsonl,
     append_shard,
     atomic_write,
     content_hash,
@@ -32,6 +33,7 @@ from specact_rl.store import (
     read_shards,
     read_table,
     read_training_rows,
+    recovered_jsonl,
     tables,
     write_json,
     write_jsonl,
@@ -200,6 +202,22 @@ def test_a_cut_off_line_is_an_error_and_not_the_end(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": ')
     with pytest.raises(RolloutFormatError, match=r"a\.jsonl:2"):
         read_jsonl(tmp_path / "a.jsonl", dict)
+
+
+def test_records_that_were_added_are_recovered_without_the_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "new" / "scores.jsonl"
+    assert recovered_jsonl(path, Score) == []
+    scores = [score(log_odds=value) for value in (1.0, None, 2.0)]
+    for each in scores[:2]:
+        append_jsonl(path, each)
+    whole = path.read_bytes()
+    for cut in (b"", b"{", whole.splitlines()[0]):
+        path.write_bytes(whole + cut)
+        assert recovered_jsonl(path, Score) == scores[:2]
+        append_jsonl(path, scores[2])
+        assert recovered_jsonl(path, Score) == scores
+    with pytest.raises(ValueError, match="not a JSON value"):
+        append_jsonl(path, score(log_odds=math.nan))
 
 
 def test_a_table_of_another_record_or_version_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from specact_rl.actions.schema import JSON_TYPES, find_tool, type_names
 from specact_rl.store import content_hash
-from specact_rl.types import Action, ToolSpec
+from specact_rl.types import Action, Proposal, ToolSpec
 
 _MAX_HASHES = 65_536
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -99,6 +99,18 @@ def _content_hash(form: Action) -> str:
     if form.tool is None:
         return content_hash([form.type, form.text])
     return content_hash({"tool": form.tool, "arguments": form.arguments})
+
+
+def proposal_hash(proposal: Proposal, tools: Sequence[ToolSpec] = ()) -> str | None:
+    """Equal for proposals of the same action, or of the same actions in the same order.
+
+    None where the text could not be parsed: what it would have done is not known.
+    """
+    if proposal.action is not None:
+        return action_hash(proposal.action, tools)
+    if not proposal.actions:
+        return None
+    return content_hash([action_hash(action, tools) for action in proposal.actions])
 
 
 def _schema(schemas: Mapping[str, Any], key: str) -> Mapping[str, Any]:

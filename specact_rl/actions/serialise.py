@@ -1,4 +1,4 @@
-"""Actions as text and as chat messages. The wire string of a call is made here and nowhere else."""
+"""Actions as text and as chat messages. The wire form of calls is made here and nowhere else."""
 
 from __future__ import annotations
 
@@ -58,6 +58,45 @@ def action_message(action: Action) -> Message:
         "role": "assistant",
         "content": "",
         "tool_calls": [{"type": "function", "function": function}],
+    }
+
+
+def wire_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages as an OpenAI-compatible server takes them, in copies.
+
+    Arguments become JSON text. A call has an id and its result names it: the log's own ids where
+    there are any, else made-up ones, given to the results in the order of the calls. What else a
+    log keeps in its messages stays here.
+    """
+    wired: list[Message] = []
+    waiting: list[str] = []
+    num_calls = 0
+    for message in messages:
+        told: Message = {k: message[k] for k in ("role", "name", "content") if k in message}
+        if message["role"] == "tool":
+            answered = message.get("tool_call_id") or (waiting[0] if waiting else None)
+            if answered is not None:
+                told["tool_call_id"] = answered
+            if answered in waiting:
+                waiting.remove(answered)
+        if message.get("tool_calls"):
+            told["tool_calls"] = []
+            waiting = []
+            for call in message["tool_calls"]:
+                # Nine letters and digits, which is all that Mistral's servers accept.
+                waiting.append(call.get("id") or f"call{num_calls:05d}")
+                num_calls += 1
+                told["tool_calls"].append(_wire_call(call["function"], waiting[-1]))
+        wired.append(told)
+    return wired
+
+
+def _wire_call(function: Mapping[str, Any], call_id: str) -> dict[str, Any]:
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
     }
 
 

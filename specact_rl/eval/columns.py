@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
 import numpy as np
 
-from specact_rl.actions.canonical import action_hash
+from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.matching import reaches
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
-from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step
+from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step, StepRecord
 
 LEVELS: tuple[MatchLevel, ...] = ("type", "tool", "arguments")
 
@@ -30,15 +30,27 @@ class StepTable:
     reference_types: np.ndarray
     """Action type of the expert's action, shape (n,)."""
     num_out_of_reach: int
-    """Steps that were left out because their goal was out of reach, so that no action is right."""
+    """Steps that were left out: no action is known to be right there, in an environment because
+    the goal was out of reach."""
 
     @classmethod
     def of(cls, rollouts: Iterable[Rollout]) -> StepTable:
         """All steps of the rollouts whose goal was within reach."""
+        return cls._where(rollouts, lambda record: record.cost_to_go is not None)
+
+    @classmethod
+    def of_references(cls, rollouts: Iterable[Rollout]) -> StepTable:
+        """All steps of logged rollouts that have a reference action."""
+        return cls._where(rollouts, lambda record: record.reference is not None)
+
+    @classmethod
+    def _where(
+        cls, rollouts: Iterable[Rollout], labelled: Callable[[StepRecord], bool]
+    ) -> StepTable:
         steps, numbers, held_out, num_out_of_reach = [], [], [], 0
         for number, rollout in enumerate(rollouts):
             for step, record in zip(rollout.each_step(), rollout.steps, strict=True):
-                if record.cost_to_go is None:
+                if not labelled(record):
                     num_out_of_reach += 1
                     continue
                 steps.append(step)
@@ -88,12 +100,16 @@ class ProposalColumns:
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
     logprob: FloatArray
     """Nats, shape (n, k)."""
+    tokens_known: bool
+    """Whether all tokens were counted; where not, the two counts below are 0 and mean nothing."""
     prompt_tokens: IntArray
     """Shape (n,)."""
     completion_tokens: IntArray
     """Shape (n, k)."""
     seconds: FloatArray
-    """Shape (n, k)."""
+    """NaN where not known, shape (n, k)."""
+    price: FloatArray
+    """US dollars, NaN where not known, shape (n, k)."""
 
     @classmethod
     def of(cls, table: StepTable, proposals: Sequence[Proposal]) -> ProposalColumns:
@@ -124,7 +140,7 @@ class ProposalColumns:
             model_id=models.pop(),
             proposals=rows,
             acceptable=array((_number(p.acceptable) for p in flat), np.float64),
-            parsed=array((p.action is not None for p in flat), np.bool_),
+            parsed=array((p.parsed for p in flat), np.bool_),
             same_state=array((_number(p.same_state) for p in flat), np.float64),
             levels={
                 level: array((reaches(p.match_level, level) for p in flat), np.bool_)
@@ -134,9 +150,13 @@ class ProposalColumns:
                 [_firsts(s, row) for s, row in zip(table.steps, rows, strict=True)], dtype=np.bool_
             ),
             logprob=array((_number(p.logprob) for p in flat), np.float64),
-            prompt_tokens=np.array([row[0].num_prompt_tokens for row in rows], dtype=np.int64),
-            completion_tokens=array((p.num_completion_tokens for p in flat), np.int64),
-            seconds=array((p.seconds for p in flat), np.float64),
+            tokens_known=all(
+                None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
+            ),
+            prompt_tokens=np.array([row[0].num_prompt_tokens or 0 for row in rows], dtype=np.int64),
+            completion_tokens=array((p.num_completion_tokens or 0 for p in flat), np.int64),
+            seconds=array((_number(p.seconds) for p in flat), np.float64),
+            price=array((_number(p.price) for p in flat), np.float64),
         )
 
     def take(self, keep: BoolArray) -> ProposalColumns:
@@ -153,6 +173,7 @@ class ProposalColumns:
             prompt_tokens=self.prompt_tokens[keep],
             completion_tokens=self.completion_tokens[keep],
             seconds=self.seconds[keep],
+            price=self.price[keep],
         )
 
 
@@ -164,7 +185,7 @@ def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
     seen: set[str] = set()
     firsts = []
     for proposal in row:
-        key = None if proposal.action is None else action_hash(proposal.action, step.tools)
+        key = proposal_hash(proposal, step.tools)
         firsts.append(key is not None and key not in seen)
         if key is not None:
             seen.add(key)

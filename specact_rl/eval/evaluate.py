@@ -28,7 +28,7 @@ from specact_rl.eval.replay import (
 )
 from specact_rl.eval.system_report import family_rows, system_report
 from specact_rl.eval.verifier_report import verifier_report
-from specact_rl.metrics.cost import NO_MODEL, ModelSize
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
@@ -38,7 +38,13 @@ from specact_rl.types import Step
 logger = logging.getLogger(__name__)
 
 STRONG = "strong"
-FREE_VERIFIERS = ("proposer_logprob", "sample_agreement", "linear", "linear_with_confidence")
+FREE_VERIFIERS = (
+    "proposer_logprob",
+    "sample_agreement",
+    "trees",
+    "linear",
+    "linear_with_confidence",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +56,8 @@ class Outcomes:
     """Free-text proposals by role: cheap, strong, cheap_dpo."""
     judged: dict[tuple[str, str], Judged]
     """By key of the verifier and role of the proposer."""
-    sizes: dict[str, ModelSize]
-    """Of the models, by role."""
+    sizes: dict[str, ModelSize | None]
+    """Of the models, by role; None where it is not known."""
 
     def take(self, keep: BoolArray) -> Outcomes:
         """Those of the chosen steps; `keep` has shape (n,)."""
@@ -80,17 +86,25 @@ class Ranked:
     """By role."""
 
 
-def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[str, Gate]:
+def calibrate(
+    outcomes: Outcomes,
+    *,
+    calibration_hash: str,
+    seed: int,
+    systems: Mapping[str, System] = SYSTEMS,
+    cost_weight: float = COST_WEIGHT,
+) -> dict[str, Gate]:
     """A gate for every gated system whose outcomes are there, by the system's name.
 
-    Steps at which the proposal's or the fallback's label is unknown take no part.
+    Steps at which the proposal's or the fallback's label is unknown take no part. `cost_weight` is
+    the accuracy that one strong call is worth.
 
     Raises:
         DegenerateResultError: A verifier says the same of every proposal.
     """
     gates = {}
     strong = outcomes.columns[STRONG]
-    for system in SYSTEMS.values():
+    for system in systems.values():
         if not system.gated or not outcomes.has(system):
             continue
         assert system.proposer is not None  # as it is gated
@@ -117,6 +131,8 @@ def calibrate(outcomes: Outcomes, *, calibration_hash: str, seed: int) -> dict[s
             proposer_id=proposer.model_id,
             calibration_hash=calibration_hash,
             seed=seed,
+            cost_weight=cost_weight,
+            accept_rate=system.accept_rate,
         )
     return gates
 
@@ -137,6 +153,7 @@ def evaluate(
     train_steps: Sequence[Step],
     *,
     ranked: Ranked | None = None,
+    systems: Mapping[str, System] = SYSTEMS,
     seed: int,
 ) -> dict[str, Any]:
     """The replay part of results.json.
@@ -148,20 +165,22 @@ def evaluate(
     Args:
         test: Outcomes of the test split.
         gates: Frozen gates by system.
-        train_steps: Steps with references that the proposers were trained on, for the baselines.
+        train_steps: Steps with references that the proposers were trained on, for the baselines;
+            none, where there are none.
         ranked: For rows of their own; None leaves them out.
+        systems: By name; those whose parts are missing are left out. A is needed.
         seed: Of every interval.
 
     Raises:
         ConfigError: A gate was fitted for another verifier or proposer.
     """
     rng = np.random.default_rng(seed)
-    on_all_families, everything = run_all(test, gates), test
+    on_all_families, everything = run_all(test, gates, systems), test
     inside = ~test.table.out_of_family
     if inside.any():
         test = test.take(inside)
     table = test.table
-    runs = run_all(test, gates)
+    runs = run_all(test, gates, systems)
     references = reference_runs(test, runs)
     strong_only = runs["A"]
     reports = []
@@ -180,7 +199,7 @@ def evaluate(
         "num_steps": len(table.steps),
         "num_out_of_reach": table.num_out_of_reach,
         "proposers": [
-            proposer_row(role, columns, everything.table, everything.sizes[role].num_params)
+            proposer_row(role, columns, everything.table, everything.sizes[role])
             for role, columns in everything.columns.items()
         ],
         "ranking": (
@@ -190,10 +209,10 @@ def evaluate(
         ),
         "baselines": (
             baseline_rows(test.columns["cheap"], table, train_steps, rng)
-            if "cheap" in test.columns
+            if "cheap" in test.columns and train_steps
             else []
         ),
-        "verifiers": _verifiers(test, gates, rng),
+        "verifiers": _verifiers(test, gates, systems, rng),
         "systems": reports,
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
@@ -201,11 +220,13 @@ def evaluate(
     }
 
 
-def run_all(outcomes: Outcomes, gates: Mapping[str, Gate]) -> dict[str, SystemRun]:
+def run_all(
+    outcomes: Outcomes, gates: Mapping[str, Gate], systems: Mapping[str, System] = SYSTEMS
+) -> dict[str, SystemRun]:
     """Every system whose parts are there, by name."""
     return {
         system.name: _run(system, outcomes, gates.get(system.name))
-        for system in SYSTEMS.values()
+        for system in systems.values()
         if outcomes.has(system) and (not system.gated or system.name in gates)
     }
 
@@ -236,14 +257,17 @@ def _run(system: System, outcomes: Outcomes, gate: Gate | None) -> SystemRun:
         outcomes.columns[STRONG],
         outcomes.sizes[STRONG],
         outcomes.columns[role] if role else None,
-        outcomes.sizes[role] if role else NO_MODEL,
+        outcomes.sizes[role] if role else None,
         judged,
         gate,
     )
 
 
 def _verifiers(
-    test: Outcomes, gates: Mapping[str, Gate], rng: np.random.Generator
+    test: Outcomes,
+    gates: Mapping[str, Gate],
+    systems: Mapping[str, System],
+    rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
     free = {
         key: judged
@@ -251,7 +275,7 @@ def _verifiers(
         if role == "cheap" and key in FREE_VERIFIERS
     }
     rows = []
-    for system in SYSTEMS.values():
+    for system in systems.values():
         single = system.num_proposals == 1 and system.proposer is not None
         if not system.gated or not single or system.name not in gates or not test.has(system):
             continue
@@ -303,9 +327,9 @@ def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict
     return examples
 
 
-def calibration_rule() -> str:
+def calibration_rule(cost_weight: float = COST_WEIGHT) -> str:
     """How thresholds are chosen, in words, for the report."""
     return (
         "half of the calibration tasks fit the calibrator (cross-validated choice), the other half "
-        f"choose the threshold that maximises accuracy minus {COST_WEIGHT} per strong call"
+        f"choose the threshold that maximises accuracy minus {cost_weight} per strong call"
     )

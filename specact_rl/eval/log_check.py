@@ -22,6 +22,7 @@ from specact_rl.logs.tool_types import action_histogram
 from specact_rl.metrics.paired import minimum_detectable_difference
 from specact_rl.mining.build_rollouts import REPORT_FILE, ROLLOUTS_FILE, read_rollouts
 from specact_rl.mining.labels import LabelCounts, count_labels
+from specact_rl.mining.pair_report import Distances, count_partings, distances_of
 from specact_rl.mining.pairs import PAIR_STRATEGIES, MiningOptions, mine_pairs
 from specact_rl.mining.splits import DEFAULT_FRACTIONS
 from specact_rl.store import read_json, read_manifest
@@ -50,6 +51,12 @@ class StrategyCount:
     """Of those kept, how many lie in `PAIR_SHARE` of the tasks on average."""
     chosen_longer: float | None
     """Share of the kept pairs whose chosen side has more characters; None without pairs."""
+    distances: Distances | None
+    """Of the two histories of the kept pairs; None without pairs."""
+    num_unparsable: int
+    """Kept pairs whose rejected side is one text that could not be parsed."""
+    by_family: dict[str, int]
+    """Kept pairs by category."""
     dropped: dict[str, int]
     """Contrasts, steps or tasks that gave no pair, by reason; the cap is not among them."""
 
@@ -126,6 +133,8 @@ class LogCheck:
     """Most tasks that only the weaker one solves first: there a gate has most to gain. Pairs with
     a model whose failures are the format's come last."""
     never_solved: NeverSolved
+    partings: dict[str, dict[str, int]]
+    """Pairs of a success and a failure by category and by where they part; {} without any."""
     strategies: list[StrategyCount]
     labels: dict[str, LabelCounts]
     """Of the logged actions, by source; sources without a known label left out."""
@@ -200,6 +209,7 @@ def check_log(log: LoadedLog, path: Path) -> LogCheck:
             key=lambda pair: (pair.faulty is not None, -pair.facts.only_cheap),
         ),
         never_solved=_never_solved(rollouts, flags),
+        partings=count_partings(rollouts),
         strategies=[
             _strategy_count(name, rollouts) for name in PAIR_STRATEGIES if name not in _OF_PROPOSALS
         ],
@@ -333,5 +343,8 @@ def _strategy_count(name: str, rollouts: Sequence[Rollout]) -> StrategyCount:
         num_tasks=len({pair.task_id for pair in mined.pairs}),
         num_expected=PAIR_SHARE * kept,
         chosen_longer=longer / kept if kept else None,
+        distances=distances_of([pair.distance for pair in mined.pairs]),
+        num_unparsable=mined.counts.get(f"{name}:rejected_unparsable", 0),
+        by_family=dict(Counter(pair.step.family for pair in mined.pairs)),
         dropped=dict(sorted(reasons.items(), key=lambda item: -item[1])),
     )

@@ -14,6 +14,16 @@ from specact_rl.eval.log_check import (
 )
 from specact_rl.eval.log_verdicts import percent, points, verdicts, warnings
 from specact_rl.logs.result import Flag
+from specact_rl.mining.pair_report import (
+    ACTION,
+    FIRST_USER,
+    LATER_USER,
+    NO_STEPS,
+    distances_in_words,
+    partings_in_words,
+    total_places,
+)
+from specact_rl.mining.pairs import APPROX, CONTRASTS
 
 NUM_SHOWN = 10
 """Rows of a table of models or pairs; the JSON has all."""
@@ -41,6 +51,9 @@ _REASONS = {
     "no_reference": "steps without a known right action",
     "no_variation": "actions that nothing in sight varies",
     "unparsable_chosen": "better side unparsable",
+    "several_calls": "a side of several calls",
+    "no_text": "the worse side's words are not in the log",
+    "faulty_failure": "failures of a fault or of the format alone",
 }
 
 
@@ -88,7 +101,7 @@ def _lines(check: LogCheck) -> Iterator[str]:
     yield from _models(check.agents, check.num_left_out)
     yield from _pairs(check)
     yield from _noise(check)
-    yield from _strategies(check.strategies)
+    yield from _strategies(check)
     yield from _labels(check)
     yield from _actions(check.histogram)
     yield from _doubts(check)
@@ -197,18 +210,48 @@ def _noise(check: LogCheck) -> Iterator[str]:
     yield ""
 
 
-def _strategies(strategies: Sequence[StrategyCount]) -> Iterator[str]:
+def _strategies(check: LogCheck) -> Iterator[str]:
     yield "## Pairs that can be mined"
     yield ""
+    places = total_places(check.partings)
+    if places:
+        yield partings_in_words(places)
+        approx = next(s for s in check.strategies if s.strategy == APPROX)
+        yield distances_in_words(approx.distances, approx.dropped.get("too_distant", 0))
+        yield ""
     header = ["strategy", "what is paired", "pairs", f"at most {MAX_PER_TASK} a task", "tasks"]
-    header += [f"expected in {100 * PAIR_SHARE:.0f} % of the tasks", "why not more"]
-    yield from _table(header, [_strategy_row(s) for s in strategies])
+    header += [f"expected in {100 * PAIR_SHARE:.0f} % of the tasks", "better side longer"]
+    header += ["why not more"]
+    yield from _table(header, [_strategy_row(s) for s in check.strategies])
+    yield from _categories(check)
     yield (
         f"The builder of preferences takes its tasks from one split, {100 * PAIR_SHARE:.0f} % of "
         "them by default. Strategies overlap: do not add them up. `same_prefix` and `on_policy` "
-        "need proposals of a model at these steps (data_builders/build_preferences.py --proposals)."
+        "need proposals of a model at these steps (data_builders/build_preferences.py "
+        "--proposals). The two sides are not matched in length; the builder's --max-length-ratio "
+        "and --max-turn-gap do that."
     )
     yield ""
+
+
+def _categories(check: LogCheck) -> Iterator[str]:
+    """Where rollouts part, by category, where there are several."""
+    families = sorted(check.partings, key=lambda name: -sum(check.partings[name].values()))
+    if len(families) < 2 or set(total_places(check.partings)) == {NO_STEPS}:
+        return
+    header = ["category", "successes with failures", "part at first user's message"]
+    header += ["at a later one", "at an action", "elsewhere or never"]
+    logged = [s for s in check.strategies if s.strategy in CONTRASTS]
+    header += [f"`{s.strategy}`" for s in logged]
+    rows = []
+    for name in families[:NUM_SHOWN]:
+        places = check.partings[name]
+        shown = [places.get(place, 0) for place in (FIRST_USER, LATER_USER, ACTION)]
+        total = sum(places.values())
+        numbers = [total, *shown, total - sum(shown), *(s.by_family.get(name, 0) for s in logged)]
+        rows.append([name, *(f"{number:,}" for number in numbers)])
+    yield from _table(header, rows)
+    yield from _more(len(families), "categories")
 
 
 def _strategy_row(s: StrategyCount) -> list[str]:
@@ -220,6 +263,7 @@ def _strategy_row(s: StrategyCount) -> list[str]:
         f"{s.num_kept:,}",
         f"{s.num_tasks:,}",
         f"{s.num_expected:.0f}",
+        "–" if s.chosen_longer is None else percent(s.chosen_longer),
         "; ".join(why[:3]) or "–",
     ]
 

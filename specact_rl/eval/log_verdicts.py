@@ -215,7 +215,8 @@ def warnings(check: LogCheck) -> Iterator[str]:
     if facts.num_withheld:
         yield (
             f"{facts.num_withheld:,} rollouts are scored but their label is withheld, because the "
-            "failure is not the model's own. They count in accuracies and in no pair."
+            "failure is not the model's own (see the flags). They count in accuracies and in no "
+            "pair."
         )
     if facts.num_unscored:
         yield f"{facts.num_unscored:,} rollouts have no verdict; they are in no accuracy or pair."
@@ -232,6 +233,11 @@ def warnings(check: LogCheck) -> Iterator[str]:
             "They are no single action: in no step pair, and nothing that a gate can accept."
         )
     for s in check.strategies:
+        if s.num_unparsable:
+            yield (
+                f"In {s.num_unparsable:,} of {s.num_kept:,} pairs of `{s.strategy}` the worse side "
+                "could not be parsed: they teach the format and not the choice of an action."
+            )
         if s.num_kept >= MIN_FOR_LENGTH and not 0.35 <= (s.chosen_longer or 0.0) <= 0.65:
             yield (
                 f"In `{s.strategy}` the better side is the longer one in "

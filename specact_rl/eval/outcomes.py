@@ -15,7 +15,7 @@ import numpy as np
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
-from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
 from specact_rl.rendering import Renderer
@@ -31,13 +31,12 @@ Progress = Callable[[int], None]
 
 
 def generated_proposals(
-    lm: LanguageModel, rollouts: Sequence[Rollout], sampling: Sampling
+    proposer: Proposer, rollouts: Sequence[Rollout], sampling: Sampling
 ) -> list[Proposal]:
     """Free-text proposals at every step of the rollouts, labelled, in order."""
     steps = [(i, step) for i, rollout in enumerate(rollouts) for step in rollout.each_step()]
-    prompts = [p for rollout in rollouts for p in lm.renderer.rollout_ids(rollout).prompts()]
     labellers = [labeller_of(rollout) for rollout in rollouts]
-    proposed = lm.propose([step for _, step in steps], sampling, prompts)
+    proposed = proposer.propose_over(rollouts, sampling)
     return [
         _labelled(proposal, labellers[i].label(step.index, proposal.action))
         for (i, step), samples in zip(steps, proposed, strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from specact_rl.eval.baselines import markov_actions, matches, nearest_actions
 from specact_rl.eval.columns import LEVELS, ProposalColumns, StepTable
 from specact_rl.eval.labelled import Labels, known, paired_difference, rate
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.types import Step
 
@@ -17,26 +18,26 @@ BASELINES = (("markov", markov_actions), ("nearest_neighbour", nearest_actions))
 
 
 def proposer_row(
-    role: str, columns: ProposalColumns, table: StepTable, num_params: int
+    role: str, columns: ProposalColumns, table: StepTable, size: ModelSize | None
 ) -> dict[str, Any]:
     """A model's free-text proposals as JSON, over all steps and by kind of task family.
 
     What several samples are worth is measured where the systems are: on the families that were
     trained on.
     """
-    greedy: dict[str, Labels] = {
-        "parsed": columns.parsed[:, 0],
-        **{str(level): columns.levels[level][:, 0] for level in LEVELS},
-        "same_state": columns.same_state[:, 0],
-        "acceptable": columns.acceptable[:, 0],
-    }
+    greedy: dict[str, Labels] = {"parsed": columns.parsed[:, 0]}
+    if (table.reference_types != "").any():
+        greedy |= {str(level): columns.levels[level][:, 0] for level in LEVELS}
+    if known(columns.same_state[:, 0]).any():
+        greedy["same_state"] = columns.same_state[:, 0]
+    greedy["acceptable"] = columns.acceptable[:, 0]
     groups = _groups(table)
     sampled = columns.take(groups.get("in_family", groups["all"]))
     coverage = _coverage(sampled)
     return {
         "role": role,
         "model_id": columns.model_id,
-        "num_params": num_params,
+        "num_params": None if size is None else size.num_params,
         "num_unlabelled": int((~known(columns.acceptable[:, 0])).sum()),
         "groups": {
             group: {

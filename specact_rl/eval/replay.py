@@ -43,6 +43,8 @@ class SystemRun:
     system: System
     accepted: BoolArray
     """The proposal was executed. All False for a system without a proposer."""
+    called: BoolArray
+    """The strong model was asked, to act or to judge."""
     pick: IntArray
     """Sample that was offered to the gate."""
     p_accept: FloatArray
@@ -58,9 +60,12 @@ class SystemRun:
     """Likewise."""
     levels: dict[MatchLevel, BoolArray]
     flops: FloatArray
-    """Forward FLOPs, attention included; cached prefixes not paid twice."""
+    """Forward FLOPs, attention included; cached prefixes not paid twice. NaN where a model's tokens
+    or size are not known."""
     seconds: FloatArray
-    """As measured when the outcomes were collected in batches."""
+    """As measured when the outcomes were collected in batches; NaN where not known."""
+    price: FloatArray
+    """US dollars paid for models; NaN where not known."""
     num_distinct: FloatArray
     """Distinct parsable proposals; 0 without a proposer."""
 
@@ -108,7 +113,8 @@ def accept_what_parses(system: System) -> System:
     Of several proposals the first that parses.
     """
     several = f"-{system.num_proposals}" if system.num_proposals > 1 else ""
-    role = str(system.proposer).removeprefix("cheap").replace("_", "-")
+    role = str(system.proposer).replace("_", "-")
+    role = role.removeprefix("cheap") if role.startswith("cheap") else f"-{role}"
     return replace(
         system,
         name=f"parses{role}{several}",
@@ -122,9 +128,9 @@ def run_system(
     system: System,
     table: StepTable,
     strong: ProposalColumns,
-    strong_size: ModelSize,
+    strong_size: ModelSize | None,
     proposer: ProposalColumns | None = None,
-    proposer_size: ModelSize = NO_MODEL,
+    proposer_size: ModelSize | None = None,
     judged: Judged | None = None,
     gate: Gate | None = None,
 ) -> SystemRun:
@@ -134,9 +140,9 @@ def run_system(
         system: Which parts there are.
         table: The steps.
         strong: The strong model's columns; its sample 0 is the fallback.
-        strong_size: Of the strong model.
+        strong_size: Of the strong model; None where it is not known.
         proposer: Columns of the system's proposer; needed unless it has none.
-        proposer_size: Of the proposer.
+        proposer_size: Of the proposer; None where it is not known.
         judged: Needed where the system has a verifier.
         gate: Needed where it has a verifier and a fallback.
 
@@ -149,6 +155,7 @@ def run_system(
         return SystemRun(
             system=system,
             accepted=np.zeros(n, dtype=np.bool_),
+            called=every,
             pick=np.zeros(n, dtype=np.int64),
             p_accept=np.full(n, np.nan),
             offered=np.full(n, np.nan),
@@ -158,6 +165,7 @@ def run_system(
             levels={level: hit[:, 0] for level, hit in strong.levels.items()},
             flops=_flops(strong_size, table, strong, every, every[:, None]),
             seconds=strong.seconds[:, 0],
+            price=strong.price[:, 0],
             num_distinct=np.zeros(n),
         )
     if proposer is None or (system.verifier is not None and judged is None):
@@ -171,6 +179,7 @@ def run_system(
     rows = np.arange(n)
     flops = _flops(proposer_size, table, proposer, every, np.ones((n, drawn), dtype=np.bool_))
     seconds = proposer.seconds[:, :drawn].sum(axis=1)
+    price = proposer.price[:, :drawn].sum(axis=1)
     called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
     if judged is not None:
         # Where the strong model judges, its reading is counted with its own action.
@@ -183,9 +192,11 @@ def run_system(
         )
     flops += _flops(strong_size, table, strong, called, called[:, None])
     seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
+    price = price + np.where(called, strong.price[:, 0], 0.0)
     return SystemRun(
         system=system,
         accepted=accepted,
+        called=called,
         pick=pick,
         p_accept=p_accept,
         offered=proposer.acceptable[rows, pick],
@@ -198,6 +209,7 @@ def run_system(
         },
         flops=flops,
         seconds=seconds,
+        price=price,
         num_distinct=offered.sum(axis=1).astype(np.float64),
     )
 
@@ -215,22 +227,26 @@ def _accepted(
 
 
 def _flops(
-    size: ModelSize,
+    size: ModelSize | None,
     table: StepTable,
     columns: ProposalColumns,
     reads: BoolArray,
     computed: BoolArray,
 ) -> FloatArray:
-    """Forward FLOPs of one model at each step, shape (n,).
+    """Forward FLOPs of one model at each step, shape (n,); NaN where they cannot be counted.
 
     Args:
-        size: Of the model.
+        size: Of the model; None where it is not known.
         table: The steps.
         columns: Of the prompts, and of the texts that are written or judged.
         reads: Where the prompt is read, from the model's last reading in the rollout on.
         computed: Which samples are written or judged, each by itself behind the prompt, shape
             (n, number of samples up to the last such).
     """
+    if size == NO_MODEL:
+        return np.zeros(len(table.steps))
+    if size is None or not columns.tokens_known:
+        return np.full(len(table.steps), np.nan)
     prompt = columns.prompt_tokens
     unread = catch_up_tokens(prompt, table.rollouts, reads)
     lengths = np.where(computed, columns.completion_tokens[:, : computed.shape[1]], 0)

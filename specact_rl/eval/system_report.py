@@ -20,6 +20,7 @@ from specact_rl.metrics.frontier import (
 from specact_rl.metrics.paired import tost_equivalence
 from specact_rl.metrics.resampling import cluster_codes, percentile_interval, resampled_sums
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
+from specact_rl.policy.systems import PANEL, PEERS
 from specact_rl.types import ACTION_TYPES
 
 MARGIN = 0.02
@@ -47,6 +48,7 @@ def system_report(
             system without a gate.
     """
     tasks = table.task_ids
+    of_costs = rng.spawn(1)[0]  # which costs are known changes no other interval
     row: dict[str, Any] = {
         "name": run.system.name,
         "title": run.system.title,
@@ -57,10 +59,16 @@ def system_report(
         "num_unlabelled": int((~known(run.acceptable)).sum()),
         "acceptable": rate(run.acceptable, tasks),
         "same_state": rate(run.same_state, tasks),
-        **{level: rate(run.levels[level], tasks) for level in LEVELS},
-        "mflops_per_step": float(run.flops.mean()) / 1e6,
-        "relative_flops": ratio_of_totals(run.flops, strong_only.flops, tasks, rng),
-        "ms_per_step": float(run.seconds.mean()) * 1e3,
+        **_levels(run, table),
+        "strong_calls": _strong_calls(run),
+        "mflops_per_step": _mean(run.flops / 1e6),
+        "relative_flops": _if_known(ratio_of_totals(run.flops, strong_only.flops, tasks, rng)),
+        "ms_per_step": _mean(run.seconds * 1e3),
+        "relative_seconds": _if_known(
+            ratio_of_totals(run.seconds, strong_only.seconds, tasks, of_costs)
+        ),
+        "price_per_step": _mean(run.price),
+        "relative_price": _if_known(ratio_of_totals(run.price, strong_only.price, tasks, of_costs)),
         "assumed_cost": _assumed_cost(run),
         "num_distinct": float(run.num_distinct.mean()),
         "difference_from_a": _from_a(run, strong_only, tasks, rng),
@@ -78,6 +86,28 @@ def system_report(
             run.acceptable, reference.acceptable, tasks, rng
         )
     return row
+
+
+def _levels(run: SystemRun, table: StepTable) -> dict[str, MetricValue | None]:
+    """Agreement with the reference actions by level; None where the steps have none."""
+    if not (table.reference_types != "").any():
+        return dict.fromkeys(map(str, LEVELS))
+    return {level: rate(run.levels[level], table.task_ids) for level in LEVELS}
+
+
+def _strong_calls(run: SystemRun) -> float | None:
+    """Share of the steps that call the strong model; None where it is one of a panel."""
+    return None if run.system.proposer == PANEL else float(run.called.mean())
+
+
+def _if_known(value: MetricValue) -> MetricValue | None:
+    return None if value.value is None else value
+
+
+def _mean(values: FloatArray) -> float | None:
+    """None where a value is not known."""
+    mean = float(values.mean())
+    return None if np.isnan(mean) else mean
 
 
 def _from_a(
@@ -136,7 +166,9 @@ def _against_reference_gates(
 def ratio_of_totals(
     a: FloatArray, b: FloatArray, tasks: np.ndarray, rng: np.random.Generator
 ) -> MetricValue:
-    """Total of a over total of b, clusters resampled."""
+    """Total of a over total of b, clusters resampled; None where either is not known."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all() and b.sum() > 0.0):
+        return MetricValue(value=None, n=0, note="not known for every step")
     codes, num_clusters = cluster_codes(tasks, a.size)
     sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1).astype(np.float64)
     draws = resampled_sums(sums, NUM_RESAMPLES, rng)
@@ -167,8 +199,13 @@ def _selective_risk(run: SystemRun, tasks: np.ndarray) -> MetricValue:
     return rate(1.0 - run.offered[run.accepted], tasks[run.accepted])
 
 
-def _assumed_cost(run: SystemRun) -> float:
-    """With the source report's constants (cheap 0.15, verifier 0.10, strong 1), fallback paid."""
+def _assumed_cost(run: SystemRun) -> float | None:
+    """With the source report's constants (cheap 0.15, verifier 0.10, strong 1), fallback paid.
+
+    None where other models propose.
+    """
+    if run.system.proposer in (PEERS, PANEL):
+        return None
     costs = AssumedCosts()
     if run.system.proposer is None:
         return costs.strong

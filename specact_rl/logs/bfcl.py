@@ -17,7 +17,7 @@ from specact_rl.actions.taxonomy import ToolTable, builtin_table
 from specact_rl.logs.bfcl_calls import Decoded, assistant_message, decode_response
 from specact_rl.logs.bfcl_files import Question, ResultFile, read_questions, result_files
 from specact_rl.logs.bfcl_scores import Scores, read_scores
-from specact_rl.logs.groups import MIN_GROUP, finished
+from specact_rl.logs.groups import MIN_GROUP, finished, unlabelled, withheld
 from specact_rl.logs.reading import json_rows
 from specact_rl.logs.result import Flag, ImportResult
 from specact_rl.logs.tool_types import retyped
@@ -36,7 +36,11 @@ def import_bfcl(path: Path) -> ImportResult:
     The step of a single-turn response holds its action where the response is one call, or text
     without a call; several calls are in the message (`tool_calls`), and the step has none. `info`
     keeps the response as it was, `scored` (the leaderboard's verdict), `error_type`, tokens and
-    seconds. A server's error is no failure of the model: `success` is withheld.
+    seconds. `success` is withheld where the failure is not the model's own (`info.fault`): a
+    server's error, and failures of parallel categories whose server gives one call only
+    ("lost_call"). Calls in a format that the leaderboard's decoder refused ("format_error") have
+    failed as responses, but nobody has judged them as calls: the step has no label, and they are no
+    side of a pair.
 
     Dropped, by reason: "duplicate_id" (a second result of a test; the first counts),
     "no_question", "no_result" (failures in a score file without result file), "not_a_result" (a
@@ -72,7 +76,12 @@ def import_bfcl(path: Path) -> ImportResult:
                 dropped["malformed_log"] += 1
         flags += _format_flags(file, new, scores)
         rollouts += new
-    flags += _one_call_flags(rollouts)
+    one_call = _one_call_groups(rollouts)
+    flags += _one_call_flags(one_call)
+    rollouts = [
+        withheld(r, "lost_call") if r.success is False and _group(r) in one_call else r
+        for r in rollouts
+    ]
     return finished(rollouts, +dropped, flags)
 
 
@@ -156,7 +165,15 @@ def _rollout(
         success=success,
         info=info,
     )
+    if scored is False and not fault and _refused_calls(rollout):
+        rollout = unlabelled(rollout, "format_error")
     return retyped(rollout, table)
+
+
+def _refused_calls(rollout: Rollout) -> bool:
+    """Whether the leaderboard's decoder refused a response in which calls can be read."""
+    refused = str(rollout.info["error_type"]).startswith(_FORMAT_ERROR)
+    return refused and bool(rollout.messages[-1].get("tool_calls"))
 
 
 def _server_error(result: object) -> bool:
@@ -171,11 +188,13 @@ def _answer(
     message = assistant_message(decoded)
     single = len(decoded.calls) == 1 or (decoded.text.strip() != "" and not decoded.broken)
     raw = response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
+    # Without a call, function-calling output is an empty list: what was said is not in the log.
+    said = bool(decoded.calls or decoded.text.strip())
     step = StepRecord(
         index=0,
         message_index=len(request),
         executed=message_action(message, tools, request) if single else None,
-        executed_text=None if single else raw,
+        executed_text=raw if said and not single else None,
         acceptable=success,
         label_source=None if success is None else LABEL_SOURCE,
     )
@@ -281,28 +300,39 @@ def _format_flags(
             file,
             f"{len(unread)} of {len(failures)} failures are responses that the leaderboard's "
             f"decoder rejected ({fenced} of them in Markdown fences), and {readable} of these are "
-            "calls all the same: pairs made of them teach the format, not the call",
+            "calls all the same. Nobody has judged these as calls: their steps have no label, and "
+            "they are in no pair. Pairs made of the others teach the format, not the call",
         )
     ]
 
 
-def _one_call_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
-    """Parallel categories in which no response of a run has more than one call."""
-    most: dict[tuple[str, str], list[int]] = defaultdict(list)
+def _group(rollout: Rollout) -> tuple[str, str]:
+    return rollout.info["run"], rollout.family
+
+
+def _one_call_groups(rollouts: Sequence[Rollout]) -> dict[tuple[str, str], int]:
+    """Responses by run and parallel category, where none of them has more than one call."""
+    calls: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rollout in rollouts:
         if "parallel" in rollout.family and rollout.info["scored"] is not None:
-            calls = rollout.messages[-1].get("tool_calls") or ()
-            most[rollout.info["run"], rollout.family].append(len(calls))
+            calls[_group(rollout)].append(len(rollout.messages[-1].get("tool_calls") or ()))
+    return {
+        group: len(counts)
+        for group, counts in sorted(calls.items())
+        if len(counts) >= MIN_GROUP and max(counts) <= 1
+    }
+
+
+def _one_call_flags(groups: Mapping[tuple[str, str], int]) -> list[Flag]:
     return [
         Flag(
             kind="harness_fault",
             group=f"{run} {family}".strip(),
-            detail=f"none of {len(counts)} responses has more than one call, though the category "
+            detail=f"none of {count} responses has more than one call, though the category "
             "asks for several: the server drops all but the first, so that failures here are not "
             "the models'",
         )
-        for (run, family), counts in sorted(most.items())
-        if len(counts) >= MIN_GROUP and max(counts) <= 1
+        for (run, family), count in groups.items()
     ]
 
 

@@ -102,7 +102,8 @@ def log_facts(rollouts: Sequence[Rollout]) -> LogFacts:
     by_agent: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for rollout in sorted(rollouts, key=lambda r: r.trial):
         score = official_score(rollout)
-        if rollout.success is not None:
+        own = rollout.success or not rollout.info.get("fault")
+        if rollout.success is not None and own:
             labels[rollout.task_id][rollout.success] += 1
         if score is not None:
             official[rollout.task_id][score] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from specact_rl.logs.result import Flag, ImportResult
 from specact_rl.types import Rollout
@@ -15,11 +16,37 @@ MIN_GROUP = 5
 def finished(
     rollouts: list[Rollout], dropped: Mapping[str, int], flags: Sequence[Flag] = ()
 ) -> ImportResult:
-    """The result of an importer, with the flags that any log can earn added to its own."""
+    """The result of an importer, with the flags that any log can earn added to its own.
+
+    Where several models fail all tasks of a category, its steps lose their labels: whatever broke
+    there, a verifier must not learn that their actions are wrong.
+    """
     earned = LogFlags()
     for rollout in rollouts:
         earned.add(rollout)
-    return ImportResult(rollouts=rollouts, dropped=dict(dropped), flags=[*flags, *earned.found()])
+    return ImportResult(
+        rollouts=[earned.without_broken_labels(rollout) for rollout in rollouts],
+        dropped=dict(dropped),
+        flags=[*flags, *earned.found()],
+    )
+
+
+def unlabelled(rollout: Rollout, fault: str | None = None) -> Rollout:
+    """The rollout without labels on its steps; its own verdict stays.
+
+    With a fault, that verdict says nothing of the actions: as a failure it is on no side of a pair.
+    """
+    steps = [replace(step, acceptable=None, label_source=None) for step in rollout.steps]
+    info = rollout.info if fault is None else {**rollout.info, "fault": fault}
+    return replace(rollout, steps=steps, info=info)
+
+
+def withheld(rollout: Rollout, fault: str) -> Rollout:
+    """The rollout without labels, because its failure is not the policy's own: it is no negative.
+
+    `info.scored`, the log's verdict, stays as it is.
+    """
+    return replace(unlabelled(rollout, fault), success=None)
 
 
 def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:
@@ -79,13 +106,23 @@ class LogFlags:
             else:
                 self._tasks[rollout.family].clear()
 
+    def without_broken_labels(self, rollout: Rollout) -> Rollout:
+        """The rollout, `unlabelled` if several models fail all tasks of its category."""
+        family = rollout.family
+        is_broken = (
+            self._verdicts.get(family) == {False}
+            and len(self._tasks[family]) >= MIN_GROUP
+            and len(self._policies[family]) > 1
+        )
+        return unlabelled(rollout) if is_broken else rollout
+
     def found(self) -> list[Flag]:
         """The flags so far."""
         flags = [
             Flag(
                 kind=f"{fault}s",
                 group=policy,
-                detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their label is "
+                detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their labels are "
                 "withheld, so that no pair is made of them (info.scored keeps the official "
                 "verdict)",
             )

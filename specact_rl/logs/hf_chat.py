@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from specact_rl.errors import RolloutFormatError
 from specact_rl.logs.chat import chat_rollout
 from specact_rl.logs.groups import finished
-from specact_rl.logs.reading import json_rows, json_value
+from specact_rl.logs.reading import json_rows, json_value, no_rows
 from specact_rl.logs.result import Flag, ImportResult, files_with
 from specact_rl.types import Rollout
 
@@ -98,8 +98,10 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     yield f"{file}: row {number}", _unpadded_row(row)
                     number += 1
-    except pa.ArrowException as error:
-        raise RolloutFormatError(f"{file}: must be a Parquet file: {error}") from error
+            if not number:
+                raise no_rows(file)
+    except (pa.ArrowException, OSError) as error:  # OSError: pages that do not unpack
+        raise RolloutFormatError(f"{file}: must be a whole Parquet file: {error}") from error
 
 
 def _unpadded_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from specact_rl.logs.mapping import read_mapping
 from specact_rl.logs.result import Importer, ImportResult
 from specact_rl.logs.sniff import sniff
 from specact_rl.logs.tool_types import retyped
+from specact_rl.user_code import named_in_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read_log(
         tool_types: A tool table, built in or a file, that decides in place of the importer's own.
 
     Raises:
-        ConfigError: No such log, importer or table, or a log in no known format.
+        ConfigError: No such log, importer or table, a log in no known format, or no rollout in it.
         RolloutFormatError: The log is not what its format says.
     """
     if importer is None:
@@ -52,6 +52,8 @@ def read_log(
         reason = "as asked for"
     logger.info("%s: read as %s (%s)", path, importer, reason)
     result = find_importer(importer)[0](path)
+    if not result.rollouts:
+        raise ConfigError(f"{path} holds no rollout; dropped {result.dropped!r}")
     if tool_types is not None:
         table = find_tool_table(tool_types)
         # The importer's types would win over the table's; what a log says itself is lost with them.
@@ -86,19 +88,11 @@ def find_importer(name: str) -> tuple[Importer, Path | None]:
     path = Path(name)
     if path.suffix in _MAPPING_SUFFIXES and path.is_file():
         return read_mapping(path), path
-    file, colon, function = name.rpartition(":")
-    path = Path(file)
-    if not colon or not path.is_file():
+    own = named_in_file(name, "the importer")
+    if own is None:
         raise ConfigError(
             f"importer must be one of {list(IMPORTERS)!r}, a mapping.yaml or FILE.py:FUNCTION, a "
             f"file that exists, got {name!r}"
         )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"importer file {path} must be a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    importer: Importer | None = getattr(module, function, None)
-    if importer is None:
-        raise ConfigError(f"{path} must define {function!r}, the importer that was asked for")
-    return importer, path
+    importer: Importer = own[0]
+    return importer, own[1]

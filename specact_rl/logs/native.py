@@ -6,6 +6,7 @@ from pathlib import Path
 
 from specact_rl.errors import RolloutFormatError
 from specact_rl.logs.groups import LogFlags, unknown_tools
+from specact_rl.logs.reading import no_rows
 from specact_rl.logs.result import ImportResult, jsonl_files
 from specact_rl.store import JsonlRecords
 from specact_rl.types import Rollout
@@ -15,14 +16,15 @@ def import_native(path: Path) -> ImportResult:
     """Rollouts as they are; nothing is dropped. The log may be larger than memory.
 
     Raises:
-        RolloutFormatError: A line that is no rollout, a repeated rollout_id, a step that points
-            outside its conversation, or a call of a tool that the rollout's catalogue lacks; names
-            path and line.
+        RolloutFormatError: A file without rollouts, a line that is no rollout, a repeated
+            rollout_id, a step that points outside its conversation, or a call of a tool that the
+            rollout's catalogue lacks; names path and line.
     """
     rollouts = JsonlRecords(Rollout)
     flags = LogFlags()
     first_seen: dict[str, int] = {}
     for file in jsonl_files(path):
+        num_before = len(rollouts)
         for number, rollout in rollouts.add(file):
             where = f"{file}:{number}"
             position = len(rollouts)
@@ -34,6 +36,9 @@ def import_native(path: Path) -> ImportResult:
                 )
             _check_steps(rollout, where)
             flags.add(rollout)
+        if len(rollouts) == num_before:
+            raise no_rows(file)
+    rollouts.change = flags.without_broken_labels
     return ImportResult(rollouts=rollouts, dropped={}, flags=flags.found())
 
 

@@ -20,8 +20,9 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ("path:line", object) of a JSON Lines file; blank lines are passed over.
 
     Raises:
-        RolloutFormatError: A line that is no JSON object in UTF-8.
+        RolloutFormatError: A line that is no JSON object in UTF-8, or no line at all.
     """
+    empty = True
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -29,17 +30,30 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where = f"{path}:{number}"
             row = parse_record(line.removeprefix(BOM_UTF8), dict, where)
             _refuse_no_json(row, line, where)
+            empty = False
             yield where, row
+    if empty:
+        raise no_rows(path)
 
 
 def json_value(path: Path) -> Any:
     """The one JSON value of a file.
 
     Raises:
-        RolloutFormatError: Not JSON in UTF-8: cut off, NaN, half a surrogate pair, too deep.
+        RolloutFormatError: Not JSON in UTF-8: cut off, NaN, half a surrogate pair, too deep; or an
+            empty list.
     """
-    data = path.read_bytes()
-    return parse_json(data, str(path))
+    value = parse_json(path.read_bytes(), str(path))
+    if value == []:
+        raise no_rows(path)
+    return value
+
+
+def no_rows(path: Path) -> RolloutFormatError:
+    """The error of a file without records: counted as none, a lost file would go unseen."""
+    return RolloutFormatError(
+        f"{path}: must hold at least one record, but is empty. Where nothing is missing, remove it."
+    )
 
 
 def parse_json(data: bytes, where: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.errors import ConfigError
@@ -116,6 +117,8 @@ def _swe_bench(head: _Head) -> str | None:
         return "an object with leaderboards: SWE-bench's leaderboards.json"
     if _keys(head, "resolved_ids"):
         return "an object with resolved_ids: a run report of SWE-bench's harness"
+    if _keys(head, "task_eval_progress"):
+        return "an object with task_eval_progress: eval_state.json of SWE-Bench-CL"
     if head.file.name == "report.json" and isinstance(head.first, Mapping):
         reports = list(head.first.values())
         if reports and all(isinstance(r, Mapping) and "resolved" in r for r in reports):
@@ -165,7 +168,10 @@ def _openai_chat(head: _Head) -> str | None:
 
 def _hf_chat(head: _Head) -> str | None:
     if head.file.suffix == ".parquet":
-        columns = set(pq.read_schema(head.file).names)
+        try:
+            columns = set(pq.read_schema(head.file).names)
+        except (pa.ArrowException, OSError) as error:
+            raise ConfigError(f"{head.file} must be a whole Parquet file: {error}") from error
         if "messages" in columns or {"prompt", "completion"} <= columns:
             return f"Parquet with columns {sorted(columns)!r}: a conversational data set"
         return None

@@ -1,15 +1,16 @@
 """SWE-bench results per instance to rollouts: outcomes without conversations.
 
-Three forms: the leaderboard's `leaderboards.json` (`per_instance_details`), the harness's run
-report (`resolved_ids`, `unresolved_ids`, …), and its `report.json` of each instance. None holds
-what the model wrote, so that a rollout has no step; its request is the name of the instance, which
-stands for the issue's text.
+Four forms: the leaderboard's `leaderboards.json` (`per_instance_details`), the harness's run
+report (`resolved_ids`, `unresolved_ids`, …), its `report.json` of each instance, and
+`eval_state.json` of SWE-Bench-CL. None holds what the model saw, so that a rollout has no step; its
+request is the name of the instance, which stands for the issue's text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def import_swe_bench(path: Path) -> ImportResult:
 
     Raises:
         ConfigError: There is no `.json` file.
-        RolloutFormatError: A file that is no JSON, or of none of the three forms.
+        RolloutFormatError: A file that is no JSON, or of none of the four forms.
     """
     dropped: Counter[str] = Counter()
     flags: list[Flag] = []
@@ -72,15 +73,44 @@ def _rollouts(
                     yield _rollout(model, instance, resolved, {}, fault)
                 else:
                     dropped["malformed_instance"] += 1
+    elif isinstance(value, dict) and isinstance(value.get("task_eval_progress"), dict):
+        yield from _eval_state(value["task_eval_progress"], dropped, flags)
     elif isinstance(value, dict) and value and all(map(_is_report, value.values())):
         model = file.parent.parent.name or file.stem
         for instance, report in value.items():
             yield _rollout(model, instance, report["resolved"], {})
     else:
         raise RolloutFormatError(
-            f"{file}: must be leaderboards.json, a run report with resolved_ids, or a report.json "
-            "of instances with resolved"
+            f"{file}: must be leaderboards.json, a run report with resolved_ids, a report.json "
+            "of instances with resolved, or an eval_state.json of SWE-Bench-CL"
         )
+
+
+def _eval_state(
+    progress: Mapping[str, Any], dropped: Counter[str], flags: list[Flag]
+) -> Iterator[Rollout]:
+    """Models by their runs, one with and one without the memory of earlier tasks."""
+    for model, runs in progress.items():
+        for trial, (run, instances) in enumerate(sorted(_object(runs).items())):
+            for instance, entry in _object(instances).items():
+                resolved = _object(entry).get("harness_result")
+                if not isinstance(resolved, bool):
+                    dropped["malformed_instance"] += 1
+                    continue
+                rollout = _rollout(model, instance, resolved, {"run": run})
+                yield replace(rollout, rollout_id=f"{run}/{rollout.rollout_id}", trial=trial)
+        flags.append(
+            Flag(
+                kind="unknown_faults",
+                group=model,
+                detail="a patch that could not be applied and one that failed its tests are both "
+                "written as false: failures of the format are among these and cannot be told",
+            )
+        )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _leaderboard_entry(

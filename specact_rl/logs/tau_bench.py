@@ -98,7 +98,7 @@ def _tau_record(record: Any, name: str, file: Path, root: Path) -> dict[str, Any
     domain = _domain(system, file)
     run = _RUN_NAME.fullmatch(name.rsplit("/", 1)[-1])
     info = record.get("info")
-    crashed = isinstance(info, dict) and "error" in info and not messages
+    crashed = isinstance(info, dict) and bool(info.get("error"))
     return {
         "messages": messages,
         "tools": _schemas(domain, file, root),
@@ -180,7 +180,7 @@ def _tau2_messages(messages: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _add(log: _Log, record: dict[str, Any], where: str, file: Path) -> None:
-    if record and record["fault"] == "harness_error":
+    if record and record["fault"] == "harness_error" and not record["messages"]:
         log.dropped["harness_error"] += 1
         return
     try:

@@ -6,6 +6,7 @@ report's constants, shown beside them. FLOPs are counted by formula from measure
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -69,6 +70,29 @@ class ModelSize:
 
 NO_MODEL = ModelSize(num_params=0)
 """Of a verifier that runs no model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPrice:
+    """What a hosted model's tokens cost, in US dollars per million."""
+
+    prompt: float
+    cached: float
+    """Of prompt tokens that the server had read before."""
+    completion: float
+
+    def __post_init__(self) -> None:
+        """Reject negative prices, and what is none."""
+        for name in ("prompt", "cached", "completion"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"the {name} price must be at least 0, got {getattr(self, name)!r}"
+                )
+
+    def dollars(self, num_prompt: int, num_cached: int, num_completion: int) -> float:
+        """Price of one request; the cached tokens are among those of the prompt."""
+        paid = (num_prompt - num_cached) * self.prompt + num_cached * self.cached
+        return (paid + num_completion * self.completion) / 1e6
 
 
 def gated_cost(

@@ -159,6 +159,19 @@ def add_pair_arguments(
         "--max-per-step", type=int, default=1, help="cap of each strategy on a step (default: 1)"
     )
     parser.add_argument(
+        "--max-length-ratio",
+        type=float,
+        metavar="RATIO",
+        help="leave out pairs whose longer side has more than RATIO times the tokens of the other, "
+        "after the caps (default: keep all)",
+    )
+    parser.add_argument(
+        "--max-turn-gap",
+        type=int,
+        metavar="N",
+        help="leave out pairs whose sides differ by more than N messages (default: keep all)",
+    )
+    parser.add_argument(
         "--in-environment",
         action="store_true",
         help="rollouts of the workspace: judge hard negatives in it and measure pair precision",
@@ -184,6 +197,8 @@ def pair_options(args: argparse.Namespace) -> dict[str, Any]:
         "strategies": args.strategies,
         "max_per_task": args.max_per_task,
         "max_per_step": args.max_per_step,
+        "max_length_ratio": args.max_length_ratio,
+        "max_turn_gap": args.max_turn_gap,
         "in_environment": args.in_environment,
         "precision_episodes": args.precision_episodes,
         "engine": args.engine,

@@ -14,7 +14,24 @@ from specact_rl.mining.chunks import PROPOSALS_FILE, Tables
 from specact_rl.mining.data_sets import DataSource, Part, write_data_set
 from specact_rl.mining.engines import Engine, work_through
 from specact_rl.mining.labels import DisagreementTally, LabelTally
-from specact_rl.mining.pairs import PAIR_STRATEGIES, MiningOptions, Pair, check_caps, mine_task
+from specact_rl.mining.pair_report import (
+    count_partings,
+    distances_in_words,
+    distances_of,
+    lengths_in_words,
+    partings_in_words,
+    total_places,
+)
+from specact_rl.mining.pairs import (
+    APPROX,
+    CONTRASTS,
+    PAIR_STRATEGIES,
+    STEP_STRATEGIES,
+    MiningOptions,
+    Pair,
+    check_caps,
+    mine_task,
+)
 from specact_rl.mining.precision import (
     ContinuationValue,
     Value,
@@ -115,7 +132,7 @@ def build_verifier(
         source,
         arguments,
         make,
-        report=lambda rows: {"labels": _label_report(labels, disagreement)},
+        report=lambda rows: ({"labels": _label_report(labels, disagreement)}, ()),
         thin=balanced if subsampled else None,
     )
 
@@ -138,6 +155,8 @@ def build_preferences(
     max_per_task: int = 8,
     max_per_step: int = 1,
     max_distance: float = 0.5,
+    max_length_ratio: float | None = None,
+    max_turn_gap: int | None = None,
     model_id: str | None = None,
     in_environment: bool = False,
     precision_episodes: int = 0,
@@ -154,6 +173,9 @@ def build_preferences(
         max_per_task: Cap of each strategy on each task.
         max_per_step: Cap of strategies that can make several pairs of a step.
         max_distance: Of the histories in `approx_prefix`.
+        max_length_ratio: Leave out pairs whose longer side has more than so many times the tokens
+            of the other; None keeps all, and the README says that they are not matched.
+        max_turn_gap: Leave out pairs whose sides differ by more messages; None keeps all.
         model_id: The current proposer, for `on_policy`.
         in_environment: The rollouts are of the workspace: it judges hard negatives, and the
             precision of every strategy is measured in it.
@@ -172,6 +194,8 @@ def build_preferences(
         "max_per_task": max_per_task,
         "max_per_step": max_per_step,
         "max_distance": max_distance,
+        "max_length_ratio": max_length_ratio,
+        "max_turn_gap": max_turn_gap,
         "model_id": model_id,
         "in_environment": in_environment,
         "precision_episodes": precision_episodes,
@@ -192,24 +216,37 @@ def build_preferences(
         in_environment=in_environment,
         precision_episodes=precision_episodes,
         allow_unparsable=allow_unparsable,
+        max_length_ratio=max_length_ratio,
+        max_turn_gap=max_turn_gap,
         renderer=source.renderer,
     )
     verdicts: dict[str, Verdicts] = {}
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    partings: Counter[str] = Counter()
 
     def make(tables: Tables) -> Iterator[Part]:
         yield Part(key="", task_id="", rows=[], counts=dict.fromkeys(strategies, 0))
         for part in work_through(tables, work, engine):
             for name, found in part.verdicts.items():
                 verdicts[name] = verdicts.get(name, Verdicts()) + found
+            counts.update(part.counts)
+            dropped.update(part.dropped)
+            partings.update(part.partings)
             yield part
 
-    def report(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        reported: dict[str, Any] = {
-            "length_gaps": {name: asdict(gap) for name, gap in length_gaps(rows).items()}
-        }
+    def report(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+        reported, words = _pair_report(
+            rows,
+            {**dict.fromkeys(strategies, 0), **counts},
+            dropped,
+            partings,
+            max_length_ratio=max_length_ratio,
+            max_turn_gap=max_turn_gap,
+        )
         if in_environment:
             reported["precision"] = _precision_report(verdicts, precision_episodes)
-        return reported
+        return reported, words
 
     return write_data_set(stage, source, arguments, make, report=report)
 
@@ -224,6 +261,8 @@ class PairWork:
     in_environment: bool
     precision_episodes: int
     allow_unparsable: bool
+    max_length_ratio: float | None
+    max_turn_gap: int | None
     renderer: Renderer
 
     def __call__(self, task: TaskTables) -> Part:
@@ -233,7 +272,14 @@ class PairWork:
         mined = mine_task(
             task, strategies=self.strategies, options=options, max_per_task=self.max_per_task
         )
-        rows = preference_rows(mined.pairs, self.renderer, allow_unparsable=self.allow_unparsable)
+        rows = preference_rows(
+            mined.pairs,
+            self.renderer,
+            allow_unparsable=self.allow_unparsable,
+            max_length_ratio=self.max_length_ratio,
+            max_turn_gap=self.max_turn_gap,
+        )
+        has_contrasts = any(name in CONTRASTS for name in self.strategies)
         if "outcome" not in self.strategies:  # a trajectory is no single turn to compare
             check_parity(rows.rows, self.renderer)
         return Part(
@@ -244,6 +290,7 @@ class PairWork:
             counts=mined.counts,
             model_ids=frozenset(p.model_id for p in task.proposals),
             verdicts=self._verdicts(mined.pairs, replays) if replays else {},
+            partings=total_places(count_partings(task.rollouts)) if has_contrasts else {},
         )
 
     def _verdicts(self, pairs: Sequence[Pair], replays: Replays) -> dict[str, Verdicts]:
@@ -257,12 +304,55 @@ class PairWork:
         return pair_verdicts(pairs, replays.environment_at, value)
 
 
+def _pair_report(
+    rows: Iterable[dict[str, Any]],
+    counts: Mapping[str, int],
+    dropped: Mapping[str, int],
+    partings: Mapping[str, int],
+    *,
+    max_length_ratio: float | None,
+    max_turn_gap: int | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """For report.json, and for the README."""
+    found: list[float] = []
+
+    def watched() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if row["strategy"] == APPROX:
+                found.append(row["distance"])
+            yield row
+
+    gaps = length_gaps(watched())
+    distances = distances_of(found)
+    report = {
+        "length_gaps": {name: asdict(gap) for name, gap in gaps.items()},
+        "approx_prefix_distances": None if distances is None else asdict(distances),
+    }
+    words = list(
+        lengths_in_words(gaps, max_length_ratio=max_length_ratio, max_turn_gap=max_turn_gap)
+    )
+    if any(name in counts for name in CONTRASTS):
+        report["partings"] = dict(partings)
+        words.append(partings_in_words(partings))
+    if APPROX in counts:
+        words.append(distances_in_words(distances, dropped.get(f"{APPROX}:too_distant", 0)))
+    unparsable = sum(counts.get(f"{name}:rejected_unparsable", 0) for name in STEP_STRATEGIES)
+    if unparsable and not dropped.get("unparsable_rejected"):
+        words.append(
+            f"In {unparsable:,} of the mined pairs the rejected side is text that could not be "
+            "parsed: they teach the format and not the choice of an action."
+        )
+    return report, [paragraph for paragraph in words if paragraph]
+
+
 def build_reward(
     source: DataSource,
     *,
     strategies: Sequence[str] = ("same_prefix", "hard_negative"),
     max_per_task: int = 8,
     max_per_step: int = 1,
+    max_length_ratio: float | None = None,
+    max_turn_gap: int | None = None,
     in_environment: bool = False,
     precision_episodes: int = 0,
     engine: Engine = "local",
@@ -283,6 +373,8 @@ def build_reward(
         strategies=strategies,
         max_per_task=max_per_task,
         max_per_step=max_per_step,
+        max_length_ratio=max_length_ratio,
+        max_turn_gap=max_turn_gap,
         in_environment=in_environment,
         precision_episodes=precision_episodes,
         allow_unparsable=False,

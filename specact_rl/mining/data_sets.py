@@ -19,6 +19,7 @@ from specact_rl.mining.balance import TRAIN_SPLITS
 from specact_rl.mining.build_rollouts import REPORT_FILE
 from specact_rl.mining.chunks import Tables, open_tables
 from specact_rl.mining.precision import Verdicts
+from specact_rl.mining.rows import longest_row
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     Manifest,
@@ -76,10 +77,13 @@ class Part:
     """Whose proposals were looked at."""
     verdicts: Mapping[str, Verdicts] = field(default_factory=dict)
     """On the pairs of each strategy, where an environment was asked."""
+    partings: Mapping[str, int] = field(default_factory=dict)
+    """Contrasts by the place where they part."""
 
 
-Report = Callable[[Iterable[dict[str, Any]]], dict[str, Any]]
-"""All rows of a data set, iterated over once, to what is reported of them."""
+Report = Callable[[Iterable[dict[str, Any]]], tuple[dict[str, Any], Sequence[str]]]
+"""All rows of a data set, iterated over once, to what report.json says of them, and paragraphs for
+the README."""
 
 
 def write_data_set(
@@ -88,7 +92,7 @@ def write_data_set(
     arguments: Mapping[str, Any],
     make: Callable[[Tables], Iterable[Part]],
     *,
-    report: Report = lambda rows: {},
+    report: Report = lambda rows: ({}, ()),
     thin: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
 ) -> Manifest:
     """Run one stage; rows go to the disk as they are made, so that none are held.
@@ -98,7 +102,7 @@ def write_data_set(
         source: Where from and where to.
         arguments: What the rows depend on besides the source.
         make: Tables to rows, a part at a time.
-        report: What report.json says besides the models.
+        report: What report.json says besides the models, and the README besides its start.
         thin: Given `THIN_COLUMNS` of all train rows, returns those to keep.
     """
     inputs = {"rollouts": source.rollouts_dir}
@@ -124,12 +128,12 @@ def write_data_set(
             with RowSpool(stage.path, "train") as train, RowSpool(stage.path, "eval") as evals:
                 try:
                     model_ids = _spool(make(tables), source, stage, train, evals)
-                    reported = report(chain(train, evals))
+                    reported, words = report(chain(train, evals))
                     if thin is not None:
                         _thin(train, thin, stage)
                 except ValueError as error:  # tables that do not fit each other or the arguments
                     raise ConfigError(f"{name}: {error}") from error
-                _finish(stage, name, source, tables, {"train": train, "eval": evals})
+                _finish(stage, name, source, tables, {"train": train, "eval": evals}, words)
             write_json(stage.path / REPORT_FILE, {"model_ids": model_ids, **reported})
     return read_manifest(source.out_dir)
 
@@ -166,7 +170,12 @@ def _thin(
 
 
 def _finish(
-    stage: Stage, name: str, source: DataSource, tables: Tables, splits: Mapping[str, RowSpool]
+    stage: Stage,
+    name: str,
+    source: DataSource,
+    tables: Tables,
+    splits: Mapping[str, RowSpool],
+    words: Sequence[str],
 ) -> None:
     if not len(splits["train"]):
         raise ConfigError(
@@ -175,8 +184,13 @@ def _finish(
             f"{stage.dropped!r}"
         )
     written = {split: rows for split, rows in splits.items() if len(rows)}
-    sentence = f"Written by {name} from the {source.split} tasks of a rollouts folder."
-    write_training_rows(stage.path, written, sentence)
+    paragraphs = [
+        f"Written by {name} from the {source.split} tasks of a rollouts folder.",
+        f"The longest row has {longest_row(written):,} tokens. TRL cuts or leaves out what is "
+        "longer than its --max_length: give it that many at least.",
+        *words,
+    ]
+    write_training_rows(stage.path, written, "\n\n".join(paragraphs))
     stage.counts |= {split: len(rows) for split, rows in splits.items()}
     labels = [row["label"] for row in splits["train"] if "label" in row]
     if labels:

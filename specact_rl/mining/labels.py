@@ -7,11 +7,13 @@ does not. Their disagreement is therefore reported beside every number that uses
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from specact_rl.actions.matching import reaches
-from specact_rl.types import Proposal, StepRecord
+from specact_rl.logs.facts import agent_name
+from specact_rl.logs.responses import LABEL_SOURCE
+from specact_rl.types import Proposal, Rollout, StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,3 +115,30 @@ class DisagreementTally:
             )
             for source, tally in sorted(self._tallies.items())
         }
+
+
+def without_faulty_labels(
+    proposals: Sequence[Proposal], rollouts: Iterable[Rollout]
+) -> list[Proposal]:
+    """The proposals; those that are logged rollouts which failed by a fault lose their label.
+
+    What failed there was a format or a harness (`info.fault`), and the action is unknown. Such a
+    proposal is told by its policy and trial, as `logs.responses` numbers them.
+    """
+    trials: defaultdict[tuple[str, str], list[Rollout]] = defaultdict(list)
+    for rollout in sorted(rollouts, key=lambda r: (r.trial, r.rollout_id)):
+        trials[rollout.task_id, agent_name(rollout)].append(rollout)
+    faulty = {
+        named
+        for (task, agent), repeats in trials.items()
+        for i, rollout in enumerate(repeats)
+        if rollout.success is False and rollout.info.get("fault")
+        # A trial may be an agent of its own.
+        for named in ((task, agent, i), (task, f"{agent}#{i + 1}", 0))
+    }
+    return [
+        replace(p, acceptable=None)
+        if p.label_source == LABEL_SOURCE and (p.task_id, p.model_id, p.sample) in faulty
+        else p
+        for p in proposals
+    ]

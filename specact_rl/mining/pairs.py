@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specact_rl.mining.hard_negatives import hard_negative_pairs
+from specact_rl.mining.labels import without_faulty_labels
 from specact_rl.mining.proposal_pairs import on_policy_pairs, same_prefix_pairs
 from specact_rl.mining.task_tables import (
     REFERENCE,
@@ -51,6 +52,11 @@ PAIR_STRATEGIES: dict[str, Strategy] = {
 }
 STEP_STRATEGIES = ("divergence", "approx_prefix", "same_prefix", "hard_negative", "on_policy")
 """Those whose sides are one action each; `outcome` compares whole trajectories."""
+
+
+APPROX = "approx_prefix"
+CONTRASTS = ("outcome", "divergence", APPROX)
+"""Those that compare a success with a failure of the same task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +136,11 @@ def group_by_task(
             )
         proposals_of[task_id].append(proposal)
     return [
-        TaskTables(task_id=task_id, rollouts=rows, proposals=proposals_of[task_id])
+        TaskTables(
+            task_id=task_id,
+            rollouts=rows,
+            proposals=without_faulty_labels(proposals_of[task_id], rows),
+        )
         for task_id, rows in sorted(of_task.items())
     ]
 

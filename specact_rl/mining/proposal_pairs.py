@@ -100,6 +100,8 @@ def _sides(
         elif proposal.action is not None:
             side = action_side(proposal.action, step.tools, proposal.model_id, proposal.proposal_id)
             (good if proposal.acceptable else bad).setdefault(side.key, side)
+        elif proposal.actions:  # no single action, and its text may be in another model's format
+            dropped["several_actions"] += 1
         elif proposal.acceptable or not proposal.text.strip():
             dropped["empty_text" if not proposal.acceptable else "unparsable_acceptable"] += 1
         else:

@@ -223,7 +223,12 @@ def _verifier_row(
 
 
 def preference_rows(
-    pairs: Sequence[Pair], renderer: Renderer, *, allow_unparsable: bool = True
+    pairs: Sequence[Pair],
+    renderer: Renderer,
+    *,
+    allow_unparsable: bool = True,
+    max_length_ratio: float | None = None,
+    max_turn_gap: int | None = None,
 ) -> Rows:
     """One prompt/chosen/rejected row per pair.
 
@@ -231,10 +236,17 @@ def preference_rows(
         pairs: Of one kind, steps or trajectories: a data set holds rows of one shape.
         renderer: That of the model to be trained.
         allow_unparsable: False for a reward model, which will never see unparsable text.
+        max_length_ratio: The longer side has at most this many times the other's tokens; None:
+            any number.
+        max_turn_gap: One side has at most so many messages more than the other; None: any number.
 
     Raises:
-        ValueError: Steps and trajectories together.
+        ValueError: Steps and trajectories together, or a bound that no pair can meet.
     """
+    if max_length_ratio is not None and not max_length_ratio >= 1.0:
+        raise ValueError(f"max_length_ratio must be at least 1, got {max_length_ratio!r}")
+    if max_turn_gap is not None and max_turn_gap < 0:
+        raise ValueError(f"max_turn_gap must be at least 0, got {max_turn_gap!r}")
     if len({pair.is_trajectory for pair in pairs}) > 1:
         raise ValueError("pairs must be steps or trajectories, not both: build two data sets")
     dropped: Counter[str] = Counter()
@@ -242,8 +254,15 @@ def preference_rows(
     for pair in pairs:
         if pair.rejected.action is None and not pair.is_trajectory and not allow_unparsable:
             dropped["unparsable_rejected"] += 1
+        elif max_turn_gap is not None and abs(pair.turn_gap) > max_turn_gap:
+            dropped["turns_not_matched"] += 1
         else:
-            rows.append(_preference_row(pair, renderer))
+            row = _preference_row(pair, renderer)
+            shorter, longer = sorted((row["num_chosen_tokens"], row["num_rejected_tokens"]))
+            if max_length_ratio is not None and longer > max_length_ratio * shorter:
+                dropped["length_not_matched"] += 1
+            else:
+                rows.append(row)
     return Rows(rows=rows, dropped=dict(dropped))
 
 
@@ -287,6 +306,19 @@ def _length_gap(token_gaps: array[int], turn_gaps: array[int]) -> LengthGap:
         median_tokens=float(np.median(tokens)),
         share_chosen_longer=float(((tokens > 0) + 0.5 * (tokens == 0)).mean()),
         mean_turns=float(np.mean(turn_gaps)),
+    )
+
+
+def longest_row(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> int:
+    """Tokens of the longest row, prompt and its longer side together; 0 without rows."""
+    sides = ("num_completion_tokens", "num_chosen_tokens", "num_rejected_tokens")
+    return max(
+        (
+            row["num_prompt_tokens"] + max(row.get(side, 0) for side in sides)
+            for rows in splits.values()
+            for row in rows
+        ),
+        default=0,
     )
 
 

@@ -94,9 +94,14 @@ class TaskTables:
         return {step.step_id: step for r in self.rollouts for step in r.each_step()}
 
     def contrasts(self, dropped: Counter[str]) -> Iterator[tuple[Rollout, Rollout]]:
-        """Every success with every failure; rollouts without a verdict are in none."""
+        """Every success with every failure; rollouts without a verdict are in none.
+
+        Nor are failures that are not the policy's own (`info.fault`), whatever their verdict.
+        """
         successes = [r for r in self.rollouts if r.success is True]
-        failures = [r for r in self.rollouts if r.success is False]
+        failed = [r for r in self.rollouts if r.success is False]
+        failures = [r for r in failed if not r.info.get("fault")]
+        dropped["faulty_failure"] += len(failed) - len(failures)
         if not successes or not failures:
             dropped["task_without_contrast"] += 1
         yield from product(successes, failures)

@@ -92,8 +92,7 @@ def _parting(success: Rollout, failure: Rollout) -> tuple[StepRecord, StepRecord
     """The two records at the first message that differs, or why there is no such step."""
     if success.tools != failure.tools:
         return "different_tools"
-    both = zip(success.messages, failure.messages, strict=False)
-    at = next((i for i, (ours, theirs) in enumerate(both) if not _same_json(ours, theirs)), None)
+    at = first_difference(success, failure)
     if at is None:
         return "never_parts"
     roles = {success.messages[at]["role"], failure.messages[at]["role"]}
@@ -107,6 +106,12 @@ def _parting(success: Rollout, failure: Rollout) -> tuple[StepRecord, StepRecord
     if records[0] is None or records[1] is None:
         return "parts_outside_steps"
     return records[0], records[1]
+
+
+def first_difference(ours: Rollout, theirs: Rollout) -> int | None:
+    """Index of the first message that differs; None where one conversation begins the other."""
+    both = zip(ours.messages, theirs.messages, strict=False)
+    return next((i for i, (a, b) in enumerate(both) if not _same_json(a, b)), None)
 
 
 def _same_json(ours: Any, theirs: Any) -> bool:
@@ -131,6 +136,8 @@ def _step_pair(
     distance: float = 0.0,
 ) -> Pair | str:
     """The pair of two executed actions after the success's history, or why there is none."""
+    if _several_calls(success, chosen_record) or _several_calls(failure, rejected_record):
+        return "several_calls"  # no single action, and as text it would teach another format
     chosen = executed_side(success, chosen_record)
     rejected = executed_side(failure, rejected_record)
     if chosen is None or chosen.action is None:
@@ -148,6 +155,11 @@ def _step_pair(
         rejected=rejected,
         distance=distance,
     )
+
+
+def _several_calls(rollout: Rollout, record: StepRecord) -> bool:
+    done = rollout.messages[record.message_index : record.message_index + 1]
+    return any(len(message.get("tool_calls") or ()) > 1 for message in done)
 
 
 def approx_prefix_pairs(

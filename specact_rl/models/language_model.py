@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
@@ -16,7 +17,7 @@ from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
 from specact_rl.models.loading import checkpoint_renderer, load_actor, model_id, model_size
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
-from specact_rl.types import Proposal, Step, proposal_id
+from specact_rl.types import Proposal, Rollout, Step, proposal_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,28 @@ class Sampling:
                 "num_samples and max_new_tokens must be at least 1 and temperature above 0, got "
                 f"{self.num_samples!r}, {self.max_new_tokens!r} and {self.temperature!r}"
             )
+
+
+class Proposer(Protocol):
+    """Who proposes at the steps of logged rollouts: a `LanguageModel` or a `ChatModel`."""
+
+    @property
+    def model_id(self) -> str:
+        """Name, and hash of the weights where they can be seen."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a manifest says of the proposals' making beside `model_id`, as JSON values."""
+
+    def keeping(self, path: Path) -> Proposer:
+        """The same, with each answer that costs something kept in the file as it comes.
+
+        An answer that is in the file is not asked for again. The file belongs to one model and one
+        sampling.
+        """
+
+    def propose_over(self, rollouts: Sequence[Rollout], sampling: Sampling) -> list[list[Proposal]]:
+        """`sampling.num_samples` unlabelled proposals at each step of the rollouts, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +126,21 @@ class LanguageModel:
             for step, samples in zip(steps, generations, strict=True)
         ]
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Nothing: `model_id` holds all that the proposals depend on."""
+        return {}
+
+    def keeping(self, path: Path) -> LanguageModel:
+        """Itself: to propose again costs time only."""
+        return self
+
+    def propose_over(self, rollouts: Sequence[Rollout], sampling: Sampling) -> list[list[Proposal]]:
+        """Proposals at each step of the rollouts, each rollout's prompts read once."""
+        steps = [step for rollout in rollouts for step in rollout.each_step()]
+        prompts = [p for rollout in rollouts for p in self.renderer.rollout_ids(rollout).prompts()]
+        return self.propose(steps, sampling, prompts)
+
 
 def step_prompt(renderer: Renderer, step: Step) -> StepPrompt:
     """The prompt of one step by itself, sharing its prefix with nothing."""
@@ -112,9 +150,41 @@ def step_prompt(renderer: Renderer, step: Step) -> StepPrompt:
 def _proposal(
     model_id: str, step: Step, sample: int, generation: Generation, seconds: float
 ) -> Proposal:
-    parsed = parse_action(generation.text, step.tools, step.history)
-    action = parsed.action if generation.finished else None
-    error = parsed.error if generation.finished else "no stop token within the token limit"
+    return unlabelled_proposal(
+        model_id,
+        step,
+        sample,
+        text=generation.text,
+        finished=generation.finished,
+        logprob=generation.logprob,
+        num_prompt_tokens=generation.num_prompt_tokens,
+        num_cached_tokens=generation.num_cached_tokens,
+        num_completion_tokens=generation.num_completion_tokens,
+        seconds=seconds,
+    )
+
+
+def unlabelled_proposal(
+    model_id: str,
+    step: Step,
+    sample: int,
+    *,
+    text: str,
+    finished: bool,
+    logprob: float | None,
+    num_prompt_tokens: int | None,
+    num_cached_tokens: int,
+    num_completion_tokens: int | None,
+    seconds: float | None,
+    price: float | None = None,
+) -> Proposal:
+    """What a model wrote at a step as a row of the proposals table, parsed and without a label.
+
+    The arguments are the row's fields; text that was cut off is no action.
+    """
+    parsed = parse_action(text, step.tools, step.history)
+    action = parsed.action if finished else None
+    error = parsed.error if finished else "no stop token within the token limit"
     return Proposal(
         proposal_id=proposal_id(step.step_id, model_id, "generate", sample),
         step_id=step.step_id,
@@ -122,18 +192,19 @@ def _proposal(
         model_id=model_id,
         sample=sample,
         mode="generate",
-        text=generation.text,
-        finished=generation.finished,
+        text=text,
+        finished=finished,
         action=action,
         parse_error=None if action is not None else error,
         match_level="none",
         same_state=None,
         acceptable=None,
         label_source="none",
-        logprob=generation.logprob,
+        logprob=logprob,
         num_candidates=None,
-        num_prompt_tokens=generation.num_prompt_tokens,
-        num_cached_tokens=generation.num_cached_tokens,
-        num_completion_tokens=generation.num_completion_tokens,
+        num_prompt_tokens=num_prompt_tokens,
+        num_cached_tokens=num_cached_tokens,
+        num_completion_tokens=num_completion_tokens,
         seconds=seconds,
+        price=price,
     )

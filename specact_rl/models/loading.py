@@ -55,21 +55,26 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(path: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_causal_lm(
+    path: str | Path, dtype: Dtype = "float32", *, device: str | None = None
+) -> PreTrainedModel:
     """Causal LM of a local folder or hub id, in evaluation mode.
 
-    A LoRA adapter folder gives its base model with the adapter merged.
+    A LoRA adapter folder gives its base model with the adapter merged. `device` None is the GPU
+    where there is one.
 
     Raises:
         ModelError: Nothing can be loaded, or not from safetensors.
     """
-    return _load(AutoModelForCausalLM, path, dtype)
+    return _load(AutoModelForCausalLM, path, dtype, device)
 
 
 def load_classifier(
-    path: str | Path, dtype: Dtype = "float32", num_labels: int = 2
+    path: str | Path, dtype: Dtype = "float32", num_labels: int = 2, *, device: str | None = None
 ) -> PreTrainedModel:
     """Sequence classifier of a local folder or hub id, in evaluation mode.
+
+    `device` None is the GPU where there is one.
 
     Raises:
         ModelError: Nothing can be loaded, not from safetensors, or the adapter has no head.
@@ -81,7 +86,7 @@ def load_classifier(
             f"{path}/{_ADAPTER_CONFIG}: task_type must be 'SEQ_CLS' for the head to be saved, got "
             f"{adapter.get('task_type')!r}; train with LoraConfig(task_type='SEQ_CLS')"
         )
-    return _load(AutoModelForSequenceClassification, path, dtype, num_labels=num_labels)
+    return _load(AutoModelForSequenceClassification, path, dtype, device, num_labels=num_labels)
 
 
 def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
@@ -134,7 +139,7 @@ def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
     """
     if isinstance(model, PreTrainedModel):
         name = Path(model.name_or_path or "").name or type(model).__name__
-        weights = _tensors_digest(model)
+        weights = tensors_digest(model)
     else:
         name = Path(model).name
         weights = _files_digest(model)
@@ -221,7 +226,9 @@ def model_size(model: nn.Module) -> ModelSize:
     )
 
 
-def _load(auto_class: Any, path: str | Path, dtype: Dtype, **options: Any) -> PreTrainedModel:
+def _load(
+    auto_class: Any, path: str | Path, dtype: Dtype, device: str | None, **options: Any
+) -> PreTrainedModel:
     adapter = _adapter_config(path)
     source = str(path) if adapter is None else adapter["base_model_name_or_path"]
     try:
@@ -237,6 +244,7 @@ def _load(auto_class: Any, path: str | Path, dtype: Dtype, **options: Any) -> Pr
         ) from error
     assert isinstance(model, PreTrainedModel)
     model.eval()  # type: ignore[no-untyped-call]
+    model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))  # type: ignore[arg-type]
     return model
 
 
@@ -275,7 +283,8 @@ def _files_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _tensors_digest(model: PreTrainedModel) -> str:
+def tensors_digest(model: PreTrainedModel) -> str:
+    """SHA-256 of the tensors of a model in memory, names and types included."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -134,14 +134,15 @@ class RecipeRun:
             trainer.end()  # type: ignore[no-untyped-call]
 
     def _save_merged(self, trained: Any, adapter: Path, saving: Path) -> None:
-        # Loaded anew, because an adapter cannot be merged into 4-bit weights without loss.
+        # Loaded anew, because an adapter cannot be merged into 4-bit weights without loss; not onto
+        # the GPU, which still holds the trained model and its optimizer.
         dtype = cast(Dtype, self.model.dtype)
         config = trained.config
         if trained.active_peft_config.task_type == TaskType.SEQ_CLS:
-            merged = load_classifier(adapter, dtype, config.num_labels)
+            merged = load_classifier(adapter, dtype, config.num_labels, device="cpu")
             merged.config.id2label, merged.config.label2id = config.id2label, config.label2id
         else:
-            merged = load_causal_lm(adapter, dtype)
+            merged = load_causal_lm(adapter, dtype, device="cpu")
         merged.config.pad_token_id = config.pad_token_id
         merged.save_pretrained(saving)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 import specact_rl
 from specact_rl import __version__
@@ -18,7 +18,7 @@ from specact_rl.eval.evaluate import calibration_rule
 from specact_rl.metrics import METRICS_VERSION
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.store import content_hash, file_hash, read_json, read_manifest
-from specact_rl.types import SPLITS
+from specact_rl.types import SPLITS, Rollout
 
 TRAINED = ("cheap", "strong", "verifier", "reward_model", "cheap_dpo")
 """Roles of the models that recipes train, in the order of the table."""
@@ -42,7 +42,7 @@ def collect_results(
     """
     results = {
         "meta": _meta(artifacts, stages, command),
-        "splits": _split_rows(artifacts),
+        "splits": split_rows(artifacts.rollouts(*SPLITS)),
         "replay": replay,
         "live": live,
         "pairs": _pair_rows(artifacts),
@@ -75,21 +75,8 @@ def _meta(
     preset = artifacts.preset
     return {
         "preset": preset.name,
-        "seed": artifacts.seed,
-        "command": " ".join(command),
-        "code_version": __version__,
-        "source_hash": _source_hash(),
         "bases": [preset.cheap_base, preset.strong_base, preset.verifier_base],
-        "metrics_version": METRICS_VERSION,
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "memory_gb": round(_memory_gb()),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "wall_seconds": round(sum(stage["seconds"] for stage in stages), 1),
-        "stages": stages,
+        **provenance(artifacts.seed, stages, command),
         "label": "acceptable: the action brings the expert's goal one step nearer",
         "calibration_rule": calibration_rule(),
         "num_params": {role: artifacts.model(role).size.num_params for role in ("cheap", "strong")}
@@ -97,15 +84,39 @@ def _meta(
     }
 
 
-def _split_rows(artifacts: Artifacts) -> dict[str, Any]:
+def provenance(
+    seed: int, stages: Sequence[Mapping[str, Any]], command: Sequence[str]
+) -> dict[str, Any]:
+    """What it takes to do the same again: command, seed, code, versions, machine, times."""
+    return {
+        "seed": seed,
+        "command": " ".join(command),
+        "code_version": __version__,
+        "source_hash": _source_hash(),
+        "metrics_version": METRICS_VERSION,
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(_memory_gb()),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+        },
+        "wall_seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "stages": list(stages),
+    }
+
+
+def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:
     """Sizes and task families by split."""
+    of_split: dict[str, list[Rollout]] = {split: [] for split in SPLITS}
+    for rollout in rollouts:
+        of_split[str(rollout.split)].append(rollout)
     rows: dict[str, Any] = {}
-    for split in SPLITS:
-        rollouts = artifacts.rollouts(split)
+    for split, found in of_split.items():
         rows[split] = {
-            "num_tasks": len({r.task_id for r in rollouts}),
-            "num_steps": sum(len(r.steps) for r in rollouts),
-            "families": sorted({r.family for r in rollouts}),
+            "num_tasks": len({r.task_id for r in found}),
+            "num_steps": sum(len(r.steps) for r in found),
+            "families": sorted({r.family for r in found}),
         }
     return rows
 

@@ -12,12 +12,19 @@ from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.calibrators import CALIBRATORS, Calibrator
 from specact_rl.policy.gates import Gate
-from specact_rl.policy.thresholds import choose_by_utility
+from specact_rl.policy.thresholds import (
+    choose_by_accept_rate,
+    choose_by_target_risk,
+    choose_by_utility,
+)
 
 NUM_FOLDS = 5
 COST_WEIGHT = 0.02
 """Accuracy that one strong call is worth when a threshold is chosen by utility: 2 points, the
 margin within which a gated system is called no worse than the strong model alone."""
+
+TARGET_RISK = 0.1
+"""Share of wrong answers among the accepted that a gate without a fallback may have."""
 
 
 def cluster_folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:
@@ -69,7 +76,7 @@ def fit_lowest(losses: Mapping[str, float], log_odds: FloatArray, labels: BoolAr
 def fit_gate(
     log_odds: FloatArray,
     acceptable: BoolArray,
-    fallback_acceptable: BoolArray,
+    fallback_acceptable: BoolArray | None,
     tasks: Clusters,
     *,
     verifier_id: str,
@@ -77,6 +84,7 @@ def fit_gate(
     calibration_hash: str,
     seed: int,
     cost_weight: float = COST_WEIGHT,
+    accept_rate: float | None = None,
 ) -> Gate:
     """Fit a calibrator on half of the tasks and choose the threshold on the other half.
 
@@ -84,13 +92,15 @@ def fit_gate(
         log_odds: Raw scores at natural prevalence, shape (n,); NaN rows (unparsable) take no part,
             since no gate accepts them.
         acceptable: Labels of the proposals, shape (n,).
-        fallback_acceptable: Labels of the fallback's actions on the same steps, shape (n,).
+        fallback_acceptable: Labels of the fallback's actions on the same steps, shape (n,). None
+            where there is no fallback: the threshold is then that of `TARGET_RISK`.
         tasks: Task id per row.
         verifier_id: Bound into the gate.
         proposer_id: Bound into the gate.
         calibration_hash: Bound into the gate.
         seed: Of the halves and the folds.
         cost_weight: Accuracy that one fallback call is worth.
+        accept_rate: Share to accept; None chooses by utility.
     """
     rng = np.random.default_rng(seed)
     scored = ~np.isnan(log_odds)
@@ -98,13 +108,25 @@ def fit_gate(
     fits = scored & (cluster_folds(codes, 2, rng) == 0)
     selects = scored & ~fits
     calibrator = fit_calibrator(log_odds[fits], acceptable[fits], codes[fits], rng)
-    choice = choose_by_utility(
-        calibrator.predict(log_odds[selects]),
-        acceptable[selects],
-        fallback_acceptable[selects],
-        cost_weight=cost_weight,
-        fallback_cost=1.0,
-    )
+    p_accept = calibrator.predict(log_odds[selects])
+    if accept_rate is not None:
+        choice = choose_by_accept_rate(p_accept, acceptable[selects], accept_rate=accept_rate)
+    elif fallback_acceptable is None:
+        choice = choose_by_target_risk(
+            p_accept,
+            acceptable[selects],
+            target_risk=TARGET_RISK,
+            clusters=codes[selects],
+            rng=rng,
+        )
+    else:
+        choice = choose_by_utility(
+            p_accept,
+            acceptable[selects],
+            fallback_acceptable[selects],
+            cost_weight=cost_weight,
+            fallback_cost=1.0,
+        )
     return Gate.from_choice(
         calibrator,
         choice,

@@ -266,7 +266,7 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
     """The likeliest of one step's distinct proposals."""
     if not items:
         return _Offer(pick=0, log_odds=None, call=None)
-    length = len(items[0].prompt.ids)
+    length = len(items[0].tokens.ids)
     # The prompt once, then what each distinct proposal adds to it.
     added = np.maximum(judged.num_tokens - length, 0)
     call = ModelCall(
@@ -287,7 +287,13 @@ def _writing(role: Role, size: ModelSize, samples: Sequence[Proposal]) -> ModelC
     return ModelCall(
         role=role,
         size=size,
-        num_prompt_tokens=samples[0].num_prompt_tokens,
-        new_tokens=tuple(sample.num_completion_tokens for sample in samples),
-        seconds=sum(sample.seconds for sample in samples),
+        num_prompt_tokens=_measured(samples[0].num_prompt_tokens),
+        new_tokens=tuple(_measured(sample.num_completion_tokens) for sample in samples),
+        seconds=sum(sample.seconds or 0.0 for sample in samples),
     )
+
+
+def _measured(tokens: int | None) -> int:
+    if tokens is None:
+        raise ValueError("a model that acts live must count its tokens, got None")
+    return tokens

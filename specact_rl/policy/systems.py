@@ -6,10 +6,14 @@ A to E are the source report's; `-nf` rows are as it had them, without a fallbac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NUM_PROPOSALS = 3
 """Proposals per step in E."""
+PEERS = "peers"
+"""Role: the cheap model with others beside it, whose answers are only compared with its own."""
+PANEL = "panel"
+"""Role: every model of a log, the strong one too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,9 @@ class System:
     """Samples that the verifier compares, drawn and paid for though not all are offered."""
     verifier: str | None = None
     """Key of the scores that gate; None accepts every parsable proposal."""
+    accept_rate: float | None = None
+    """Share of the calibration steps that its threshold accepts; None: the threshold of the
+    highest utility."""
     fallback: bool = True
     """Whether a rejected step goes to the strong model. False: the best proposal stands."""
 
@@ -94,7 +101,98 @@ _TABLE = (
         fallback=False,
     ),
 )
+_TREES = System(
+    name="D-trees", title="cheap + trees on hand features", proposer="cheap", verifier="trees"
+)
+"""Of studies whose trained verifier is another."""
 SYSTEMS: dict[str, System] = {system.name: system for system in _TABLE}
+
+
+def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, System]:
+    """The systems that a log of several models' answers can be joined to, by name.
+
+    Args:
+        num_trials: Answers of the cheap model to each task.
+        num_peers: Models other than the cheap and the strong one.
+        num_panel: Models in all.
+    """
+    d = SYSTEMS["D"]
+    found = [
+        SYSTEMS["A"],
+        SYSTEMS["B"],
+        replace(d, verifier="trained"),
+        replace(
+            d,
+            name="D-new",
+            title="cheap + verifier that has seen no model of its family",
+            verifier="trained_unseen",
+        ),
+        _half("D-half", "cheap + trained verifier, half accepted", "trained"),
+        _half("D-new-half", "the same of its family unseen, half accepted", "trained_unseen"),
+        _TREES,
+        SYSTEMS["D-lin"],
+    ]
+    found += _several("trained", num_trials)
+    if num_peers:
+        models = "another model" if num_peers == 1 else f"{num_peers} other models"
+        found.append(
+            System(
+                name="D-peers",
+                title=f"cheap + agreement with {models}",
+                proposer=PEERS,
+                num_compared=num_peers + 1,
+                verifier="model_agreement",
+            )
+        )
+    if num_panel > 2:
+        vote = System(
+            name="vote",
+            title=f"most frequent answer of all {num_panel} models",
+            proposer=PANEL,
+            num_proposals=num_panel,
+            verifier="model_agreement",
+            fallback=False,
+        )
+        best = replace(vote, name="any", title=f"oracle: any of {num_panel} models is right")
+        found += [vote, replace(best, verifier="label")]
+    return {system.name: system for system in found}
+
+
+def _half(name: str, title: str, verifier: str) -> System:
+    """A gate that is to accept half of the steps, where knowing which ones is worth most."""
+    return System(name=name, title=title, proposer="cheap", verifier=verifier, accept_rate=0.5)
+
+
+def proposer_systems(num_samples: int) -> dict[str, System]:
+    """The systems of a model that proposes at logged steps, by name."""
+    found = [
+        SYSTEMS["A"],
+        SYSTEMS["B"],
+        replace(SYSTEMS["D"], verifier="trained"),
+        _half("D-half", "cheap + trained verifier, half accepted", "trained"),
+        _TREES,
+        SYSTEMS["D-lin"],
+        SYSTEMS["D-logp"],
+        *_several("trained", num_samples),
+    ]
+    return {system.name: system for system in found}
+
+
+def _several(verifier: str, num_samples: int) -> list[System]:
+    """What several proposals make possible; nothing where there is one."""
+    if num_samples < 2:
+        return []
+    e = replace(
+        SYSTEMS["E"],
+        title=f"{num_samples} proposals + verifier picks",
+        num_proposals=num_samples,
+        verifier=verifier,
+    )
+    return [
+        e,
+        replace(e, name="E-nf", title=f"{e.title}, no fallback", fallback=False),
+        replace(SYSTEMS["D-agree"], num_compared=num_samples),
+    ]
 
 
 def num_judged(verifier: str, proposer: str) -> int:

@@ -26,6 +26,7 @@ from specact_rl.store.stages import (
 )
 from specact_rl.store.tables import (
     JsonlRecords,
+    append_jsonl,
     append_shard,
     done_shards,
     iter_columns,
@@ -35,6 +36,7 @@ from specact_rl.store.tables import (
     read_jsonl,
     read_shards,
     read_table,
+    recovered_jsonl,
     write_jsonl,
     write_table,
 )
@@ -45,6 +47,7 @@ __all__ = [
     "Manifest",
     "RowSpool",
     "Stage",
+    "append_jsonl",
     "append_shard",
     "atomic_write",
     "canonical_json",
@@ -64,6 +67,7 @@ __all__ = [
     "read_shards",
     "read_table",
     "read_training_rows",
+    "recovered_jsonl",
     "remove_temporaries",
     "sync",
     "write_json",

@@ -122,6 +122,31 @@ def write_jsonl(path: Path, records: Iterable[object]) -> int:
     return number
 
 
+def append_jsonl(path: Path, record: object) -> None:
+    """Add a record to a JSONL file that `recovered_jsonl` reads after the process was killed.
+
+    Raises:
+        ValueError: A record that would not read back equal.
+    """
+    text = _to_json(_as_dict(record), str(path))
+    _refuse_unless_equal(record, parse_record(text, type(record), str(path)), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+
+
+def recovered_jsonl(path: Path, record_type: type[T]) -> list[T]:
+    """The records that `append_jsonl` wrote; [] when there is no file.
+
+    A last line that was cut off is removed from the file, so that it can be added to again.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb+") as stream:
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    return read_jsonl(path, record_type)
+
+
 def iter_jsonl(path: Path, record_type: type[T]) -> Iterator[tuple[int, T]]:
     """Yield (line number from 1, record) for each line that is not blank.
 
@@ -147,6 +172,8 @@ class JsonlRecords(Sequence[T]):
         self._file = array("I")
         self._line = array("Q")
         self._offset = array("Q")
+        self.change: Callable[[T], T] = lambda record: record
+        """Applied to each record that is asked for later, as what is known after the last one."""
 
     def add(self, path: Path) -> Iterator[tuple[int, T]]:
         """Yield (line number, record) of one more file as `iter_jsonl` does; exhaust it.
@@ -194,7 +221,8 @@ class JsonlRecords(Sequence[T]):
             for position in positions:
                 file = self._file[position]
                 streams[file].seek(self._offset[position])
-                yield parse_record(streams[file].readline(), self._type, self.where(position))
+                record = parse_record(streams[file].readline(), self._type, self.where(position))
+                yield self.change(record)
 
     def where(self, position: int) -> str:
         """Path and line of a record."""

@@ -1,8 +1,10 @@
 """Verifiers: how likely a proposal is right. `VERIFIERS` names the kinds."""
 
 from specact_rl.verifiers.base import Item, Judgements, Verifier
+from specact_rl.verifiers.encoder import EncoderVerifier
 from specact_rl.verifiers.free import LinearVerifier, ProposerConfidence, SampleAgreement
 from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
+from specact_rl.verifiers.trees import TreesVerifier
 
 VERIFIERS: dict[str, type[Verifier]] = {
     "classifier": ClassifierVerifier,
@@ -10,16 +12,20 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "proposer_logprob": ProposerConfidence,
     "sample_agreement": SampleAgreement,
     "linear": LinearVerifier,
+    "trees": TreesVerifier,
+    "encoder": EncoderVerifier,
 }
 
 __all__ = [
     "VERIFIERS",
     "ClassifierVerifier",
+    "EncoderVerifier",
     "Item",
     "Judgements",
     "LinearVerifier",
     "ProposerConfidence",
     "SampleAgreement",
     "StrongJudge",
+    "TreesVerifier",
     "Verifier",
 ]

@@ -12,19 +12,37 @@ from specact_rl.actions.canonical import action_hash
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray
 from specact_rl.rendering import Renderer, StepPrompt
-from specact_rl.types import Proposal, Rollout, Score, Step
+from specact_rl.types import Message, Proposal, Rollout, Score, Step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Item:
-    """One proposal to be judged, with what a verifier may look at."""
+    """One proposal to be judged, with what a verifier may look at.
+
+    An item equals itself alone, so that what is computed of it can be kept while it lives.
+    """
 
     step: Step
-    prompt: StepPrompt
-    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps."""
+    prompt: StepPrompt | None = None
+    """The step's prompt in the verifier's own tokens, shared with the rollout's other steps; None
+    for verifiers that read no tokens."""
     proposal: Proposal
+    response: Sequence[Message] | None = None
+    """All that followed the history, where that is more than the proposal's one action: several
+    calls, or a logged episode. None otherwise."""
     siblings: tuple[Proposal, ...]
     """All proposals that the same model made in the same mode at this step, this one included."""
+
+    @property
+    def tokens(self) -> StepPrompt:
+        """The prompt, for a verifier that cannot do without.
+
+        Raises:
+            ValueError: The item was made without one.
+        """
+        if self.prompt is None:
+            raise ValueError(f"it reads tokens, so it needs the prompt of {self.step.step_id}")
+        return self.prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +50,8 @@ class Judgements:
     """What a verifier says, and what it had to compute for that; arrays of shape (num_items,)."""
 
     log_odds: FloatArray
-    """Higher is better; NaN where a proposal cannot be judged (unparsable)."""
+    """Higher is better; NaN where a proposal cannot be judged. Verifiers of whole responses also
+    judge text that could not be parsed; whoever decides has to refuse that by itself."""
     num_tokens: np.ndarray
     """Tokens computed for each item; 0 for verifiers that run no model."""
     num_cached_tokens: np.ndarray
@@ -54,9 +73,14 @@ class Verifier(Protocol):
 
 
 def items_of(
-    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer
+    rollouts: Iterable[Rollout], proposals: Sequence[Proposal], renderer: Renderer | None
 ) -> list[Item]:
     """Items in the order of the proposals.
+
+    Args:
+        rollouts: With the proposals' steps.
+        proposals: To be judged.
+        renderer: Of the verifier's prompts; None for verifiers that read no tokens.
 
     Raises:
         ValueError: A proposal's step is in none of the rollouts.
@@ -65,12 +89,14 @@ def items_of(
     siblings: dict[tuple[str, str, str], list[Proposal]] = {}
     for proposal in proposals:
         siblings.setdefault(_draw(proposal), []).append(proposal)
-    places: dict[str, tuple[Step, StepPrompt]] = {}
+    places: dict[str, tuple[Step, StepPrompt | None]] = {}
     for rollout in rollouts:
         steps = list(rollout.each_step())
         if wanted.isdisjoint(step.step_id for step in steps):
             continue
-        prompts = renderer.rollout_ids(rollout).prompts()
+        prompts: Sequence[StepPrompt | None] = (
+            renderer.rollout_ids(rollout).prompts() if renderer else [None] * len(steps)
+        )
         places |= {s.step_id: (s, p) for s, p in zip(steps, prompts, strict=True)}
     missing = sorted(wanted - places.keys())
     if missing:

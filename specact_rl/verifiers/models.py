@@ -51,7 +51,7 @@ class ClassifierVerifier:
         distinct, places = distinct_items(items)
         continuations = _completions(distinct, self.renderer)
         logits = classify_continuations(
-            self.model, [item.prompt for item in distinct], [[ids] for ids in continuations]
+            self.model, [item.tokens for item in distinct], [[ids] for ids in continuations]
         )
         log_odds = [
             float(row[0, 1] - row[0, 0]) if row.shape[1] == 2 else float(row[0, 0])
@@ -84,7 +84,7 @@ class StrongJudge:
         distinct, places = distinct_items(items)
         continuations = _completions(distinct, self.renderer)
         logprobs = score_candidates(
-            self.model, [item.prompt for item in distinct], [[ids] for ids in continuations]
+            self.model, [item.tokens for item in distinct], [[ids] for ids in continuations]
         )
         log_odds = []
         for item, logprob in zip(distinct, logprobs, strict=True):
@@ -103,8 +103,8 @@ def _token_counts(
     items: Sequence[Item], continuations: Sequence[Sequence[int]]
 ) -> dict[int, tuple[int, int]]:
     """(computed, cached) tokens by item: a rollout's prompts extend one another."""
-    cached = num_cached_tokens([item.prompt for item in items])
+    cached = num_cached_tokens([item.tokens for item in items])
     return {
-        i: (len(item.prompt.ids) - cached[i] + len(continuations[i]), cached[i])
+        i: (len(item.tokens.ids) - cached[i] + len(continuations[i]), cached[i])
         for i, item in enumerate(items)
     }

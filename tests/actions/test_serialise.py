@@ -1,8 +1,16 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specact_rl.actions.serialise import action_message, action_text, call_text, message_action
+from specact_rl.actions.serialise import (
+    action_message,
+    action_text,
+    call_text,
+    message_action,
+    wire_messages,
+)
 from specact_rl.types import Action, ToolSpec
 
 QUIRKY = {
@@ -99,3 +107,49 @@ def test_a_logged_call_is_not_checked_against_the_catalogue():
 def test_a_message_that_is_not_one_action_is_refused(message, reason):
     with pytest.raises(ValueError, match=reason):
         message_action({"role": "assistant", **message}, [], [])
+
+
+def calls(*calls):
+    return {"role": "assistant", "content": "", "tool_calls": list(calls)}
+
+
+def logged_call(name, /, **arguments):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_on_the_wire_arguments_are_text_and_results_name_their_calls_in_order():
+    messages = [
+        {"role": "system", "content": "Help.", "is_error": False},
+        calls(logged_call("a", x="é", y=[1, None])),
+        {"role": "tool", "content": "1"},
+        calls(logged_call("b"), logged_call("c")),
+        {"role": "tool", "content": "2", "name": "b"},
+        {"role": "tool", "content": "3"},
+        {"role": "user", "content": "Go on."},
+    ]
+    before = repr(messages)
+    wired = wire_messages(messages)
+    assert repr(messages) == before
+    assert wired[0] == {"role": "system", "content": "Help."}
+    (first,), (second, third) = wired[1]["tool_calls"], wired[3]["tool_calls"]
+    assert first["type"] == "function"
+    assert first["function"] == {"name": "a", "arguments": '{"x": "é", "y": [1, null]}'}
+    ids = [first["id"], second["id"], third["id"]]
+    assert [wired[i]["tool_call_id"] for i in (2, 4, 5)] == ids
+    assert len(set(ids)) == 3
+    assert all(re.fullmatch("[a-zA-Z0-9]{9}", each) for each in ids)
+    assert wired[4]["name"] == "b"
+    assert wired[6] == messages[6]
+
+
+def test_ids_of_the_log_go_out_and_a_result_without_a_call_has_none():
+    messages = [
+        {"role": "tool", "content": "before any call"},
+        calls({"id": "x", **logged_call("a")}, {"id": "y", **logged_call("b")}),
+        {"role": "tool", "content": "of b", "tool_call_id": "y"},
+        {"role": "tool", "content": "of a"},
+    ]
+    wired = wire_messages(messages)
+    assert wired[0] == messages[0]
+    assert [call["id"] for call in wired[1]["tool_calls"]] == ["x", "y"]
+    assert [wired[i]["tool_call_id"] for i in (2, 3)] == ["y", "x"]

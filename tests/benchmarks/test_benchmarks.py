@@ -11,6 +11,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "bench_bases": ["--tasks", "2"],
     "bench_mining": ["--megabytes", "1", "--rows-rendered", "1"],
+    "bench_gpu": ["--shape", "tiny"],
+    "bench_log_verifiers": ["--tasks", "40", "--resamples", "20"],
+    "bench_studies": ["--only", "retry"],
     "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
     "bench_workspace": ["--tasks", "4", "--rounds", "1"],
 }

@@ -126,6 +126,16 @@ def test_builders_write_a_data_set_and_print_its_folder(inputs, tmp_path, capsys
     assert "train.parquet" in manifest.files
 
 
+def test_pairs_are_matched_on_demand(inputs, tmp_path):
+    args = ["--rollouts", inputs.rollouts, "--tokenizer", inputs.tokenizer, "--out", tmp_path / "o"]
+    args += ["--proposals", inputs.proposals, "--split", "train_proposer"]
+    bounds = ["--max-length-ratio", "1.5", "--max-turn-gap", "0"]
+    assert run("build_reward", *args, "--strategies", "same_prefix", *bounds) == 0
+    manifest = read_manifest(tmp_path / "o")
+    assert manifest.dropped["length_not_matched"] > 0
+    assert (manifest.arguments["max_length_ratio"], manifest.arguments["max_turn_gap"]) == (1.5, 0)
+
+
 def test_a_checkpoint_acts_beside_scripted_policies(tmp_path, capsys):
     args = ["--policy", "expert", f"model:{BASE}", "--seeds", "2", "--trials", "2"]
     assert run("collect_rollouts", *args, "--out", tmp_path / "out") == 0
@@ -172,6 +182,14 @@ def test_a_log_is_imported(tmp_path, capsys):
             "build_preferences",
             ["--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER", "--strategies", "on_policy"],
             "must have proposals",
+        ),
+        (
+            "build_preferences",
+            [
+                *("--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER", "--split"),
+                *("train_proposer", "--strategies", "divergence", "--max-length-ratio", "0.5"),
+            ],
+            "max_length_ratio must be at least 1",
         ),
     ],
 )

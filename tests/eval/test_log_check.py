@@ -187,6 +187,42 @@ def test_pairs_in_which_the_better_side_is_longer_are_warned_of():
     assert "may learn length" not in check_page(check(mixed))
 
 
+def test_a_simulated_user_is_named_as_what_leaves_divergence_without_pairs():
+    def spoken(trial, success, words, key):
+        made = rollout("a", trial=trial, success=success, acts=["x", key])
+        made.messages[0] = {"role": "user", "content": words}
+        return made
+
+    found = check([spoken(0, True, "Open it.", "y"), spoken(1, False, "Open it now.", "z")])
+    assert found.partings == {"f": {"first_user_message": 1}}
+    approx = next(s for s in found.strategies if s.strategy == "approx_prefix")
+    assert approx.distances.num_pairs == approx.num_pairs == 1
+    page = check_page(found)
+    assert "Of 1 pairs of a success and a failure on one task, 1 part at a user's message" in page
+    assert f"histories differ by {approx.distances.median:.2f} in the median" in page
+
+
+def test_categories_are_shown_apart_where_there_are_several():
+    def contrast(family, good, bad):
+        return [
+            rollout(family, success=True, acts=good, family=family),
+            rollout(family, trial=1, success=False, acts=bad, family=family),
+        ]
+
+    one, two = contrast("one", "x", "y"), contrast("two", "x", "x")
+    assert "| one | 1 | 0 | 0 | 1 | 0 | 1 | 1 | 0 |" in check_page(check([*one, *two]))
+    assert "| two | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |" in check_page(check([*one, *two]))
+    assert "| category |" not in check_page(check(one))
+
+
+def test_pairs_with_a_side_that_could_not_be_parsed_are_warned_of():
+    bad = rollout("a", trial=1, success=False, acts="y")
+    bad.steps[0] = StepRecord(index=0, message_index=1, executed=None, executed_text="open(")
+    bad.messages[1] = {"role": "assistant", "content": "open("}
+    page = check_page(check([rollout("a", success=True, acts="x"), bad]))
+    assert "In 1 of 1 pairs of `divergence` the worse side could not be parsed" in page
+
+
 def test_long_tables_end_with_how_much_is_left_out():
     models = [f"m0{i:02}" for i in range(NUM_SHOWN + 2)]
     rollouts = [r for i, m in enumerate(models) for t in "ab" for r in trials(t, str(i % 2), m)]

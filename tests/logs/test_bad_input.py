@@ -1,13 +1,17 @@
 """Whatever a file holds: a clear error, or rollouts and counts. Never another exception."""
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.errors import RolloutFormatError, SpecActError
 from specact_rl.logs import IMPORTERS
+from specact_rl.logs.importers import read_log
 from specact_rl.logs.reading import json_rows, json_value
 from specact_rl.store import write_jsonl
 
@@ -120,9 +124,15 @@ VALID = {
             ]
         },
     ),
+    "eval_state": (
+        "a.json",
+        {"task_eval_progress": {"m": {"r": {"a-1": {"harness_result": True}}}}},
+    ),
     "report": ("a.json", {"resolved_ids": ["a-1"], "error_ids": ["a-2"]}),
     "tinyagent": ("a.json", [{"question": "Q", "full_example": '1. f("a", $1)', "tools": []}]),
 }
+IMPORTER_OF = {"tau2": "tau_bench", "report": "swe_bench", "eval_state": "swe_bench"}
+"""Where a name above is that of a form and not of its importer."""
 JUNK = (None, True, -1, 0.5, "x", [], {}, [3], [[]], {"a": 1}, [{"a": 1}])
 
 
@@ -142,7 +152,7 @@ def mutations(value):
 
 @pytest.mark.parametrize("name", VALID)
 def test_a_valid_log_with_one_part_replaced_is_refused_or_imported(tmp_path, name):
-    importer = {"tau2": "tau_bench", "report": "swe_bench"}.get(name, name)
+    importer = IMPORTER_OF.get(name, name)
     file, value = VALID[name]
     (tmp_path / file).write_text(json.dumps(value))
     assert IMPORTERS[importer](tmp_path / file).rollouts
@@ -234,10 +244,136 @@ def test_text_that_only_looks_like_no_json_is_read(tmp_path):
     assert json_value(tmp_path / "a.jsonl") == row
 
 
-@pytest.mark.slow
+def huge():
+    return "x" * (100 << 20)
+
+
 def test_a_line_of_a_hundred_megabytes_is_a_row_like_any_other(tmp_path):
-    messages = [{"role": "user", "content": "x" * (100 << 20)}]
-    rows = [{"messages": messages, "tools": []}, {"messages": [], "tools": []}]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = ['{"messages": [{"role": "user", "content": "', huge(), '"}], "tools": []}\n']
+    (tmp_path / "a.jsonl").write_text("".join(lines) + '{"messages": [], "tools": []}')
     first, second = IMPORTERS["openai_chat"](tmp_path).rollouts
     assert (len(first.messages[0]["content"]), second.messages) == (100 << 20, [])
+
+
+@pytest.mark.slow
+def test_a_response_of_a_hundred_megabytes_is_read(tmp_path):
+    tool = {"name": "f", "description": "d", "parameters": {"type": "dict", "properties": {}}}
+    question = {"id": "simple_0", "question": "Q", "function": tool}
+    summary = {"accuracy": 1.0, "correct_count": 1, "total_count": 1}
+    stem = "gorilla_openfunctions_v1_test_simple"
+    for name, text in {
+        f"question/{stem}.json": json.dumps(question),
+        f"result/m/{stem}_result.json": f'{{"id": "simple_0", "result": "[f(a=\'{huge()}\')]"}}',
+        "score/m/simple_score.json": json.dumps(summary),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (rollout,) = IMPORTERS["bfcl"](tmp_path).rollouts
+    assert (rollout.success, rollout.steps[0].executed) == (True, None)  # a runaway, not parsed
+
+
+def whole_files(folder):
+    """A readable file of each format: its importer, its name and its bytes."""
+    for name, (file, value) in VALID.items():
+        importer = IMPORTER_OF.get(name, name)
+        yield name, importer, file, json.dumps(value).encode()
+    yield "runs", "tinyagent", "a.jsonl", b'{"query": "Q", "raw_output": "1. f(\\"a\\")"}'
+    (folder / "chat.jsonl").write_text(json.dumps(CHAT))
+    write_jsonl(folder / "native.jsonl", IMPORTERS["openai_chat"](folder / "chat.jsonl").rollouts)
+    yield "native", "native", "a.jsonl", (folder / "native.jsonl").read_bytes().strip()
+    row = {"messages": json.dumps(TURNS), "tools": json.dumps(TOOLS)}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "a.parquet")
+    yield "parquet", "hf_chat", "a.parquet", (folder / "a.parquet").read_bytes()
+    log = Path(__file__).with_name("inspect_ai_0_3_285.eval")
+    yield "inspect", "inspect", "a.eval", log.read_bytes()
+
+
+def damaged(data):
+    """What a disk, a killed run or an editor makes of a file, in words and as bytes."""
+    yield "empty", b""
+    yield "blank", b"\n\n \n"
+    yield "zeros", bytes(len(data))
+    yield "another encoding", data.decode("latin-1").encode("utf-16")
+    yield "no records", b"[]"
+    yield "no keys", b"{}"
+    yield "no log", b"hello\nworld\n"
+    yield from ((f"cut off at {i}/20", data[: len(data) * i // 20]) for i in range(1, 20))
+    yield "its last byte cut off", data[:-1]
+
+
+def refusal(path, importer):
+    """What a reader is told; "" where nothing is. Any other error fails the test."""
+    try:
+        read_log(path, importer)
+    except SpecActError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["asked for", "sniffed"])
+def test_no_damaged_file_is_read_as_nothing_or_ends_in_another_error(tmp_path, by_name):
+    names = []
+    for name, importer, file, data in whole_files(tmp_path):
+        path = tmp_path / name / file
+        path.parent.mkdir()
+        path.write_bytes(data)
+        asked = importer if by_name else None
+        assert read_log(path, asked).result.rollouts
+        for damage, broken in damaged(data):
+            path.write_bytes(broken)
+            assert file in refusal(path, asked), (name, damage)
+        names.append(name)
+    assert len(names) == len(VALID) + 4
+
+
+@pytest.mark.parametrize("name", ["openai_chat", "hf_chat", "anthropic", "native"])
+def test_one_line_in_another_encoding_is_named(tmp_path, name):
+    _, importer, file, data = next(w for w in whole_files(tmp_path) if w[0] == name)
+    # a later line of a UTF-8 file, as two tools appending to one file leave it
+    other = data.replace(b'"r"', b'"caf\xe9"') if b'"r"' in data else data.replace(b"Hi", b"\xe9")
+    assert other != data
+    (tmp_path / file).write_bytes(data + b"\n" + other)
+    with pytest.raises(RolloutFormatError, match=rf"{file}:2: "):
+        IMPORTERS[importer](tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("openai_chat", False),
+        ("native", False),
+        ("hf_chat", True),
+        ("tau_bench", True),
+        ("tau2", True),
+        ("report", True),
+    ],
+)
+def test_an_id_that_comes_twice_is_refused_or_counted(tmp_path, name, counted):
+    _, importer, file, data = next(w for w in whole_files(tmp_path) if w[0] == name)
+    value = json.loads(data)
+    if name == "tau_bench":
+        twice = json.dumps(value * 2).encode()
+    elif name == "tau2":
+        twice = json.dumps(value | {"simulations": value["simulations"] * 2}).encode()
+    elif name == "report":
+        twice = json.dumps(value | {"unresolved_ids": value["resolved_ids"]}).encode()
+    else:
+        twice = data + b"\n" + data
+    (tmp_path / name).mkdir()
+    (tmp_path / name / file).write_bytes(twice)
+    if counted:
+        assert IMPORTERS[importer](tmp_path / name / file).dropped == {"duplicate_id": 1}
+    else:
+        with pytest.raises(RolloutFormatError, match=rf"{file}:2: .*must be unique"):
+            IMPORTERS[importer](tmp_path / name / file)
+
+
+def test_an_empty_file_among_others_is_named_and_not_passed_over(tmp_path):
+    for importer in ("openai_chat", "native", "hf_chat"):
+        _, _, file, data = next(w for w in whole_files(tmp_path) if w[0] == importer)
+        folder = tmp_path / importer
+        folder.mkdir()
+        (folder / file).write_bytes(data)
+        (folder / "b.jsonl").write_bytes(b"")
+        with pytest.raises(RolloutFormatError, match=r"b\.jsonl: must hold at least one record"):
+            IMPORTERS[importer](folder)

@@ -5,6 +5,7 @@ import pytest
 from specact_rl.errors import ConfigError, RolloutFormatError
 from specact_rl.logs import IMPORTERS
 from specact_rl.logs.groups import official_score
+from specact_rl.mining.pairs import mine_pairs
 from specact_rl.store import read_jsonl, write_jsonl
 from specact_rl.types import Action, Rollout
 
@@ -100,6 +101,15 @@ def test_several_calls_are_one_step_without_a_single_action(old):
     assert rollout.steps[0].executed is None
     assert rollout.steps[0].executed_text == rollout.info["response"]
     assert len(rollout.messages[-1]["tool_calls"]) == 2
+
+
+def test_an_empty_list_of_calls_is_no_text_that_the_model_wrote(old):
+    # Function-calling output: what was said instead is not in the log, and "[]" is nobody's word.
+    write_old(old, "small", [[], "[]", "x", "y"], {0: "wrong_count"})
+    rollouts = by_task(import_bfcl(old))
+    (step,) = rollouts["simple_0"].steps
+    assert (step.executed, step.executed_text, step.acceptable) == (None, None, False)
+    assert rollouts["simple_1"].steps[0].executed.text == "[]"
 
 
 def test_types_of_parameters_are_those_of_json_schema(old):
@@ -201,9 +211,30 @@ def test_rejected_formats_are_flagged_as_such(old):
     )
     answers = fenced * 2
     write_old(old, "small", answers, {i: "ast_decoder:decoder_failed" for i in range(7)})
-    flag = next(f for f in import_bfcl(old).flags if f.kind == "format_failures")
+    result = import_bfcl(old)
+    flag = next(f for f in result.flags if f.kind == "format_failures")
     assert "7 of 7 failures" in flag.detail
     assert "(7 of them in Markdown fences), and 7 of these are calls" in flag.detail
+    assert next(f for f in result.flags if f.kind == "format_errors").detail.startswith("7 ")
+
+
+def test_calls_in_a_format_that_the_decoder_refused_are_no_negatives(old):
+    # As gpt-4o's fences in August 2024: a score file calls all four wrong, for their format or for
+    # what they call. Nobody has judged the fenced call.
+    responses = ["```json\n[room.temperature(room='0')]\n```", "```json\n[room.temperature(\n```"]
+    responses += ["[room.temperature(room='9')]", "I cannot tell."]
+    kinds = ["ast_decoder:decoder_failed", "ast_decoder:decoder_failed", "value_error:string"]
+    write_old(old, "small", responses, dict(enumerate([*kinds, "ast_decoder:wrong_format"])))
+    result = import_bfcl(old)
+    fenced = by_task(result)["simple_0"]
+    # The response has failed; the call in it is unknown.
+    assert (fenced.success, fenced.steps[0].acceptable) == (False, None)
+    assert fenced.info["fault"] == "format_error"
+    assert by_task(result)["simple_1"].steps[0].acceptable is False
+    assert fenced.steps[0].executed.arguments == {"room": "0"}
+    write_old(old, "large", ["[room.temperature(room='8')]"] * 4, {})
+    pairs = mine_pairs(import_bfcl(old).rollouts, strategies=["outcome", "divergence"]).pairs
+    assert {pair.task_id for pair in pairs} == {"simple_1", "simple_2", "simple_3"}
 
 
 def write_v4(root, run, model, category, rows, failures, group="non_live"):
@@ -273,10 +304,35 @@ def test_parallel_categories_without_a_second_call_are_a_harness_fault(tmp_path)
     failures = [{"id": test, "error_type": "wrong_count"} for test in tests]
     for model in ("m", "n"):
         write_v4(tmp_path, ".", model, "parallel", rows, failures)
-    kinds = {flag.kind: flag for flag in import_bfcl(tmp_path).flags}
-    assert set(kinds) == {"harness_fault", "degenerate_group"}
+    result = import_bfcl(tmp_path)
+    kinds = {flag.kind: flag for flag in result.flags}
+    assert set(kinds) == {"harness_fault", "lost_calls", "degenerate_group"}
     assert "none of 10 responses has more than one call" in kinds["harness_fault"].detail
     assert "all 2 models score 0 % on all 5 tasks" in kinds["degenerate_group"].detail
+    assert negatives(result) == []
+    assert {official_score(rollout) for rollout in result.rollouts} == {False}
+
+
+def negatives(result):
+    """Tasks of all rollouts and steps that the log calls wrong."""
+    failed = [r.task_id for r in result.rollouts if r.success is False]
+    return failed + [
+        r.task_id for r in result.rollouts for step in r.steps if step.acceptable is False
+    ]
+
+
+def test_one_answer_of_several_calls_makes_failures_the_models_own_again(tmp_path):
+    # The same as above, but one response of one model has two calls: the server can give them.
+    tests = [f"parallel_{i}" for i in range(5)]
+    write_lines(
+        tmp_path / "question" / "BFCL_v4_parallel.json",
+        [question(test, test, function=[TEMPERATURE]) for test in tests],
+    )
+    one = [{"room_temperature": "{}"}]
+    rows = [{"id": test, "result": one * (1 + (test == "parallel_4"))} for test in tests]
+    failures = [{"id": test, "error_type": "wrong_count"} for test in tests[:4]]
+    write_v4(tmp_path, ".", "m", "parallel", rows, failures)
+    assert sorted(negatives(import_bfcl(tmp_path))) == sorted(2 * tests[:4])
 
 
 def step(calls, *results):

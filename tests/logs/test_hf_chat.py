@@ -77,5 +77,5 @@ def test_rows_that_are_no_conversation_are_counted_unless_none_is(tmp_path):
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(RolloutFormatError, match=r"a\.parquet: must be a Parquet file"):
+    with pytest.raises(RolloutFormatError, match=r"a\.parquet: must be a whole Parquet file"):
         import_hf(tmp_path)

@@ -15,6 +15,8 @@ from specact_rl.logs.facts import log_facts
 from specact_rl.logs.groups import official_score
 from specact_rl.logs.importers import read_log
 from specact_rl.logs.tool_types import action_histogram
+from specact_rl.mining.pair_report import count_partings, distances_of
+from specact_rl.mining.pairs import CONTRASTS, mine_pairs
 
 ROOT = Path(os.environ.get("SPECACT_REAL_LOGS", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -85,7 +87,32 @@ def test_gpt_oss_on_single_calls_with_parallel_categories_flagged():
     unknown = [f for f in loaded.result.flags if f.kind == "unknown_tools"]
     assert sum(int(f.detail.split()[0]) for f in unknown) == 16  # most are like "echo<|channel|>"
     flags.pop("unknown_tools")
-    assert flags == {"harness_fault": 2, "degenerate_group": 2, "server_errors": 2}
+    assert flags == {
+        "harness_fault": 2,
+        "lost_calls": 2,
+        "degenerate_group": 2,
+        "server_errors": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        # calls in a refused format: 980 of gpt-4o, in fences, and 205 of other models
+        ("bfcl_2024_08", {"format_error": 1185}),
+        # answers of a server that drops all calls but the first
+        ("bfcl_v4_gpt_oss", {"lost_call": 800, "server_error": 2}),
+    ],
+)
+def test_failures_of_a_format_a_harness_or_a_server_are_no_negatives(name, faults):
+    rollouts = load(name).result.rollouts
+    faulty = {r.rollout_id: r for r in rollouts if r.info.get("fault")}
+    assert Counter(r.info["fault"] for r in faulty.values()) == faults
+    assert {official_score(r) for r in faulty.values()} == {False}
+    assert {step.acceptable for r in faulty.values() for step in r.steps} == {None}
+    for strategy in CONTRASTS:
+        pairs = mine_pairs(rollouts, strategies=[strategy]).pairs
+        assert not [pair for pair in pairs if pair.rejected.source_id in faulty]
 
 
 def test_gpt_oss_multi_turn_successes_by_run():
@@ -113,6 +140,28 @@ def test_tau_bench_airline_of_gpt_4o():
     assert (facts.num_mixed_tasks, facts.num_outcome_pairs) == (26, 88)
     assert (facts.num_always_solved, facts.num_never_solved) == (10, 14)
     assert loaded.result.counts()["steps"] / 200 == pytest.approx(12.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "places", "pairs"),
+    [
+        ("tau_bench", "airline", {"first_user_message": 86, "later_user_message": 2}, (2, 0, 60)),
+        ("tau_bench_qwen3_4b", "airline", {"first_user_message": 6}, (0, 0, 5)),
+        ("bfcl_v4_gpt_oss", "multi_turn_base", {"action": 27, "nowhere": 3}, (22, 16, 0)),
+        ("bfcl_2024_08", "simple", {"action": 1183}, (294, 285, 0)),
+    ],
+)
+def test_where_successes_and_failures_part_and_what_pairs_they_give(name, family, places, pairs):
+    rollouts = [r for r in load(name).result.rollouts if r.family == family]
+    assert count_partings(rollouts)[family] == places
+    mined = [mine_pairs(rollouts, strategies=[strategy]).counts for strategy in CONTRASTS]
+    assert tuple(count[s] for count, s in zip(mined, CONTRASTS, strict=True)) == pairs
+
+
+def test_like_histories_of_tau_bench_are_a_quarter_apart():
+    pairs = mine_pairs(load("tau_bench").result.rollouts, strategies=["approx_prefix"]).pairs
+    found = distances_of([pair.distance for pair in pairs])
+    assert (found.num_pairs, round(found.median, 2)) == (60, 0.28)
 
 
 def test_tau_bench_of_qwen3_4b_without_the_simulators_thoughts():
@@ -156,6 +205,21 @@ def test_broken_flags_of_swe_bench_are_withheld():
     (flag,) = result.flags
     assert (flag.kind, flag.group.startswith("Claude 3.7")) == ("labels_withheld", True)
     assert {r.success for r in result.rollouts if r.policy == flag.group} == {None}
+
+
+def test_swe_bench_cl_has_verdicts_of_two_runs_and_no_pairs():
+    path = ROOT / "swe_bench_cl" / "eval_state.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}: set SPECACT_REAL_LOGS to a folder of public logs")
+    rollouts = read_log(path).result.rollouts
+    verdicts = Counter((r.info["run"], r.success) for r in rollouts)
+    assert verdicts == {
+        ("memory_disabled", True): 3,
+        ("memory_disabled", False): 56,
+        ("memory_enabled", True): 5,
+        ("memory_enabled", False): 149,
+    }
+    assert mine_pairs(rollouts, strategies=["outcome"]).pairs == []
 
 
 def test_tinyagent_plans():

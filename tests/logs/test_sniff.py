@@ -26,6 +26,7 @@ FIRST_ROWS = {
     "tau2.json": ("tau_bench", {"info": {}, "tasks": [], "simulations": []}),
     "board.json": ("swe_bench", {"leaderboards": []}),
     "gpt.run.json": ("swe_bench", {"resolved_ids": []}),
+    "eval_state.json": ("swe_bench", {"task_eval_progress": {}}),
     "report.json": ("swe_bench", {"a-1": {"resolved": True}}),
     "plans.json": ("tinyagent", [{"question": "Q", "tools": [], "full_example": ""}]),
     "runs.jsonl": ("tinyagent", {"query": "Q", "raw_output": ""}),

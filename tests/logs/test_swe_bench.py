@@ -78,5 +78,19 @@ def test_reports_of_instances_take_the_model_from_their_folder(tmp_path):
 
 @pytest.mark.parametrize("value", [{}, [], {"a-1": {"resolved": "yes"}}, {"leaderboards": 3}])
 def test_a_file_of_another_form_is_refused_by_name(tmp_path, value):
-    with pytest.raises(RolloutFormatError, match=r"x\.json: must be"):
+    with pytest.raises(RolloutFormatError, match=r"x\.json: must (be|hold)"):
         import_swe(write(tmp_path / "x.json", value))
+
+
+def test_a_state_of_swe_bench_cl_has_two_runs_of_a_model_as_trials(tmp_path):
+    def answered(**results):
+        return {f"org__repo-{i[1:]}": {"harness_result": r} for i, r in results.items()}
+
+    runs = {"memory_enabled": answered(i1=False, i2="?"), "memory_disabled": answered(i1=True)}
+    result = import_swe(write(tmp_path / "eval_state.json", {"task_eval_progress": {"g": runs}}))
+    assert [(r.task_id, r.info["run"], r.trial, r.success) for r in result.rollouts] == [
+        ("org__repo-1", "memory_disabled", 0, True),
+        ("org__repo-1", "memory_enabled", 1, False),
+    ]
+    assert result.dropped == {"malformed_instance": 1}
+    assert [flag.kind for flag in result.flags] == ["unknown_faults"]

@@ -139,6 +139,16 @@ def test_records_that_are_none_are_counted_by_reason(tmp_path):
     assert "record 3" in flag.detail
 
 
+def test_a_run_that_crashed_midway_is_no_failure_of_the_agent(tmp_path):
+    rows = [record(reward=0.0, error="504 from the user's model", traceback="…"), record(trial=1)]
+    result = import_tau(write(tmp_path / "m.json", rows))
+    assert [(r.success, official_score(r)) for r in result.rollouts] == [
+        (None, False),
+        (True, True),
+    ]
+    assert (result.dropped, "harness_errors" in {f.kind for f in result.flags}) == ({}, True)
+
+
 def test_files_of_a_folder_are_policies_by_their_paths(tmp_path):
     write(tmp_path / "fc" / "4B.json", [record()])
     write(tmp_path / "fc" / "32B.json", [record()])

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
-from specact_rl.metrics.cost import AssumedCosts, ModelSize, gated_cost, system_cost
+from specact_rl.metrics.cost import AssumedCosts, ModelSize, TokenPrice, gated_cost, system_cost
 from specact_rl.metrics.frontier import break_even_accept_rate
 
 COSTS = AssumedCosts()
@@ -58,3 +60,16 @@ def test_a_gated_system_needs_an_accept_rate():
         system_cost("F", COSTS)
     with pytest.raises(ValueError, match="not be negative"):
         AssumedCosts(cheap=-0.1)
+
+
+def test_cached_tokens_of_the_prompt_have_a_price_of_their_own():
+    price = TokenPrice(prompt=2.0, cached=0.5, completion=10.0)
+    # 100 x 2 + 900 x 0.5 + 20 x 10 = 850 dollars per million
+    assert price.dollars(1000, 900, 20) == pytest.approx(850e-6)
+    assert price.dollars(0, 0, 0) == 0.0
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.inf, math.nan])
+def test_a_price_is_a_number_that_is_not_negative(wrong):
+    with pytest.raises(ValueError, match="the cached price must be at least 0"):
+        TokenPrice(prompt=2.0, cached=wrong, completion=10.0)

@@ -140,6 +140,47 @@ def test_a_reward_model_is_given_parsed_actions_only(source, tmp_path):
     assert reward.counts["train"] == preferences.counts["train"] - unparsable
 
 
+def test_the_readme_says_that_pairs_are_not_matched_in_length(source, tmp_path):
+    build_preferences(source(), strategies=["divergence", "same_prefix"])
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "not matched in length" in readme
+    gap = read_json(tmp_path / "out" / "report.json")["length_gaps"]["same_prefix"]
+    share = f"{100 * gap['share_chosen_longer']:.1f} % of {gap['num_pairs']}"
+    assert f"`same_prefix`: chosen is the longer side in {share}" in readme
+
+
+def test_matched_pairs_are_within_their_bounds_and_the_readme_says_so(source, tmp_path):
+    every = build_preferences(source("every"), strategies=["same_prefix"])
+    matched = build_preferences(source(), strategies=["same_prefix"], max_length_ratio=1.2)
+    rows = read_training_rows(tmp_path / "out", "train")
+    sides = [sorted((r["num_chosen_tokens"], r["num_rejected_tokens"])) for r in rows]
+    assert 0 < len(sides) == every.counts["train"] - matched.dropped["length_not_matched"]
+    assert all(longer <= 1.2 * shorter for shorter, longer in sides)
+    assert matched.dropped["length_not_matched"] > 0
+    assert "at most 1.2 times the tokens" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_report_has_where_rollouts_part_and_the_readme_says_it(source, tmp_path):
+    build_preferences(source(proposals=False), strategies=["divergence"])
+    report = read_json(tmp_path / "out" / "report.json")
+    places = report["partings"]
+    # in the workspace two policies start alike, and nobody but they themselves can differ first
+    assert places["action"] >= report["length_gaps"]["divergence"]["num_pairs"] > 0
+    assert f"Of {sum(places.values())} pairs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_readme_has_the_length_of_the_longest_row(source, tmp_path):
+    # TRL's --max_length is 1024 by default, and what is longer is cut or left out without a word
+    build_preferences(source(), strategies=["same_prefix"])
+    rows = read_training_rows(tmp_path / "out", "train")
+    longest = max(
+        row["num_prompt_tokens"] + max(row["num_chosen_tokens"], row["num_rejected_tokens"])
+        for row in rows
+    )
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert f"The longest row has {longest:,} tokens" in readme
+
+
 def test_trajectories_go_into_a_folder_of_their_own(source, tmp_path):
     with pytest.raises(ConfigError, match="a folder of its own"):
         build_preferences(source(), strategies=["outcome", "divergence"])

@@ -83,6 +83,28 @@ def test_divergence_takes_unparsable_text_as_the_rejected_side(make):
     assert result.counts == {"divergence": 1, "divergence:rejected_unparsable": 1}
 
 
+@pytest.mark.parametrize("strategy", ["divergence", "approx_prefix"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_message_of_several_calls_is_no_side_of_a_step_pair(make, strategy, side):
+    # As text it would teach the format of another model, and it is no single action.
+    start = [(make.say("Which file?"), "f1"), (make.say("Which file?"), "it is f1")]
+    rollouts = [
+        make.rollout(
+            [start[i * (strategy == "approx_prefix")], make.call("read_file", file=f"f{i}")],
+            success=not i,
+            trial=i,
+        )
+        for i in range(2)
+    ]
+    assert len(mine(strategy, rollouts).pairs) == 1
+    several = rollouts[side]
+    (call,) = several.messages[-1]["tool_calls"]
+    several.messages[-1] = several.messages[-1] | {"tool_calls": [call, call]}
+    record = replace(several.steps[-1], executed=None, executed_text="[read_file(), read_file()]")
+    several.steps[-1] = record
+    assert mine(strategy, rollouts).dropped == {f"{strategy}:several_calls": 1}
+
+
 def cut_off(rollout, index):
     """The rollout, as if the token limit had come before step `index` was finished."""
     steps = list(rollout.steps)
@@ -126,6 +148,19 @@ def test_rollouts_of_unknown_success_are_in_no_pair(make):
         result = mine(strategy, [known, unknown])
         assert result.pairs == []
         assert result.dropped == {f"{strategy}:task_without_contrast": 1}
+
+
+def test_failures_that_are_not_the_policys_own_are_on_no_side(make):
+    success = make.rollout([make.call("read_file", file="f1")], success=True)
+    failure = make.rollout([make.call("read_file", file="f2")], success=False, trial=1)
+    faulty = replace(failure, info={"fault": "user_error"})
+    for strategy in ("outcome", "divergence", "approx_prefix"):
+        result = mine(strategy, [success, faulty])
+        assert result.pairs == []
+        assert result.dropped == {
+            f"{strategy}:faulty_failure": 1,
+            f"{strategy}:task_without_contrast": 1,
+        }
 
 
 # approx_prefix
@@ -297,6 +332,21 @@ def test_unparsable_text_can_be_rejected_but_not_blank(make, logged):
     result = mine("same_prefix", [logged], proposals)
     assert sides(result) == [(("read_file", "f1"), "<tool_call> oops")]
     assert result.dropped == {"same_prefix:empty_text": 1}
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_a_proposal_of_several_actions_is_on_neither_side(make, logged, label):
+    step = logged.step(0)
+    two = [make.call("read_file", file="f1"), make.call("read_file", file="f2")]
+    several = make.proposal(step, "[read(f1), read(f2)]", label, sample=1, actions=two)
+    other = make.proposal(step, make.call("read_file", file="f9"), not label)
+    result = mine("same_prefix", [replace(logged, steps=[bare(logged.steps[0])])], [several, other])
+    assert result.pairs == []
+    assert result.dropped["same_prefix:several_actions"] == 1
+
+
+def bare(record):
+    return replace(record, reference=None)
 
 
 # Caps, duplicates, laws

@@ -159,3 +159,48 @@ def test_length_gaps_are_chosen_minus_rejected_by_strategy():
         num_pairs=3, mean_tokens=1.0, median_tokens=0.0, share_chosen_longer=0.5, mean_turns=0.0
     )
     assert gaps["b"].mean_turns == 4.0
+
+
+def unequal_pairs(make):
+    """The same request with two answers of 1 and about 1, 3 and 9 words."""
+    rollouts = [make.rollout([make.say("yes")], success=True)]
+    for i, words in enumerate((1, 3, 9)):
+        answer = make.say(" ".join(["noo"] * words))
+        rollouts.append(make.rollout([answer], success=False, trial=i + 1))
+    return mine_pairs(rollouts, strategies=["divergence"]).pairs
+
+
+def test_pairs_beyond_a_length_ratio_are_dropped_and_counted(make, renderer):
+    pairs = unequal_pairs(make)
+    everything = preference_rows(pairs, renderer).rows
+    ratios = sorted(row["num_rejected_tokens"] / row["num_chosen_tokens"] for row in everything)
+    assert len(ratios) == 3
+    for kept, bound in ((1, ratios[0]), (2, ratios[1]), (2, ratios[2] - 0.01), (3, ratios[2])):
+        built = preference_rows(pairs, renderer, max_length_ratio=bound)
+        assert len(built.rows) == kept
+        assert built.dropped == ({"length_not_matched": 3 - kept} if kept < 3 else {})
+
+
+def test_a_shorter_rejected_side_is_out_of_bounds_just_as_well(make, renderer):
+    short, long = make.say("no"), make.say("yes " * 9)
+    good = make.rollout([long], success=True)
+    bad = make.rollout([short], success=False, trial=1)
+    pairs = mine_pairs([good, bad], strategies=["divergence"]).pairs
+    built = preference_rows(pairs, renderer, max_length_ratio=2.0)
+    assert (built.rows, built.dropped) == ([], {"length_not_matched": 1})
+
+
+def test_trajectories_beyond_a_turn_gap_are_dropped_and_counted(make, renderer):
+    read = (make.call("read_file", file="f1"), "dull")
+    good = make.rollout([read, make.say("Done")], success=True)  # three messages
+    bad = [make.rollout([read] * i + [make.say("No")], success=False, trial=i) for i in (1, 2, 3)]
+    pairs = mine_pairs([good, *bad], strategies=["outcome"]).pairs  # gaps 0, -2 and -4
+    assert sorted(pair.turn_gap for pair in pairs) == [-4, -2, 0]
+    built = preference_rows(pairs, renderer, max_turn_gap=2)
+    assert (len(built.rows), built.dropped) == (2, {"turns_not_matched": 1})
+
+
+@pytest.mark.parametrize("bound", [{"max_length_ratio": 0.9}, {"max_turn_gap": -1}])
+def test_a_bound_that_no_pair_can_meet_is_refused(renderer, bound):
+    with pytest.raises(ValueError, match=f"{next(iter(bound))} must be at least"):
+        preference_rows([], renderer, **bound)

@@ -61,6 +61,15 @@ def test_saved_model_comes_back_ready_for_evaluation(base, plain_lm):
     assert load_causal_lm(base, "bfloat16").dtype == torch.bfloat16
 
 
+def test_model_is_loaded_onto_the_gpu_where_there_is_one(base, monkeypatch):
+    moved_to = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Qwen3ForCausalLM, "to", lambda model, device: moved_to.append(device))
+    load_causal_lm(base)
+    load_causal_lm(base, device="cpu")
+    assert moved_to == [torch.device("cuda"), torch.device("cpu")]
+
+
 def test_tokenizer_comes_back(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()

@@ -5,15 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import NO_MODEL
+from specact_rl.metrics.discrimination import auroc
 from specact_rl.types import Action, Step
 from specact_rl.verifiers import VERIFIERS
 from specact_rl.verifiers.base import Item, items_of
+from specact_rl.verifiers.features.step import step_features
 from specact_rl.verifiers.free import (
     LinearVerifier,
     ProposerConfidence,
     SampleAgreement,
-    _features,
 )
 
 
@@ -65,6 +67,16 @@ def test_confidence_is_the_log_odds_of_the_model_s_own_probability(step, propose
     assert not judged.num_tokens.any()
 
 
+def test_confidence_of_a_proposer_that_has_no_probabilities_is_refused(step, propose):
+    unknown = items(step, propose, [None, text("a")], [None, None])
+    with pytest.raises(ModelError, match=r"--logprobs"):
+        ProposerConfidence().judge(unknown)
+    known = items(step, propose, [text("a"), text("b")])
+    fitted = LinearVerifier.fit(known, np.array([True, False]), with_confidence=True, seed=0)
+    with pytest.raises(ModelError, match=r"'cheap' has none at step"):
+        fitted.judge(unknown)
+
+
 def test_agreement_is_the_share_of_samples_that_are_the_same_action(step, propose):
     actions = [text("Done: t1"), text("done: t1."), text("other"), None]
     judged = SampleAgreement().judge(items(step, propose, actions))
@@ -80,7 +92,7 @@ def test_agreement_of_all_is_finite_and_the_highest(step, propose):
 
 def feature(name, step, propose, action):
     (item,) = items(step, propose, [action])
-    return _features(item, with_confidence=False)[name]
+    return step_features(item, with_confidence=False)[name]
 
 
 @pytest.mark.parametrize(
@@ -204,3 +216,35 @@ def test_verifiers_run_no_model_of_their_own(step, propose):
     for kind in (ProposerConfidence, SampleAgreement):
         assert kind().size == NO_MODEL
         assert kind in VERIFIERS.values()
+
+
+@pytest.fixture
+def responses(labelled):
+    """The same as logged responses: the message is there, the history of the step is not read."""
+    rows, labels = labelled
+    logged = [
+        Item(
+            step=row.step,
+            proposal=row.proposal,
+            response=[{"role": "assistant", "content": row.proposal.text}],
+            siblings=row.siblings,
+        )
+        for row in rows
+    ]
+    return logged * 4, np.tile(labels, 4)
+
+
+def test_linear_verifier_of_logged_responses_judges_broken_text_too(responses):
+    rows, labels = responses
+    verifier = LinearVerifier.fit(rows, labels, with_confidence=False, seed=0)
+    judged = verifier.judge(rows)
+    assert not np.isnan(judged.log_odds).any()
+    assert auroc(judged.log_odds, labels).value > 0.95
+    alone = [verifier.judge([row]).log_odds[0] for row in rows[:6]]
+    np.testing.assert_allclose(judged.log_odds[:6], alone)
+
+
+def test_logged_responses_have_no_confidence(responses):
+    rows, labels = responses
+    with pytest.raises(ValueError, match="no confidence"):
+        LinearVerifier.fit(rows, labels, with_confidence=True, seed=0)

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specact_rl.eval.report.blocks import Picture
-from specact_rl.eval.report.frontier_figure import draw_frontier
+from specact_rl.eval.report.frontier_figure import AXES, draw_frontier
 from specact_rl.eval.report.lookup import (
     action_type_title,
+    cost_key,
     part,
     rows,
     system,
@@ -174,25 +175,30 @@ def _mark_operating_point(axes: Axes, judges: list[JSON], of_d: JSON | None) -> 
 
 def frontier(results: JSON) -> Picture | None:
     """Accuracy against measured cost."""
+    key = cost_key(results)
     systems = [
         row
         for row in rows(results, "replay", "systems")
-        if (x := metric(row, "relative_flops")) and x.value is not None
+        if (x := metric(row, key)) and x.value is not None
         if (y := metric(row, "acceptable")) and y.value is not None
     ]
     if len(systems) < 2:
         return None
+    interpolated = (
+        " Their cost is measured at both ends and at D's own accept rate, and interpolated between."
+        if key == "relative_flops"
+        else ""
+    )
     return Picture(
         name="frontier",
-        alt="Share of acceptable steps against measured FLOPs relative to the strong model alone",
+        alt=f"Share of acceptable steps against {AXES[key]}",
         caption=(
             "Replay, single steps: up and to the left is better. Bars are 95 % intervals over "
             "tasks; hollow points have no fallback. The lines are what any gate on D's proposals "
             "could do at best, at random and at worst, from accepting nothing (right end) to "
             "accepting everything (left end), and at random among the proposals that parse, which "
-            "ends where all of these are accepted. Their cost is measured at both ends and at D's "
-            "own accept rate, and interpolated between. The diamond accepts what parses and has "
-            "no verifier to pay."
+            f"ends where all of these are accepted.{interpolated} The diamond accepts what parses "
+            "and has no verifier to pay."
         ),
         draw=lambda: draw_frontier(results, systems),
     )

@@ -12,6 +12,7 @@ from specact_rl.eval.report.lookup import (
     accept_rate,
     accepts_what_parses,
     agreement,
+    cost_key,
     overhead,
     system,
 )
@@ -21,6 +22,10 @@ from specact_rl.eval.report.placement import Box, place_labels
 from specact_rl.metrics.frontier import oracle_gate, random_gate, worst_gate
 
 MAIN = ("A", "B", "C", "D", "E")
+AXES = {
+    "relative_flops": "forward FLOPs per step, relative to the strong model alone (measured)",
+    "strong_calls": "share of steps that call the strong model",
+}
 Labels = list[tuple[str, float, float, str]]
 """Text, x, y in data units, colour."""
 
@@ -30,14 +35,12 @@ def draw_frontier(results: JSON, systems: list[JSON]) -> Figure:
     figure = Figure(figsize=(8.4, 5.4))
     canvas = FigureCanvasAgg(figure)
     axes: Axes = figure.subplots()
-    labels = _draw_envelopes(axes, results)
-    labels += _draw_reference(axes, results)
+    key = cost_key(results)
+    labels = _draw_envelopes(axes, results, key)
+    labels += _draw_reference(axes, results, key)
     for row in systems:
-        labels.append(_draw_system(axes, row))
-    axes.set(
-        xlabel="forward FLOPs per step, relative to the strong model alone (measured)",
-        ylabel="acceptable, %",
-    )
+        labels.append(_draw_system(axes, row, key))
+    axes.set(xlabel=AXES[key], ylabel="acceptable, %")
     axes.set_xlim(left=0)
     axes.margins(x=0.08, y=0.1)
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -45,8 +48,8 @@ def draw_frontier(results: JSON, systems: list[JSON]) -> Figure:
     return figure
 
 
-def _draw_system(axes: Axes, row: JSON) -> tuple[str, float, float, str]:
-    cost, share = metric(row, "relative_flops"), metric(row, "acceptable")
+def _draw_system(axes: Axes, row: JSON, key: str) -> tuple[str, float, float, str]:
+    cost, share = metric(row, key), metric(row, "acceptable")
     assert cost is not None
     assert share is not None
     assert cost.value is not None
@@ -69,9 +72,9 @@ def _draw_system(axes: Axes, row: JSON) -> tuple[str, float, float, str]:
     return name, x, y, colour
 
 
-def _draw_reference(axes: Axes, results: JSON) -> Labels:
+def _draw_reference(axes: Axes, results: JSON, key: str) -> Labels:
     row = accepts_what_parses(results, system(results, "D"))
-    cost, share = metric(row, "relative_flops"), metric(row, "acceptable")
+    cost, share = metric(row, key), metric(row, "acceptable")
     if cost is None or share is None or cost.value is None or share.value is None:
         return []
     x, y = cost.value, 100.0 * share.value
@@ -79,11 +82,11 @@ def _draw_reference(axes: Axes, results: JSON) -> Labels:
     return [("accept what parses", x, y, PURPLE)]
 
 
-def _draw_envelopes(axes: Axes, results: JSON) -> Labels:
+def _draw_envelopes(axes: Axes, results: JSON, key: str) -> Labels:
     """Lines over the accept rate if its cost is known at both ends, else marks at D's own."""
     row = system(results, "D")
-    rates, ends = agreement(results), overhead(results)
-    cost, own = metric(row, "relative_flops"), accept_rate(row)
+    rates, ends = agreement(results), overhead(results) if key == "relative_flops" else 0.0
+    cost, own = metric(row, key), accept_rate(row)
     if row is None or rates is None or cost is None or cost.value is None or own is None:
         return []
     if ends is None and own in (0.0, 1.0):

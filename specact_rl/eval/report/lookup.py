@@ -18,6 +18,10 @@ VERIFIER_TITLES = {
     "sample_agreement": "agreement of samples",
     "linear": "linear features",
     "linear_with_confidence": "linear + confidence",
+    "trees": "trees on hand features",
+    "trained": "trained verifier",
+    "trained_unseen": "trained verifier, its family unseen",
+    "model_agreement": "agreement of models",
 }
 
 
@@ -100,6 +104,12 @@ def overhead(results: JSON) -> float | None:
     """
     found = metric(system(results, "D-nf"), "relative_flops")
     return None if found is None else found.value
+
+
+def cost_key(results: JSON) -> str:
+    """What cost is read from: FLOPs where they are known, else the share of strong calls."""
+    known = any(metric(row, "relative_flops") for row in rows(results, "replay", "systems"))
+    return "relative_flops" if known else "strong_calls"
 
 
 def accept_rate(row: JSON | None) -> float | None:

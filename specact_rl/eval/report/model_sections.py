@@ -29,13 +29,23 @@ LEVELS = {
     "acceptable": "acceptable, %",
 }
 
+OF_MODELS = (
+    "Free generation, greedy, through the parser. Each level includes the ones before it: same "
+    "action type, same tool, same arguments; same state and acceptable are the environment's "
+    "verdicts. Out of family: tasks of families that no model was trained on."
+)
+OF_LOG = (
+    "First answers at the test steps; parsed: at least one call, or text without one, can be read "
+    "in them."
+)
+
 
 def proposers_section(results: JSON) -> Section | None:
     """Free text, ranking and baselines, each in a table of its own."""
     found = [
         block
         for block in (
-            _proposers(rows(results, "replay", "proposers")),
+            _proposers(rows(results, "replay", "proposers"), bool(part(results, "meta", "study"))),
             _samples(rows(results, "replay", "proposers")),
             _ranking(rows(results, "replay", "ranking")),
             _baselines(rows(results, "replay", "baselines")),
@@ -45,7 +55,7 @@ def proposers_section(results: JSON) -> Section | None:
     return Section(title="Proposers", blocks=list[Block](found)) if found else None
 
 
-def _proposers(found: Sequence[JSON]) -> Table | None:
+def _proposers(found: Sequence[JSON], of_log: bool) -> Table | None:
     lines = []
     for row in found:
         for group, title in GROUPS.items():
@@ -67,11 +77,7 @@ def _proposers(found: Sequence[JSON]) -> Table | None:
     return table(
         ("model", "parameters", "steps", "n", *LEVELS.values()),
         lines,
-        caption=(
-            "Free generation, greedy, through the parser. Each level includes the ones before it: "
-            "same action type, same tool, same arguments; same state and acceptable are the "
-            "environment's verdicts. Out of family: tasks of families that no model was trained on."
-        ),
+        caption=OF_LOG if of_log else OF_MODELS,
         num_words=3,
     )
 

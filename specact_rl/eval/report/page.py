@@ -16,6 +16,7 @@ from specact_rl.eval.report.run_sections import (
     title,
     training_section,
 )
+from specact_rl.eval.report.study_sections import log_section, unseen_section
 from specact_rl.eval.report.system_sections import (
     action_types_section,
     contrasts_section,
@@ -64,10 +65,12 @@ def _verdicts_section(results: JSON) -> Section | None:
 
 SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     _verdicts_section,
+    log_section,
     replay_section,
     live_section,
     proposers_section,
     verifiers_section,
+    unseen_section,
     pairs_section,
     action_types_section,
     contrasts_section,

@@ -41,6 +41,9 @@ OPTIONAL = {
 
 def title(results: JSON) -> str:
     """Heading of the page."""
+    study = part(results, "meta", "study")
+    if study:
+        return f"Gates between {study['cheap']} and {study['strong']}"
     preset = part(results, "meta").get("preset")
     return "Speculative tool actions" + (f": preset {preset}" if preset else "")
 
@@ -72,7 +75,7 @@ def summary(results: JSON) -> list[Block]:
     if meta.get("wall_seconds") is not None:
         told.append(f"The run took {duration(meta['wall_seconds'])}{_on(meta)}.")
     missing = [words_ for key, words_ in OPTIONAL.items() if not rows(results, key)]
-    if missing:
+    if missing and not part(meta, "study"):
         told.append(f"Not in this run: {', '.join(missing)}.")
     blocks: list[Block] = [Paragraph(text=" ".join(told))] if told else []
     if not rows(results, "replay", "systems"):
@@ -81,6 +84,8 @@ def summary(results: JSON) -> list[Block]:
 
 
 def _size(split: JSON) -> str:
+    if not split.get("num_steps"):
+        return f"{split.get('num_tasks')} tasks"
     return f"{split.get('num_steps')} steps of {split.get('num_tasks')} tasks"
 
 

@@ -11,6 +11,7 @@ from specact_rl.eval.report.lookup import (
     accepts_what_parses,
     action_type_title,
     agreement,
+    cost_key,
     has_families_held_out,
     part,
     rows,
@@ -36,6 +37,7 @@ def systems_table(results: JSON) -> Table | None:
     if not found:
         return None
     found += rows(results, "replay", "references")
+    has_flops = cost_key(results) == "relative_flops"
     return table(
         (
             "system",
@@ -44,6 +46,8 @@ def systems_table(results: JSON) -> Table | None:
             "accepted, %",
             "wrong among accepted, %",
             "FLOPs, × A",
+            "seconds, × A",
+            "price, × A",
             "assumed cost",
             "difference from A, points",
             "over random gate, points",
@@ -57,6 +61,8 @@ def systems_table(results: JSON) -> Table | None:
                 percent(metric(row, "accept_rate")),
                 percent(metric(row, "selective_risk"), count=True),
                 cell(metric(row, "relative_flops"), most=2),
+                cell(None if has_flops else metric(row, "relative_seconds"), most=2),
+                cell(metric(row, "relative_price"), most=2),
                 words(_plain(row, "assumed_cost", 2)),
                 points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
                 points(metric(row, "skill")),
@@ -69,12 +75,18 @@ def systems_table(results: JSON) -> Table | None:
             "intervals over tasks in "
             "brackets (shares: Wilson's at the effective number of steps; the rest: bootstrap). "
             "The assumed cost takes the source report's constants (cheap 0.15, verifier 0.10, "
-            "strong 1.00); FLOPs are measured, cached prefixes not paid twice, and a rejected "
+            f"strong 1.00); {_costs(has_flops)}, and a rejected "
             "proposal pays for its fallback in both. Over random gate: accuracy above accepting "
             "as many proposals at random; among what parses, that is the verifier's part of it, "
             f"the rest is the parser's.{_left_out(results)}"
         ),
     )
+
+
+def _costs(has_flops: bool) -> str:
+    if has_flops:
+        return "FLOPs are measured, cached prefixes not paid twice"
+    return "seconds and prices are those of the log, where it has them"
 
 
 def _of_families(results: JSON) -> str:
@@ -217,7 +229,7 @@ def live_section(results: JSON) -> Section | None:
     """Whole episodes, never in one table with replay."""
     found = rows(results, "live")
     if not found:
-        if not rows(results, "replay", "systems"):
+        if not rows(results, "replay", "systems") or part(results, "meta", "study"):
             return None
         return Section(
             title="Live episodes", blocks=[Paragraph(text="No live episodes in this run.")]

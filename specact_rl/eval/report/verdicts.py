@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from specact_rl.eval.report import model_verdicts, system_verdicts, verifier_verdicts
+from specact_rl.eval.report import (
+    model_verdicts,
+    study_sections,
+    system_verdicts,
+    verifier_verdicts,
+)
 from specact_rl.eval.report.blocks import Finding
 from specact_rl.eval.report.numbers import JSON
 
@@ -27,12 +32,15 @@ def findings(results: JSON) -> list[Finding]:
 JUDGES: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     model_verdicts.cheap_against_baselines,
     system_verdicts.strong_against_cheap,
+    study_sections.doubts_about_log,
     system_verdicts.accuracy_of_d,
     system_verdicts.cost_of_d,
     system_verdicts.gate_of_d,
+    study_sections.gates_at_half,
     verifier_verdicts.gain_over_free,
     verifier_verdicts.ranking,
     verifier_verdicts.calibration,
+    study_sections.unseen_models,
     system_verdicts.several_proposals,
     model_verdicts.preference_training,
     system_verdicts.replay_against_live,
