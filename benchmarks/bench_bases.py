@@ -41,7 +41,7 @@ def main() -> None:
         renderer = Renderer(tokenizer=load_tokenizer(path), catalogue="compact")
         lm = LanguageModel.of(load_causal_lm(path, "float32"), Path(path), renderer)
         proposals = generated_proposals(lm, rollouts, Sampling(max_new_tokens=40))
-        row = proposer_row(size, ProposalColumns.of(table, proposals), table, lm.size.num_params)
+        row = proposer_row(size, ProposalColumns.of(table, proposals), table, lm.size)
         rates = [row["groups"]["all"][name] for name in ("parsed", "arguments", "acceptable")]
         cells = [f"{100 * r.value:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in rates]
         print(f"| {size} | {len(table.steps)} | {args.tasks} | {' | '.join(cells)} |")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from specact_rl.errors import ConfigError, RolloutFormatError
 from specact_rl.store import (
+    JsonlRecords,
+    RowSpool,
     append_jsonl,
     append_shard,
     atomic_write,
@@ -21,6 +24,8 @@ from specact_rl.store import (
     file_hash,
     folder_hash,
     input_hash,
+    iter_columns,
+    iter_table,
     open_stage,
     read_json,
     read_jsonl,
@@ -29,6 +34,7 @@ from specact_rl.store import (
     read_table,
     read_training_rows,
     recovered_jsonl,
+    tables,
     write_json,
     write_jsonl,
     write_table,
@@ -528,3 +534,73 @@ def test_a_killed_stage_looks_unfinished_and_is_resumed(tmp_path, source, fatal,
     assert read_manifest(folder).counts == {"new": recomputed}
     assert set(read_manifest(folder).files) == {f"part-0000{i}.parquet" for i in range(3)}
     assert {p.name for p in tmp_path.iterdir()} == {"out", "source.txt"}
+
+
+def test_spooled_rows_come_in_the_order_of_their_keys_as_often_as_asked(tmp_path):
+    with RowSpool(tmp_path, "rows") as spool:
+        spool.add("b", [{"n": 1, "x": 0.1}, {"n": 2, "x": None}])
+        spool.add("a", [{"n": 3, "x": 1e-7}])
+        spool.add("a", [])
+        spool.add("b", [{"n": 4, "x": 2.0}])
+        expected = [(3, 1e-7), (1, 0.1), (2, None), (4, 2.0)]
+        for _ in range(2):
+            assert [(row["n"], row["x"]) for row in spool] == expected
+        assert len(spool) == 4
+        spool.retain(lambda row: row["n"] != 1)
+        spool.retain(lambda row: row["n"] != 4)
+        assert ([row["n"] for row in spool], len(spool)) == ([3, 2], 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_rows_are_typed_by_all_of_them_and_not_by_the_first_batch(tmp_path):
+    rows = [{"x": None, "names": []} for _ in range(600)] + [{"x": 1.5, "names": ["a"]}]
+    write_training_rows(tmp_path, {"train": rows}, "")
+    assert read_training_rows(tmp_path, "train") == rows
+
+
+def test_records_of_a_log_are_read_from_their_places(tmp_path):
+    logged = [rollout(f"r{i}") for i in range(4)]
+    write_jsonl(tmp_path / "a.jsonl", logged[:2])
+    write_jsonl(tmp_path / "b.jsonl", logged[2:])
+    text = (tmp_path / "b.jsonl").read_text()
+    (tmp_path / "b.jsonl").write_text("\n" + text)
+    records = JsonlRecords(Rollout)
+    assert [found for name in "ab" for found in records.add(tmp_path / f"{name}.jsonl")] == [
+        (1, logged[0]),
+        (2, logged[1]),
+        (2, logged[2]),
+        (3, logged[3]),
+    ]
+    assert list(records) == list(records) == logged
+    assert [records[3], records[-4], records[1:3]] == [logged[3], logged[0], logged[1:3]]
+    assert records.where(2) == f"{tmp_path / 'b.jsonl'}:2"
+    with pytest.raises(IndexError):
+        records[4]
+    (tmp_path / "b.jsonl").write_text("\n" + text.replace("{", "[", 1))
+    with pytest.raises(RolloutFormatError, match=r"b\.jsonl:2"):
+        records[2]
+
+
+def test_row_groups_end_between_groups_and_can_be_read_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS_PER_GROUP", 3)
+    path = tmp_path / "t.parquet"
+    records = [replace(rollout(f"r{i}"), task_id=task) for i, task in enumerate("aabbbbcd")]
+    write_table(path, records, together=lambda r: r.task_id)
+    sizes = [len(columns["task_id"]) for columns in iter_columns(path, Rollout, ["task_id"])]
+    assert sizes == [6, 2]
+    assert list(iter_table(path, Rollout, row_groups=[1])) == records[6:]
+    some = list(iter_table(path, Rollout, where={"task_id": ["a", "d", "no"]}))
+    assert some == [*records[:2], records[7]]
+
+
+def test_a_bad_row_behind_a_filter_is_named_by_its_number_in_the_table(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table(path, [replace(rollout(f"r{i}"), task_id=task) for i, task in enumerate("abab")])
+    table = pq.read_table(path)
+    texts = table["messages"].to_pylist()
+    texts[3] = "[1]"
+    at = table.schema.get_field_index("messages")
+    pq.write_table(table.set_column(at, table.schema.field(at), [texts]), path)
+    with pytest.raises(RolloutFormatError, match=r"t\.parquet: row 3: .*messages\.0"):
+        list(iter_table(path, Rollout, where={"task_id": ["b"]}))
+    assert len(list(iter_table(path, Rollout, where={"task_id": ["a"]}))) == 2

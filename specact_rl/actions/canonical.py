@@ -7,10 +7,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from specact_rl.actions.schema import JSON_TYPES, find_tool, type_names
 from specact_rl.store import content_hash
 from specact_rl.types import Action, Proposal, ToolSpec
 
+_MAX_HASHES = 65_536
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?")
 _BOOLEANS = {"true": True, "false": False}
@@ -68,7 +71,31 @@ def action_hash(action: Action, tools: Sequence[ToolSpec] = ()) -> str:
     The type of a call is no part of it (the history decides that, not the call); that of a text
     is, because canonical text no longer shows a question.
     """
-    form = canonical(action, tools)
+    return _HASHES.of(action, tools)
+
+
+class _Hashes:
+    """Hashes of the actions under one catalogue: logs repeat calls, in trials and in histories."""
+
+    def __init__(self) -> None:
+        self._tools: Sequence[ToolSpec] = ()
+        self._known: dict[tuple[str, bytes], str] = {}
+
+    def of(self, action: Action, tools: Sequence[ToolSpec]) -> str:
+        if tools is not self._tools or len(self._known) >= _MAX_HASHES:
+            self._tools, self._known = tools, {}
+        # As JSON tells 1, 1.0 and true apart; a lone surrogate becomes an error in both.
+        key = (action.tool or action.type, to_json([action.text, action.arguments]))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _content_hash(canonical(action, tools))
+        return found
+
+
+_HASHES = _Hashes()
+
+
+def _content_hash(form: Action) -> str:
     if form.tool is None:
         return content_hash([form.type, form.text])
     return content_hash({"tool": form.tool, "arguments": form.arguments})

@@ -16,7 +16,7 @@ from specact_rl.eval.outcomes import (
     scores_in_shards,
 )
 from specact_rl.mining.build_rollouts import read_rollouts
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer

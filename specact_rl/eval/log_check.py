@@ -189,7 +189,7 @@ def check_log(log: LoadedLog, path: Path) -> LogCheck:
         log: Rollouts with or without a split; the split is not looked at.
         path: Where it came from, for the page.
     """
-    rollouts = log.result.rollouts
+    rollouts = list(log.result.rollouts)  # read again and again below
     flags = log.result.flags
     usable = _usable(rollouts, flags)
     compared = log_facts(usable)

@@ -19,7 +19,7 @@ from specact_rl.eval.columns import StepTable
 from specact_rl.logs.facts import agent_name
 from specact_rl.logs.responses import request_step, response_messages, response_proposal
 from specact_rl.mining.build_rollouts import read_rollouts
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.store import open_stage, read_manifest, write_table
 from specact_rl.types import SPLITS, Proposal, Rollout, SplitName, proposal_id
 from specact_rl.verifiers.base import Item

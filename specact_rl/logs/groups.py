@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from specact_rl.logs.result import Flag, ImportResult
 from specact_rl.types import Rollout
@@ -21,15 +21,13 @@ def finished(
     Where several models fail all tasks of a category, its steps lose their labels: whatever broke
     there, a verifier must not learn that their actions are wrong.
     """
-    broken = {
-        family
-        for family, group in _degenerate_groups(rollouts).items()
-        if not group.verdict and group.num_policies > 1
-    }
+    earned = LogFlags()
+    for rollout in rollouts:
+        earned.add(rollout)
     return ImportResult(
-        rollouts=[unlabelled(r) if r.family in broken else r for r in rollouts],
+        rollouts=[earned.without_broken_labels(rollout) for rollout in rollouts],
         dropped=dict(dropped),
-        flags=[*flags, *group_flags(rollouts), *_unknown_tool_flags(rollouts)],
+        flags=[*flags, *earned.found()],
     )
 
 
@@ -65,23 +63,6 @@ def unknown_tools(rollout: Rollout) -> Iterator[tuple[int, str, str]]:
                 yield i, side, action.tool
 
 
-def _unknown_tool_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
-    tools: dict[str, Counter[str]] = defaultdict(Counter)
-    for rollout in rollouts:
-        tools[rollout.policy].update(tool for _, _, tool in unknown_tools(rollout))
-    return [
-        Flag(
-            kind="unknown_tools",
-            group=policy,
-            detail=f"{counts.total()} calls name a tool that the catalogue of their rollout lacks, "
-            f"most often {counts.most_common(1)[0][0]!r}; they are kept, and no proposal can equal "
-            "them, since one that names such a tool is unparsable",
-        )
-        for policy, counts in sorted(tools.items())
-        if counts
-    ]
-
-
 def official_score(rollout: Rollout) -> bool | None:
     """The verdict as the log has it: `success`, or where that is withheld what was scored.
 
@@ -94,64 +75,79 @@ def official_score(rollout: Rollout) -> bool | None:
     return scored if isinstance(scored, bool) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """A category where every model has the same verdict on every task."""
+class LogFlags:
+    """What any log can earn flags for, from one rollout at a time.
 
-    verdict: bool
-    num_policies: int
-    num_tasks: int
-
-
-def group_flags(rollouts: Sequence[Rollout]) -> list[Flag]:
-    """Categories where every model has the same verdict on every task, and faults.
-
-    A category counts from `MIN_GROUP` scored tasks on.
+    Server errors and the like; categories where every model has the same verdict on every task,
+    from `MIN_GROUP` scored tasks on; and calls of tools that are in no catalogue.
     """
-    faults: dict[tuple[str, str], int] = defaultdict(int)
-    for rollout in rollouts:
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self._verdicts: defaultdict[str, set[bool]] = defaultdict(set)
+        self._policies: defaultdict[str, set[str]] = defaultdict(set)
+        self._tasks: defaultdict[str, set[str]] = defaultdict(set)
+        self._faults: Counter[tuple[str, str]] = Counter()
+        self._unknown_tools: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def add(self, rollout: Rollout) -> None:
+        """Take one more rollout into account."""
         fault = rollout.info.get("fault")
         if isinstance(fault, str):
-            faults[rollout.policy, fault] += 1
-    flags = [
-        Flag(
-            kind=f"{fault}s",
-            group=policy,
-            detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their labels are "
-            "withheld, so that no pair is made of them (info.scored keeps the official verdict)",
-        )
-        for (policy, fault), count in sorted(faults.items())
-    ]
-    for family, group in sorted(_degenerate_groups(rollouts).items()):
-        flags.append(
-            Flag(
-                kind="degenerate_group",
-                group=family,
-                detail=f"all {group.num_policies} models score {'100' if group.verdict else '0'} % "
-                f"on all {group.num_tasks} tasks: no pairs, and nothing for a verifier to tell "
-                "apart; a harness fault is likelier than a fact about the models",
-            )
-        )
-    return flags
-
-
-def _degenerate_groups(rollouts: Sequence[Rollout]) -> dict[str, _Group]:
-    """Them by category."""
-    verdicts: dict[str, set[bool]] = defaultdict(set)
-    policies: dict[str, set[str]] = defaultdict(set)
-    tasks: dict[str, set[str]] = defaultdict(set)
-    for rollout in rollouts:
+            self._faults[rollout.policy, fault] += 1
+        self._unknown_tools[rollout.policy].update(tool for _, _, tool in unknown_tools(rollout))
         score = official_score(rollout)
+        # A category is degenerate while its verdicts are of one kind: its tasks count until then.
         if score is not None and rollout.family != rollout.task_id:
-            verdicts[rollout.family].add(score)
-            policies[rollout.family].add(rollout.policy)
-            tasks[rollout.family].add(rollout.task_id)
-    return {
-        family: _Group(
-            verdict=True in values,
-            num_policies=len(policies[family]),
-            num_tasks=len(tasks[family]),
+            self._verdicts[rollout.family].add(score)
+            self._policies[rollout.family].add(rollout.policy)
+            if len(self._verdicts[rollout.family]) == 1:
+                self._tasks[rollout.family].add(rollout.task_id)
+            else:
+                self._tasks[rollout.family].clear()
+
+    def without_broken_labels(self, rollout: Rollout) -> Rollout:
+        """The rollout, `unlabelled` if several models fail all tasks of its category."""
+        family = rollout.family
+        is_broken = (
+            self._verdicts.get(family) == {False}
+            and len(self._tasks[family]) >= MIN_GROUP
+            and len(self._policies[family]) > 1
         )
-        for family, values in verdicts.items()
-        if len(values) == 1 and len(tasks[family]) >= MIN_GROUP
-    }
+        return unlabelled(rollout) if is_broken else rollout
+
+    def found(self) -> list[Flag]:
+        """The flags so far."""
+        flags = [
+            Flag(
+                kind=f"{fault}s",
+                group=policy,
+                detail=f"{count} rollouts end in a {fault.replace('_', ' ')}; their labels are "
+                "withheld, so that no pair is made of them (info.scored keeps the official "
+                "verdict)",
+            )
+            for (policy, fault), count in sorted(self._faults.items())
+        ]
+        for family, values in sorted(self._verdicts.items()):
+            if len(values) == 1 and len(self._tasks[family]) >= MIN_GROUP:
+                share = "100 %" if values == {True} else "0 %"
+                flags.append(
+                    Flag(
+                        kind="degenerate_group",
+                        group=family,
+                        detail=f"all {len(self._policies[family])} models score {share} on all "
+                        f"{len(self._tasks[family])} tasks: no pairs, and nothing for a verifier "
+                        "to tell apart; a harness fault is likelier than a fact about the models",
+                    )
+                )
+        return flags + [
+            Flag(
+                kind="unknown_tools",
+                group=policy,
+                detail=f"{counts.total()} calls name a tool that the catalogue of their rollout "
+                f"lacks, most often {counts.most_common(1)[0][0]!r}; they are kept, and no "
+                "proposal can equal them, since one that names such a tool is unparsable",
+            )
+            for policy, counts in sorted(self._unknown_tools.items())
+            if counts
+        ]

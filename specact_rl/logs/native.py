@@ -5,38 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from specact_rl.errors import RolloutFormatError
-from specact_rl.logs.groups import finished, unknown_tools
+from specact_rl.logs.groups import LogFlags, unknown_tools
 from specact_rl.logs.reading import no_rows
 from specact_rl.logs.result import ImportResult, jsonl_files
-from specact_rl.store import iter_jsonl
+from specact_rl.store import JsonlRecords
 from specact_rl.types import Rollout
 
 
 def import_native(path: Path) -> ImportResult:
-    """Rollouts as they are; nothing is dropped.
+    """Rollouts as they are; nothing is dropped. The log may be larger than memory.
 
     Raises:
         RolloutFormatError: A file without rollouts, a line that is no rollout, a repeated
             rollout_id, a step that points outside its conversation, or a call of a tool that the
             rollout's catalogue lacks; names path and line.
     """
-    first_seen: dict[str, str] = {}
-    rollouts: list[Rollout] = []
+    rollouts = JsonlRecords(Rollout)
+    flags = LogFlags()
+    first_seen: dict[str, int] = {}
     for file in jsonl_files(path):
         num_before = len(rollouts)
-        for number, rollout in iter_jsonl(file, Rollout):
+        for number, rollout in rollouts.add(file):
             where = f"{file}:{number}"
-            earlier = first_seen.setdefault(rollout.rollout_id, where)
-            if earlier != where:
+            position = len(rollouts)
+            earlier = first_seen.setdefault(rollout.rollout_id, position)
+            if earlier != position:
                 raise RolloutFormatError(
                     f"{where}: rollout_id must be unique, {rollout.rollout_id!r} is also at "
-                    f"{earlier}"
+                    f"{rollouts.where(earlier)}"
                 )
             _check_steps(rollout, where)
-            rollouts.append(rollout)
+            flags.add(rollout)
         if len(rollouts) == num_before:
             raise no_rows(file)
-    return finished(rollouts, {})
+    rollouts.change = flags.without_broken_labels
+    return ImportResult(rollouts=rollouts, dropped={}, flags=flags.found())
 
 
 def _check_steps(rollout: Rollout, where: str) -> None:

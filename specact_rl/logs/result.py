@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,8 @@ class Flag:
 class ImportResult:
     """Rollouts of one log, what was left out, and what to beware of."""
 
-    rollouts: list[Rollout]
+    rollouts: Sequence[Rollout]
+    """A list, or records that are parsed whenever they are asked for, in a log beyond memory."""
     dropped: dict[str, int]
     """Rows or messages that became no rollout or no step, by reason; {} when all did."""
     flags: list[Flag] = field(default_factory=list)
@@ -34,14 +35,31 @@ class ImportResult:
 
     def counts(self) -> dict[str, int]:
         """Numbers for a manifest: rollouts, tasks, messages, steps, and steps without an action."""
-        steps = [step for rollout in self.rollouts for step in rollout.steps]
-        return {
-            "rollouts": len(self.rollouts),
-            "tasks": len({rollout.task_id for rollout in self.rollouts}),
-            "messages": sum(len(rollout.messages) for rollout in self.rollouts),
-            "steps": len(steps),
-            "unparsable_steps": sum(step.executed is None for step in steps),
-        }
+        counts = RolloutCounts()
+        for rollout in self.rollouts:
+            counts.add(rollout)
+        return counts.numbers()
+
+
+class RolloutCounts:
+    """`ImportResult.counts` over one rollout at a time."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._tasks: set[str] = set()
+        self._numbers = {"rollouts": 0, "messages": 0, "steps": 0, "unparsable_steps": 0}
+
+    def add(self, rollout: Rollout) -> None:
+        """Count one more."""
+        self._tasks.add(rollout.task_id)
+        self._numbers["rollouts"] += 1
+        self._numbers["messages"] += len(rollout.messages)
+        self._numbers["steps"] += len(rollout.steps)
+        self._numbers["unparsable_steps"] += sum(step.executed is None for step in rollout.steps)
+
+    def numbers(self) -> dict[str, int]:
+        """By name."""
+        return {**self._numbers, "tasks": len(self._tasks)}
 
 
 Importer = Callable[[Path], ImportResult]

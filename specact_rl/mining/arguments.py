@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from specact_rl.errors import SpecActError
 from specact_rl.mining.data_sets import DataSource
+from specact_rl.mining.engines import ENGINES
 from specact_rl.rendering import Renderer
 from specact_rl.types import SplitName
 
@@ -181,6 +182,13 @@ def add_pair_arguments(
         default=0,
         help="measure it by as many continuations a side (default: 0, by cost-to-go)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: mine on a Ray cluster (RAY_ADDRESS, else this machine's CPUs); needs "
+        "specact_rl[ray], the rows are the same (default: local)",
+    )
 
 
 def pair_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -193,6 +201,7 @@ def pair_options(args: argparse.Namespace) -> dict[str, Any]:
         "max_turn_gap": args.max_turn_gap,
         "in_environment": args.in_environment,
         "precision_episodes": args.precision_episodes,
+        "engine": args.engine,
     }
 
 

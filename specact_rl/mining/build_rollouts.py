@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from specact_rl.envs.collect import EpisodePlan, RollOut, collect_episodes, scri
 from specact_rl.envs.episodes import Progress
 from specact_rl.errors import ConfigError
 from specact_rl.logs.importers import find_importer
-from specact_rl.logs.result import Flag, log_files
-from specact_rl.mining.labels import count_labels
-from specact_rl.mining.leaks import check_leaks
-from specact_rl.mining.splits import DEFAULT_FRACTIONS, assign_splits
+from specact_rl.logs.result import Flag, RolloutCounts, log_files
+from specact_rl.mining.labels import LabelTally
+from specact_rl.mining.leaks import LeakCheck
+from specact_rl.mining.splits import DEFAULT_FRACTIONS, draw_splits, with_split
 from specact_rl.store import (
     Manifest,
     Stage,
     content_hash,
+    iter_columns,
+    iter_table,
     open_stage,
     read_manifest,
-    read_table,
     write_json,
     write_table,
 )
@@ -138,11 +140,18 @@ def import_rollouts(
             result = read(log)
             if not result.rollouts:
                 raise ConfigError(f"{log} holds no rollout; dropped {result.dropped!r}")
-            stage.counts.update(result.counts())
             stage.dropped.update(result.dropped)
+            counts = RolloutCounts()
             _write_split(
-                stage, result.rollouts, fractions, seed, held_out_families, flags=result.flags
+                stage,
+                result.rollouts,
+                fractions,
+                seed,
+                held_out_families,
+                flags=result.flags,
+                watch=counts.add,
             )
+            stage.counts |= counts.numbers()
     return read_manifest(out_dir)
 
 
@@ -153,29 +162,57 @@ def _write_split(
     seed: int,
     held_out_families: Collection[str],
     flags: Sequence[Flag] = (),
+    watch: Callable[[Rollout], None] = lambda rollout: None,
 ) -> None:
+    """Write the rollouts grouped by task, tasks and their rollouts in the order of the log.
+
+    The rollouts are read twice, once for the splits and once to be written, and never held.
+    Grouped, since whoever mines them goes task by task: a row group of the table holds whole
+    tasks, so that a reader needs one group at a time, and several readers need not share any.
+    """
+    task_numbers: dict[str, int] = {}
+    number_of = array("Q")
+
+    def numbered() -> Iterator[Rollout]:
+        for rollout in rollouts:
+            number_of.append(task_numbers.setdefault(rollout.task_id, len(task_numbers)))
+            yield rollout
+
     try:
-        split = assign_splits(
-            rollouts, fractions=fractions, seed=seed, held_out_families=held_out_families
+        splits = draw_splits(
+            numbered(), fractions=fractions, seed=seed, held_out_families=held_out_families
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    leaks = check_leaks(split, seed=seed)
-    write_table(stage.path / ROLLOUTS_FILE, split)
-    labels = count_labels(record for rollout in split for record in rollout.steps)
+    order = sorted(range(len(number_of)), key=number_of.__getitem__)
+    leaks = LeakCheck()
+    labels = LabelTally()
+    counts = dict.fromkeys(("rollouts", "steps", "successes"), 0)
+
+    def checked() -> Iterator[Rollout]:
+        for position in order:
+            rollout = with_split(rollouts[position], splits, held_out_families)
+            leaks.add(rollout)
+            labels.add(rollout.steps)
+            watch(rollout)
+            counts["rollouts"] += 1
+            counts["steps"] += len(rollout.steps)
+            counts["successes"] += rollout.success is True
+            yield rollout
+
+    write_table(stage.path / ROLLOUTS_FILE, checked(), together=lambda rollout: rollout.task_id)
+    report = leaks.report(seed)
     write_json(
         stage.path / REPORT_FILE,
         {
-            "leaks": asdict(leaks),
-            "labels": {source: asdict(counts) for source, counts in labels.items()},
+            "leaks": asdict(report),
+            "labels": {source: asdict(found) for source, found in labels.counts().items()},
             "flags": [asdict(flag) for flag in flags],
         },
     )
-    stage.counts["rollouts"] = len(split)
-    stage.counts["steps"] = sum(len(rollout.steps) for rollout in split)
-    stage.counts["successes"] = sum(rollout.success is True for rollout in split)
+    stage.counts |= counts
     for name in SPLITS:
-        stage.counts[f"{name}:tasks"] = leaks.num_tasks.get(name, 0)
+        stage.counts[f"{name}:tasks"] = report.num_tasks.get(name, 0)
 
 
 def read_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> list[Rollout]:
@@ -184,18 +221,40 @@ def read_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> list[
     Raises:
         ConfigError: Not a finished rollouts folder, or a rollout without a split.
     """
+    path = rollouts_file(folder)
+    for _ in task_splits(path):
+        pass
+    return list(iter_table(path, Rollout, where={"split": splits}))
+
+
+def rollouts_file(folder: Path) -> Path:
+    """The rollouts table of a finished folder.
+
+    Raises:
+        ConfigError: The folder is not finished, or has none.
+    """
     read_manifest(folder)
     path = folder / ROLLOUTS_FILE
     if not path.is_file():
         raise ConfigError(f"{folder} must be a rollouts folder, but has no {ROLLOUTS_FILE}")
-    rollouts = read_table(path, Rollout)
-    for rollout in rollouts:
-        if rollout.split is None:
+    return path
+
+
+def task_splits(path: Path) -> Iterator[list[tuple[str, SplitName]]]:
+    """Task id and split of the rollouts of a table, by row group.
+
+    Raises:
+        ConfigError: A rollout without a split.
+    """
+    names = ["rollout_id", "task_id", "split"]
+    for columns in iter_columns(path, Rollout, names):
+        if None in columns["split"]:
+            rollout_id = columns["rollout_id"][columns["split"].index(None)]
             raise ConfigError(
-                f"{path}: rollout {rollout.rollout_id!r} must have a split; write the folder with "
+                f"{path}: rollout {rollout_id!r} must have a split; write the folder with "
                 "import_rollouts or collect_rollouts, which fix it"
             )
-    return [rollout for rollout in rollouts if rollout.split in splits]
+        yield list(zip(columns["task_id"], columns["split"], strict=True))
 
 
 def parse_fractions(text: str) -> dict[SplitName, float]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from specact_rl.envs.episodes import NoisyExpert
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import subsample
-from specact_rl.mining.data_sets import PROPOSALS_FILE, Built, DataSource, Tables, write_data_set
-from specact_rl.mining.labels import (
-    count_labels,
-    label_disagreement,
-    without_faulty_labels,
-)
+from specact_rl.mining.chunks import PROPOSALS_FILE, Tables
+from specact_rl.mining.data_sets import DataSource, Part, write_data_set
+from specact_rl.mining.engines import Engine, work_through
+from specact_rl.mining.labels import DisagreementTally, LabelTally
 from specact_rl.mining.pair_report import (
     count_partings,
     distances_in_words,
@@ -29,22 +28,31 @@ from specact_rl.mining.pairs import (
     PAIR_STRATEGIES,
     STEP_STRATEGIES,
     MiningOptions,
-    MiningResult,
     Pair,
-    mine_pairs,
+    check_caps,
+    mine_task,
 )
-from specact_rl.mining.precision import ContinuationValue, Value, cost_value, pair_precision
+from specact_rl.mining.precision import (
+    ContinuationValue,
+    Value,
+    Verdicts,
+    cost_value,
+    pair_verdicts,
+)
 from specact_rl.mining.replays import Replays
 from specact_rl.mining.rows import (
-    Rows,
+    FirstRows,
     SftTarget,
+    first_sft_rows,
+    first_verifier_rows,
     length_gaps,
+    note_sft_rows,
+    note_verifier_rows,
     preference_rows,
-    sft_rows,
-    verifier_rows,
 )
+from specact_rl.mining.task_tables import TaskTables
+from specact_rl.rendering import Renderer, check_parity
 from specact_rl.store import Manifest
-from specact_rl.types import Proposal
 
 CONTINUATION_NOISE = 0.15
 """Share of random actions of the player who measures pair precision by playing on."""
@@ -61,8 +69,19 @@ def build_sft(source: DataSource, *, target: SftTarget = "reference") -> Manifes
         ConfigError: Inputs or arguments that do not fit, or no row to train on.
     """
 
-    def make(tables: Tables) -> Built:
-        return Built(rows=sft_rows(tables.rollouts, source.renderer, target=target))
+    def make(tables: Tables) -> Iterator[Part]:
+        first = FirstRows()
+        for task in tables.tasks():
+            dropped: Counter[str] = Counter()
+            for rollout in task.rollouts:
+                note_sft_rows(rollout, target, first, dropped)
+            yield _without_rows(task, dropped)
+        for task in tables.tasks():
+            for rollout in task.rollouts:
+                rows = first_sft_rows(rollout, source.renderer, target, first)
+                check_parity(rows, source.renderer)
+                yield Part(key=rollout.rollout_id, task_id=task.task_id, rows=rows)
+        yield Part(key="", task_id="", rows=[], dropped=first.dropped())
 
     return write_data_set("build_sft", source, {"target": target}, make)
 
@@ -88,19 +107,44 @@ def build_verifier(
         "positive_fraction": positive_fraction if subsampled else None,
     }
 
-    def make(tables: Tables) -> Built:
-        steps = {step.step_id: step for r in tables.rollouts for step in r.each_step()}
-        proposals = without_faulty_labels(tables.proposals, tables.rollouts)
-        return Built(
-            rows=verifier_rows(proposals, steps, source.renderer),
-            report={"labels": _label_report(proposals)},
-        )
+    labels = LabelTally()
+    disagreement = DisagreementTally()
+
+    def make(tables: Tables) -> Iterator[Part]:
+        first = FirstRows()
+        for task in tables.tasks():
+            dropped: Counter[str] = Counter()
+            note_verifier_rows(task, first, dropped)
+            labels.add(task.proposals)
+            disagreement.add(task.proposals)
+            yield _without_rows(task, dropped)
+        for task in tables.tasks():
+            for row in first_verifier_rows(task, source.renderer, first):
+                check_parity([row], source.renderer)
+                yield Part(key=row["proposal_id"], task_id=task.task_id, rows=[row])
+        yield Part(key="", task_id="", rows=[], dropped=first.dropped())
 
     def balanced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return subsample(rows, positive_fraction=positive_fraction, seed=source.seed)
 
     return write_data_set(
-        "build_verifier", source, arguments, make, thin=balanced if subsampled else None
+        "build_verifier",
+        source,
+        arguments,
+        make,
+        report=lambda rows: ({"labels": _label_report(labels, disagreement)}, ()),
+        thin=balanced if subsampled else None,
+    )
+
+
+def _without_rows(task: TaskTables, dropped: Mapping[str, int]) -> Part:
+    """What is counted of a task whose rows come later."""
+    return Part(
+        key="",
+        task_id=task.task_id,
+        rows=[],
+        dropped=dropped,
+        model_ids=frozenset(p.model_id for p in task.proposals),
     )
 
 
@@ -117,6 +161,7 @@ def build_preferences(
     in_environment: bool = False,
     precision_episodes: int = 0,
     allow_unparsable: bool = True,
+    engine: Engine = "local",
     stage: str = "build_preferences",
 ) -> Manifest:
     """Write prompt/chosen/rejected rows of mined pairs, and what they are worth in report.json.
@@ -136,6 +181,7 @@ def build_preferences(
             precision of every strategy is measured in it.
         precision_episodes: Measure by this many continuations a side; 0: by cost-to-go.
         allow_unparsable: Whether unparsable text may be a rejected side.
+        engine: Where tasks are mined; changes nothing in the rows.
         stage: Name in the manifest.
 
     Raises:
@@ -156,57 +202,128 @@ def build_preferences(
         "allow_unparsable": allow_unparsable,
     }
 
-    def make(tables: Tables) -> Built:
-        replays = Replays(tables.rollouts) if in_environment else None
-        options = MiningOptions(
-            model_id=model_id,
-            is_acceptable=replays.is_acceptable if replays else None,
-            max_per_step=max_per_step,
-            max_distance=max_distance,
-            seed=source.seed,
-        )
-        mined = mine_pairs(
-            tables.rollouts,
-            tables.proposals,
-            strategies=strategies,
-            options=options,
-            max_per_task=max_per_task,
-        )
-        rows = preference_rows(
-            mined.pairs,
-            source.renderer,
-            allow_unparsable=allow_unparsable,
+    options = MiningOptions(
+        model_id=model_id, max_per_step=max_per_step, max_distance=max_distance, seed=source.seed
+    )
+    try:
+        check_caps(strategies, options, max_per_task)
+    except ValueError as error:
+        raise ConfigError(f"{stage}: {error}") from error
+    work = PairWork(
+        strategies=tuple(strategies),
+        options=options,
+        max_per_task=max_per_task,
+        in_environment=in_environment,
+        precision_episodes=precision_episodes,
+        allow_unparsable=allow_unparsable,
+        max_length_ratio=max_length_ratio,
+        max_turn_gap=max_turn_gap,
+        renderer=source.renderer,
+    )
+    verdicts: dict[str, Verdicts] = {}
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    partings: Counter[str] = Counter()
+
+    def make(tables: Tables) -> Iterator[Part]:
+        yield Part(key="", task_id="", rows=[], counts=dict.fromkeys(strategies, 0))
+        for part in work_through(tables, work, engine):
+            for name, found in part.verdicts.items():
+                verdicts[name] = verdicts.get(name, Verdicts()) + found
+            counts.update(part.counts)
+            dropped.update(part.dropped)
+            partings.update(part.partings)
+            yield part
+
+    def report(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+        reported, words = _pair_report(
+            rows,
+            {**dict.fromkeys(strategies, 0), **counts},
+            dropped,
+            partings,
             max_length_ratio=max_length_ratio,
             max_turn_gap=max_turn_gap,
         )
-        report, words = _pair_report(
-            tables, mined, rows, max_length_ratio=max_length_ratio, max_turn_gap=max_turn_gap
+        if in_environment:
+            reported["precision"] = _precision_report(verdicts, precision_episodes)
+        return reported, words
+
+    return write_data_set(stage, source, arguments, make, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairWork:
+    """The pairs of a task as rows: a function of the task alone, which other processes can run."""
+
+    strategies: tuple[str, ...]
+    options: MiningOptions
+    max_per_task: int
+    in_environment: bool
+    precision_episodes: int
+    allow_unparsable: bool
+    max_length_ratio: float | None
+    max_turn_gap: int | None
+    renderer: Renderer
+
+    def __call__(self, task: TaskTables) -> Part:
+        """Mine, measure, render, and hold the rows against what they are at inference."""
+        replays = Replays(task.rollouts) if self.in_environment else None
+        options = replace(self.options, is_acceptable=replays.is_acceptable if replays else None)
+        mined = mine_task(
+            task, strategies=self.strategies, options=options, max_per_task=self.max_per_task
         )
-        if replays is not None:
-            report["precision"] = _precision_report(
-                mined.pairs, replays, precision_episodes, source.seed
-            )
-        return Built(
-            rows=Rows(rows=rows.rows, dropped={**mined.dropped, **rows.dropped}),
+        rows = preference_rows(
+            mined.pairs,
+            self.renderer,
+            allow_unparsable=self.allow_unparsable,
+            max_length_ratio=self.max_length_ratio,
+            max_turn_gap=self.max_turn_gap,
+        )
+        has_contrasts = any(name in CONTRASTS for name in self.strategies)
+        if "outcome" not in self.strategies:  # a trajectory is no single turn to compare
+            check_parity(rows.rows, self.renderer)
+        return Part(
+            key=task.task_id,
+            task_id=task.task_id,
+            rows=rows.rows,
+            dropped={**mined.dropped, **rows.dropped},
             counts=mined.counts,
-            report=report,
-            words=words,
+            model_ids=frozenset(p.model_id for p in task.proposals),
+            verdicts=self._verdicts(mined.pairs, replays) if replays else {},
+            partings=total_places(count_partings(task.rollouts)) if has_contrasts else {},
         )
 
-    return write_data_set(stage, source, arguments, make, one_action="outcome" not in strategies)
+    def _verdicts(self, pairs: Sequence[Pair], replays: Replays) -> dict[str, Verdicts]:
+        value: Value = cost_value
+        if self.precision_episodes:
+            value = ContinuationValue(
+                make_policy=lambda rng: NoisyExpert(noise=CONTINUATION_NOISE, rng=rng),
+                num_episodes=self.precision_episodes,
+                seed=self.options.seed,
+            )
+        return pair_verdicts(pairs, replays.environment_at, value)
 
 
 def _pair_report(
-    tables: Tables,
-    mined: MiningResult,
-    rows: Rows,
+    rows: Iterable[dict[str, Any]],
+    counts: Mapping[str, int],
+    dropped: Mapping[str, int],
+    partings: Mapping[str, int],
     *,
     max_length_ratio: float | None,
     max_turn_gap: int | None,
 ) -> tuple[dict[str, Any], list[str]]:
     """For report.json, and for the README."""
-    gaps = length_gaps(rows.rows)
-    distances = distances_of([r["distance"] for r in rows.rows if r["strategy"] == APPROX])
+    found: list[float] = []
+
+    def watched() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if row["strategy"] == APPROX:
+                found.append(row["distance"])
+            yield row
+
+    gaps = length_gaps(watched())
+    distances = distances_of(found)
     report = {
         "length_gaps": {name: asdict(gap) for name, gap in gaps.items()},
         "approx_prefix_distances": None if distances is None else asdict(distances),
@@ -214,15 +331,13 @@ def _pair_report(
     words = list(
         lengths_in_words(gaps, max_length_ratio=max_length_ratio, max_turn_gap=max_turn_gap)
     )
-    if any(name in mined.counts for name in CONTRASTS):
-        places = total_places(count_partings(tables.rollouts))
-        report["partings"] = places
-        words.append(partings_in_words(places))
-    if APPROX in mined.counts:
-        too_distant = mined.dropped.get(f"{APPROX}:too_distant", 0)
-        words.append(distances_in_words(distances, too_distant))
-    unparsable = sum(mined.counts.get(f"{name}:rejected_unparsable", 0) for name in STEP_STRATEGIES)
-    if unparsable and not rows.dropped.get("unparsable_rejected"):
+    if any(name in counts for name in CONTRASTS):
+        report["partings"] = dict(partings)
+        words.append(partings_in_words(partings))
+    if APPROX in counts:
+        words.append(distances_in_words(distances, dropped.get(f"{APPROX}:too_distant", 0)))
+    unparsable = sum(counts.get(f"{name}:rejected_unparsable", 0) for name in STEP_STRATEGIES)
+    if unparsable and not dropped.get("unparsable_rejected"):
         words.append(
             f"In {unparsable:,} of the mined pairs the rejected side is text that could not be "
             "parsed: they teach the format and not the choice of an action."
@@ -240,6 +355,7 @@ def build_reward(
     max_turn_gap: int | None = None,
     in_environment: bool = False,
     precision_episodes: int = 0,
+    engine: Engine = "local",
 ) -> Manifest:
     """Write preference rows for a reward model: parsed actions of one step on both sides.
 
@@ -262,6 +378,7 @@ def build_reward(
         in_environment=in_environment,
         precision_episodes=precision_episodes,
         allow_unparsable=False,
+        engine=engine,
         stage="build_reward",
     )
 
@@ -286,31 +403,19 @@ def _need_proposals(source: DataSource, what: str) -> None:
         raise ConfigError(f"{what} must have proposals, got no folder with {PROPOSALS_FILE}")
 
 
-def _label_report(proposals: Sequence[Proposal]) -> dict[str, Any]:
-    disagreement = label_disagreement(proposals)
+def _label_report(labels: LabelTally, disagreement: DisagreementTally) -> dict[str, Any]:
+    differing = disagreement.counts()
     return {
         source: {
             **asdict(counts),
-            "disagreement_with_match": (
-                disagreement[source].rate if source in disagreement else None
-            ),
+            "disagreement_with_match": differing[source].rate if source in differing else None,
         }
-        for source, counts in count_labels(proposals).items()
+        for source, counts in labels.counts().items()
     }
 
 
-def _precision_report(
-    pairs: Sequence[Pair], replays: Replays, episodes: int, seed: int
-) -> dict[str, Any]:
-    value: Value = cost_value
-    if episodes:
-        value = ContinuationValue(
-            make_policy=lambda rng: NoisyExpert(noise=CONTINUATION_NOISE, rng=rng),
-            num_episodes=episodes,
-            seed=seed,
-        )
-    measured = pair_precision(pairs, replays.environment_at, value)
+def _precision_report(verdicts: Mapping[str, Verdicts], episodes: int) -> dict[str, Any]:
     return {
         "method": f"{episodes} continuations a side" if episodes else "cost_to_go",
-        **{name: asdict(precision) for name, precision in measured.items()},
+        **{name: asdict(found.precision()) for name, found in sorted(verdicts.items())},
     }

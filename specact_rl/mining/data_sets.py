@@ -7,28 +7,33 @@ split's tasks, so that calibration and test stay unread.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import TRAIN_SPLITS
-from specact_rl.mining.build_rollouts import REPORT_FILE, read_rollouts
-from specact_rl.mining.rows import Rows, longest_row
-from specact_rl.rendering import Renderer, check_parity
+from specact_rl.mining.build_rollouts import REPORT_FILE
+from specact_rl.mining.chunks import Tables, open_tables
+from specact_rl.mining.precision import Verdicts
+from specact_rl.mining.rows import longest_row
+from specact_rl.rendering import Renderer
 from specact_rl.store import (
     Manifest,
+    RowSpool,
     Stage,
     open_stage,
     read_manifest,
-    read_table,
     write_json,
     write_training_rows,
 )
-from specact_rl.types import Proposal, Rollout, SplitName
+from specact_rl.types import SplitName
 
-PROPOSALS_FILE = "proposals.parquet"
+THIN_COLUMNS = ("label", "split", "proposal_id")
+"""What is known of a row when it is decided whether to leave it out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,42 +64,46 @@ class DataSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
-    """Rows of the source's split."""
+class Part:
+    """What some tables give to a data set: the tables of one task, or some of its rows."""
 
-    rollouts: list[Rollout]
-    proposals: list[Proposal]
+    key: str
+    """Rows are written in the order of the keys."""
+    task_id: str
+    rows: list[dict[str, Any]]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    model_ids: frozenset[str] = frozenset()
+    """Whose proposals were looked at."""
+    verdicts: Mapping[str, Verdicts] = field(default_factory=dict)
+    """On the pairs of each strategy, where an environment was asked."""
+    partings: Mapping[str, int] = field(default_factory=dict)
+    """Contrasts by the place where they part."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """What a stage is about to write."""
-
-    rows: Rows
-    counts: dict[str, int] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    words: Sequence[str] = ()
-    """Paragraphs for the README."""
+Report = Callable[[Iterable[dict[str, Any]]], tuple[dict[str, Any], Sequence[str]]]
+"""All rows of a data set, iterated over once, to what report.json says of them, and paragraphs for
+the README."""
 
 
 def write_data_set(
     name: str,
     source: DataSource,
     arguments: Mapping[str, Any],
-    make: Callable[[Tables], Built],
+    make: Callable[[Tables], Iterable[Part]],
     *,
+    report: Report = lambda rows: ({}, ()),
     thin: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] | None = None,
-    one_action: bool = True,
 ) -> Manifest:
-    """Run one stage.
+    """Run one stage; rows go to the disk as they are made, so that none are held.
 
     Args:
         name: Of the stage.
         source: Where from and where to.
         arguments: What the rows depend on besides the source.
-        make: Tables to rows.
-        thin: Applied to train rows only.
-        one_action: Whether completions are one message each, so that parity can be checked.
+        make: Tables to rows, a part at a time.
+        report: What report.json says besides the models, and the README besides its start.
+        thin: Given `THIN_COLUMNS` of all train rows, returns those to keep.
     """
     inputs = {"rollouts": source.rollouts_dir}
     inputs |= {f"proposals{i}": folder for i, folder in enumerate(source.proposals_dirs)}
@@ -113,45 +122,51 @@ def write_data_set(
         overwrite=source.overwrite,
     ) as stage:
         if not stage.done:
-            tables = _read_tables(source, stage)
-            try:
-                built = make(tables)
-                splits = _partition(built.rows.rows, source)
-                if thin is not None:
-                    num_before = len(splits["train"])
-                    splits["train"] = thin(splits["train"])
-                    stage.dropped["balanced_away"] = num_before - len(splits["train"])
-            except ValueError as error:  # tables that do not fit each other or the arguments
-                raise ConfigError(f"{name}: {error}") from error
-            _finish(stage, name, source, tables, built, splits, one_action=one_action)
+            tables = open_tables(source.rollouts_dir, source.proposals_dirs, source.split)
+            if tables.num_other_proposals:
+                stage.dropped["proposal_of_other_split"] = tables.num_other_proposals
+            with RowSpool(stage.path, "train") as train, RowSpool(stage.path, "eval") as evals:
+                try:
+                    model_ids = _spool(make(tables), source, stage, train, evals)
+                    reported, words = report(chain(train, evals))
+                    if thin is not None:
+                        _thin(train, thin, stage)
+                except ValueError as error:  # tables that do not fit each other or the arguments
+                    raise ConfigError(f"{name}: {error}") from error
+                _finish(stage, name, source, tables, {"train": train, "eval": evals}, words)
+            write_json(stage.path / REPORT_FILE, {"model_ids": model_ids, **reported})
     return read_manifest(source.out_dir)
 
 
-def _read_tables(source: DataSource, stage: Stage) -> Tables:
-    everything = read_rollouts(source.rollouts_dir)
-    split_of = {r.task_id: r.split for r in everything}
-    proposals = read_proposals(source.proposals_dirs)
-    for proposal in proposals:
-        if proposal.task_id not in split_of:
-            raise ConfigError(
-                f"proposal {proposal.proposal_id!r} must be made on a task of "
-                f"{source.rollouts_dir}, task {proposal.task_id!r} is not in it"
-            )
-    wanted = [p for p in proposals if split_of[p.task_id] == source.split]
-    if len(wanted) < len(proposals):
-        stage.dropped["proposal_of_other_split"] = len(proposals) - len(wanted)
-    return Tables(rollouts=[r for r in everything if r.split == source.split], proposals=wanted)
+def _spool(
+    parts: Iterable[Part], source: DataSource, stage: Stage, train: RowSpool, evals: RowSpool
+) -> list[str]:
+    """Sort rows into the data set's splits and add up what is counted; returns the model ids."""
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    model_ids: set[str] = set()
+    for part in parts:
+        # Whole tasks, drawn by seed and task id alone.
+        position = random.Random(f"{source.seed}/eval/{part.task_id}").random()
+        (evals if position < source.eval_fraction else train).add(part.key, part.rows)
+        counts.update(part.counts)
+        dropped.update(part.dropped)
+        model_ids |= part.model_ids
+    stage.counts |= counts
+    stage.dropped |= {reason: count for reason, count in dropped.items() if count}
+    return sorted(model_ids)
 
 
-def _partition(
-    rows: Sequence[dict[str, Any]], source: DataSource
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows by data set split: whole tasks, drawn by seed and task id alone."""
-    splits: dict[str, list[dict[str, Any]]] = {"train": [], "eval": []}
-    for row in rows:
-        position = random.Random(f"{source.seed}/eval/{row['task_id']}").random()
-        splits["eval" if position < source.eval_fraction else "train"].append(row)
-    return splits
+def _thin(
+    train: RowSpool,
+    thin: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    stage: Stage,
+) -> None:
+    num_before = len(train)
+    kept = thin([{column: row[column] for column in THIN_COLUMNS} for row in train])
+    kept_ids = {row["proposal_id"] for row in kept}
+    train.retain(lambda row: row["proposal_id"] in kept_ids)
+    stage.dropped["balanced_away"] = num_before - len(train)
 
 
 def _finish(
@@ -159,54 +174,24 @@ def _finish(
     name: str,
     source: DataSource,
     tables: Tables,
-    built: Built,
-    splits: dict[str, list[dict[str, Any]]],
-    *,
-    one_action: bool,
+    splits: Mapping[str, RowSpool],
+    words: Sequence[str],
 ) -> None:
-    stage.dropped |= built.rows.dropped
-    if not splits["train"]:
+    if not len(splits["train"]):
         raise ConfigError(
             f"{name}: {source.rollouts_dir} gives no row to train on in split {source.split!r} "
-            f"({len(tables.rollouts)} rollouts, {len(tables.proposals)} proposals); dropped "
+            f"({tables.num_rollouts} rollouts, {tables.num_proposals} proposals); dropped "
             f"{stage.dropped!r}"
         )
-    if one_action:
-        for rows in splits.values():
-            check_parity(rows, source.renderer)
-    written = {split: rows for split, rows in splits.items() if rows}
+    written = {split: rows for split, rows in splits.items() if len(rows)}
     paragraphs = [
         f"Written by {name} from the {source.split} tasks of a rollouts folder.",
         f"The longest row has {longest_row(written):,} tokens. TRL cuts or leaves out what is "
         "longer than its --max_length: give it that many at least.",
-        *built.words,
+        *words,
     ]
     write_training_rows(stage.path, written, "\n\n".join(paragraphs))
-    report = {"model_ids": sorted({p.model_id for p in tables.proposals}), **built.report}
-    write_json(stage.path / REPORT_FILE, report)
-    stage.counts |= built.counts
     stage.counts |= {split: len(rows) for split, rows in splits.items()}
     labels = [row["label"] for row in splits["train"] if "label" in row]
     if labels:
         stage.counts["train:acceptable"] = sum(labels)
-
-
-def read_proposals(folders: Sequence[Path]) -> list[Proposal]:
-    """The proposals of several folders.
-
-    Raises:
-        ConfigError: A folder that is not finished or has no proposals, or an id in two of them.
-    """
-    proposals: dict[str, Proposal] = {}
-    for folder in folders:
-        read_manifest(folder)
-        path = folder / PROPOSALS_FILE
-        if not path.is_file():
-            raise ConfigError(f"{folder} must be a proposals folder, but has no {PROPOSALS_FILE}")
-        for proposal in read_table(path, Proposal):
-            if proposals.setdefault(proposal.proposal_id, proposal) is not proposal:
-                raise ConfigError(
-                    f"{path}: proposal_id {proposal.proposal_id!r} must be unique, but was there "
-                    "before; name each folder once"
-                )
-    return list(proposals.values())

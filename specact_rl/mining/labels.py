@@ -52,17 +52,33 @@ class LabelDisagreement:
 
 def count_labels(rows: Iterable[Proposal | StepRecord]) -> dict[str, LabelCounts]:
     """Counts of the labels by their source, sorted by name; "none" where no source is given."""
-    tallies: dict[str, Counter[bool | None]] = defaultdict(Counter)
-    for row in rows:
-        tallies[row.label_source or "none"][row.acceptable] += 1
-    return {
-        source: LabelCounts(
-            num_acceptable=tally[True],
-            num_not_acceptable=tally[False],
-            num_unknown=tally[None],
-        )
-        for source, tally in sorted(tallies.items())
-    }
+    tally = LabelTally()
+    tally.add(rows)
+    return tally.counts()
+
+
+class LabelTally:
+    """`count_labels` over some rows at a time."""
+
+    def __init__(self) -> None:
+        """No rows yet."""
+        self._tallies: defaultdict[str, Counter[bool | None]] = defaultdict(Counter)
+
+    def add(self, rows: Iterable[Proposal | StepRecord]) -> None:
+        """Count more rows."""
+        for row in rows:
+            self._tallies[row.label_source or "none"][row.acceptable] += 1
+
+    def counts(self) -> dict[str, LabelCounts]:
+        """Labels by their source, sorted by name."""
+        return {
+            source: LabelCounts(
+                num_acceptable=tally[True],
+                num_not_acceptable=tally[False],
+                num_unknown=tally[None],
+            )
+            for source, tally in sorted(self._tallies.items())
+        }
 
 
 def label_disagreement(proposals: Iterable[Proposal]) -> dict[str, LabelDisagreement]:
@@ -70,19 +86,35 @@ def label_disagreement(proposals: Iterable[Proposal]) -> dict[str, LabelDisagree
 
     Only for steps that have a reference: without one the match level is "none" and says nothing.
     """
-    tallies: dict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
-    for proposal in proposals:
-        if proposal.acceptable is not None:
-            matched = reaches(proposal.match_level, "arguments")
-            tallies[proposal.label_source][proposal.acceptable, matched] += 1
-    return {
-        source: LabelDisagreement(
-            num_known=tally.total(),
-            num_acceptable_unmatched=tally[True, False],
-            num_matched_not_acceptable=tally[False, True],
-        )
-        for source, tally in sorted(tallies.items())
-    }
+    tally = DisagreementTally()
+    tally.add(proposals)
+    return tally.counts()
+
+
+class DisagreementTally:
+    """`label_disagreement` over some proposals at a time."""
+
+    def __init__(self) -> None:
+        """No proposals yet."""
+        self._tallies: defaultdict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
+
+    def add(self, proposals: Iterable[Proposal]) -> None:
+        """Count more proposals."""
+        for proposal in proposals:
+            if proposal.acceptable is not None:
+                matched = reaches(proposal.match_level, "arguments")
+                self._tallies[proposal.label_source][proposal.acceptable, matched] += 1
+
+    def counts(self) -> dict[str, LabelDisagreement]:
+        """Label against match level by label source, sorted by name."""
+        return {
+            source: LabelDisagreement(
+                num_known=tally.total(),
+                num_acceptable_unmatched=tally[True, False],
+                num_matched_not_acceptable=tally[False, True],
+            )
+            for source, tally in sorted(self._tallies.items())
+        }
 
 
 def without_faulty_labels(

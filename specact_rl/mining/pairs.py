@@ -25,7 +25,7 @@ from specact_rl.mining.trajectory_pairs import (
     divergence_pairs,
     outcome_pairs,
 )
-from specact_rl.types import Proposal, Rollout
+from specact_rl.types import Proposal, Rollout, step_id
 
 __all__ = [
     "PAIR_STRATEGIES",
@@ -34,7 +34,10 @@ __all__ = [
     "MiningResult",
     "Pair",
     "Side",
+    "check_caps",
+    "group_by_task",
     "mine_pairs",
+    "mine_task",
 ]
 
 logger = logging.getLogger(__name__)
@@ -92,22 +95,19 @@ def mine_pairs(
         ValueError: An unknown strategy, a proposal at a step that is not there, or a cap below 1.
     """
     options = options or MiningOptions()
-    unknown = [name for name in strategies if name not in PAIR_STRATEGIES]
-    if unknown:
-        raise ValueError(f"strategies must be among {list(PAIR_STRATEGIES)!r}, got {unknown!r}")
-    if max_per_task < 1 or options.max_per_step < 1:
-        raise ValueError(
-            f"caps must be at least 1, got max_per_task={max_per_task!r}, "
-            f"max_per_step={options.max_per_step!r}"
-        )
-    pairs: list[Pair] = []
+    check_caps(strategies, options, max_per_task)
+    parts = [
+        mine_task(task, strategies=strategies, options=options, max_per_task=max_per_task)
+        for task in group_by_task(rollouts, proposals)
+    ]
     dropped: Counter[str] = Counter()
-    for task in group_by_task(rollouts, proposals):
-        pairs += _mine_task(task, strategies, options, max_per_task, dropped)
-    counts = _counts(pairs, strategies)
-    reasons = {reason: count for reason, count in dropped.items() if count}
-    logger.info("mined %d pairs: %s; dropped %s", len(pairs), counts, reasons)
-    return MiningResult(pairs=pairs, dropped=reasons, counts=counts)
+    counts = Counter(dict.fromkeys(strategies, 0))
+    for part in parts:
+        dropped.update(part.dropped)
+        counts.update(part.counts)
+    pairs = [pair for part in parts for pair in part.pairs]
+    logger.info("mined %d pairs: %s; dropped %s", len(pairs), dict(counts), dict(dropped))
+    return MiningResult(pairs=pairs, dropped=dict(dropped), counts=dict(counts))
 
 
 def group_by_task(
@@ -120,10 +120,13 @@ def group_by_task(
     """
     of_task: defaultdict[str, list[Rollout]] = defaultdict(list)
     proposals_of: defaultdict[str, list[Proposal]] = defaultdict(list)
-    task_of_step: dict[str, str] = {}
     for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
         of_task[rollout.task_id].append(rollout)
-        task_of_step |= {step.step_id: rollout.task_id for step in rollout.each_step()}
+    task_of_step = {
+        step_id(rollout.rollout_id, record.index): rollout.task_id
+        for rollout in (rollouts if proposals else ())
+        for record in rollout.steps
+    }
     for proposal in sorted(proposals, key=lambda p: p.proposal_id):
         task_id = task_of_step.get(proposal.step_id)
         if task_id is None:
@@ -142,14 +145,28 @@ def group_by_task(
     ]
 
 
-def _mine_task(
-    task: TaskTables,
-    strategies: Sequence[str],
-    options: MiningOptions,
-    max_per_task: int,
-    dropped: Counter[str],
-) -> list[Pair]:
+def check_caps(strategies: Sequence[str], options: MiningOptions, max_per_task: int) -> None:
+    """Check what does not depend on the tables.
+
+    Raises:
+        ValueError: An unknown strategy, or a cap below 1.
+    """
+    unknown = [name for name in strategies if name not in PAIR_STRATEGIES]
+    if unknown:
+        raise ValueError(f"strategies must be among {list(PAIR_STRATEGIES)!r}, got {unknown!r}")
+    if max_per_task < 1 or options.max_per_step < 1:
+        raise ValueError(
+            f"caps must be at least 1, got max_per_task={max_per_task!r}, "
+            f"max_per_step={options.max_per_step!r}"
+        )
+
+
+def mine_task(
+    task: TaskTables, *, strategies: Sequence[str], options: MiningOptions, max_per_task: int
+) -> MiningResult:
+    """`mine_pairs` for one task; depends on nothing else, so tasks can be mined anywhere."""
     kept: list[Pair] = []
+    dropped: Counter[str] = Counter()
     seen: set[tuple[str, str, str]] = set()
     for name in strategies:
         reasons: Counter[str] = Counter()
@@ -166,8 +183,8 @@ def _mine_task(
         )
         reasons["over_cap"] += len(distinct) - len(sample)
         kept += [distinct[i] for i in sorted(sample)]
-        dropped.update({f"{name}:{reason}": count for reason, count in reasons.items()})
-    return kept
+        dropped.update({f"{name}:{reason}": count for reason, count in reasons.items() if count})
+    return MiningResult(pairs=kept, dropped=dict(dropped), counts=_counts(kept, strategies))
 
 
 def _counts(pairs: Sequence[Pair], strategies: Sequence[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import Episode, Policy
@@ -80,10 +80,49 @@ def _play(env: Environment, policy: Policy) -> float:
     return DISCOUNT**num_steps if env.success else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts:
+    """How many pairs of one strategy came out how; those of different tasks add up."""
+
+    num_better: int = 0
+    num_ties: int = 0
+    num_worse: int = 0
+    num_unmeasured: int = 0
+    num_tasks: int = 0
+
+    def __add__(self, other: Verdicts) -> Verdicts:
+        """The verdicts on the pairs of both, which have no task in common."""
+        return Verdicts(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def precision(self) -> PairPrecision:
+        """Shares, with an interval."""
+        better = replace(
+            wilson_interval(self.num_better, self.num_better + self.num_ties + self.num_worse),
+            num_clusters=self.num_tasks,
+            note="Wilson interval, which takes pairs of one task as independent",
+        )
+        return PairPrecision(
+            better=better,
+            num_ties=self.num_ties,
+            num_worse=self.num_worse,
+            num_unmeasured=self.num_unmeasured,
+        )
+
+
 def pair_precision(
     pairs: Sequence[Pair], environment_at: EnvironmentAt, value: Value = cost_value
 ) -> dict[str, PairPrecision]:
-    """Precision by strategy, sorted by name.
+    """Precision by strategy, sorted by name; see `pair_verdicts`."""
+    verdicts = pair_verdicts(pairs, environment_at, value)
+    return {name: found.precision() for name, found in verdicts.items()}
+
+
+def pair_verdicts(
+    pairs: Sequence[Pair], environment_at: EnvironmentAt, value: Value = cost_value
+) -> dict[str, Verdicts]:
+    """Compare both sides of each pair; verdicts by strategy, sorted by name.
 
     Args:
         pairs: Mined from rollouts of the environment.
@@ -96,26 +135,21 @@ def pair_precision(
     for pair in pairs:
         of_strategy[pair.strategy].append(pair)
     return {
-        name: _precision(group, environment_at, value)
-        for name, group in sorted(of_strategy.items())
+        name: _verdicts(group, environment_at, value) for name, group in sorted(of_strategy.items())
     }
 
 
-def _precision(pairs: Sequence[Pair], environment_at: EnvironmentAt, value: Value) -> PairPrecision:
-    verdicts: Counter[int] = Counter()
+def _verdicts(pairs: Sequence[Pair], environment_at: EnvironmentAt, value: Value) -> Verdicts:
+    found: Counter[int] = Counter()
     steps = [pair for pair in pairs if not pair.is_trajectory]
     for pair in steps:
         chosen = value(environment_at(pair.step), pair.chosen)
         rejected = value(environment_at(pair.step), pair.rejected)
-        verdicts[(chosen > rejected) - (chosen < rejected)] += 1
-    better = replace(
-        wilson_interval(verdicts[1], len(steps)),
-        num_clusters=len({pair.task_id for pair in steps}),
-        note="Wilson interval, which takes pairs of one task as independent",
-    )
-    return PairPrecision(
-        better=better,
-        num_ties=verdicts[0],
-        num_worse=verdicts[-1],
+        found[(chosen > rejected) - (chosen < rejected)] += 1
+    return Verdicts(
+        num_better=found[1],
+        num_ties=found[0],
+        num_worse=found[-1],
         num_unmeasured=len(pairs) - len(steps),
+        num_tasks=len({pair.task_id for pair in steps}),
     )

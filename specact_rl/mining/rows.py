@@ -6,17 +6,20 @@ sees it. A preference row may have unparsable text as its rejected side, as the 
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from specact_rl.actions.canonical import action_hash
-from specact_rl.mining.task_tables import Pair, Side
+from specact_rl.mining.pairs import group_by_task
+from specact_rl.mining.task_tables import Pair, Side, TaskTables
 from specact_rl.rendering import Renderer
-from specact_rl.store import content_hash
+from specact_rl.store import canonical_json
 from specact_rl.types import Action, Proposal, Rollout, Step
 
 SftTarget = Literal["reference", "successes"]
@@ -46,25 +49,85 @@ class LengthGap:
     """Of chosen minus rejected, in messages."""
 
 
+class FirstRows:
+    """Of all rows with equal keys the first, of those that were labelled both ways none.
+
+    Rows are many and large, so they are not made to be thrown away: their keys go through here
+    first, in any order, and what is chosen is rendered in a second round.
+    """
+
+    def __init__(self) -> None:
+        """No rows yet."""
+        self._first: dict[bytes, tuple[Any, bool | None]] = {}
+        self._contradictory: set[bytes] = set()
+        self._num_rows = 0
+
+    def add(self, key: bytes, order: Any, label: bool | None = None) -> None:
+        """One more row; the smallest `order` is the first."""
+        self._num_rows += 1
+        first, known = self._first.setdefault(key, (order, label))
+        if order < first:
+            self._first[key] = order, known
+        if label != known:
+            self._contradictory.add(key)
+
+    def has(self, key: bytes, order: Any) -> bool:
+        """Whether this row is the one to write."""
+        return self._first[key][0] == order and key not in self._contradictory
+
+    def dropped(self) -> dict[str, int]:
+        """Rows that are not written, by reason, zeros left out."""
+        reasons = {
+            "duplicate": self._num_rows - len(self._first),
+            "contradictory_label": len(self._contradictory),
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
+
 def sft_rows(
     rollouts: Sequence[Rollout], renderer: Renderer, *, target: SftTarget = "reference"
 ) -> Rows:
     """One prompt/completion row per step with a known target; of equal ones the first."""
     dropped: Counter[str] = Counter()
-    targets: dict[tuple[str, str], tuple[Step, Action]] = {}
-    for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
-        for step in rollout.each_step():
-            action = _sft_action(rollout, step, target, dropped)
-            if action is None:
-                continue
-            found = (step, action)
-            if targets.setdefault(_row_key(step, action), found) is not found:
-                dropped["duplicate"] += 1
+    first = FirstRows()
+    for rollout in rollouts:
+        note_sft_rows(rollout, target, first, dropped)
     rows = [
-        renderer.training_row(step, action, **_ids(step), **_action_ids(action, step))
-        for step, action in targets.values()
+        row
+        for rollout in sorted(rollouts, key=lambda r: r.rollout_id)
+        for row in first_sft_rows(rollout, renderer, target, first)
     ]
-    return Rows(rows=rows, dropped=dict(dropped))
+    return Rows(rows=rows, dropped={**dropped, **first.dropped()})
+
+
+def note_sft_rows(
+    rollout: Rollout, target: SftTarget, first: FirstRows, dropped: Counter[str]
+) -> None:
+    """The first round of `sft_rows`, for one rollout."""
+    for step, key, _ in _sft_targets(rollout, target, dropped):
+        first.add(key, (rollout.rollout_id, step.index))
+
+
+def first_sft_rows(
+    rollout: Rollout, renderer: Renderer, target: SftTarget, first: FirstRows
+) -> list[dict[str, Any]]:
+    """The second round of `sft_rows`, for one rollout."""
+    return [
+        renderer.training_row(step, action, **_ids(step), **_action_ids(action, step))
+        for step, key, action in _sft_targets(rollout, target, Counter())
+        if first.has(key, (rollout.rollout_id, step.index))
+    ]
+
+
+def _sft_targets(
+    rollout: Rollout, target: SftTarget, dropped: Counter[str]
+) -> Iterator[tuple[Step, bytes, Action]]:
+    """Each step with a known target: the step, its row's key, the target."""
+    prompt_keys = _prompt_keys(rollout)
+    for step, prompt_key in zip(rollout.each_step(), prompt_keys, strict=True):
+        action = _sft_action(rollout, step, target, dropped)
+        if action is not None:
+            yield step, _row_key(prompt_key, action, step), action
 
 
 def _sft_action(
@@ -83,7 +146,7 @@ def _sft_action(
 
 
 def verifier_rows(
-    proposals: Sequence[Proposal], steps: Mapping[str, Step], renderer: Renderer
+    proposals: Sequence[Proposal], rollouts: Sequence[Rollout], renderer: Renderer
 ) -> Rows:
     """One prompt/completion/label row per distinct parsed proposal with a known label.
 
@@ -91,43 +154,55 @@ def verifier_rows(
     copies differ, none is used.
 
     Args:
-        proposals: At any of the steps.
-        steps: By id.
+        proposals: At any steps of the rollouts.
+        rollouts: Of any number of tasks.
         renderer: That of the verifier.
 
     Raises:
         ValueError: A proposal at a step that is not there.
     """
     dropped: Counter[str] = Counter()
-    first: dict[tuple[str, str], tuple[Step, Action, Proposal]] = {}
-    contradictory: set[tuple[str, str]] = set()
-    for proposal in sorted(proposals, key=lambda p: p.proposal_id):
-        step = steps.get(proposal.step_id)
-        if step is None:
-            raise ValueError(
-                f"proposal {proposal.proposal_id!r} must be made at one of the steps, "
-                f"step {proposal.step_id!r} is not among them"
-            )
+    first = FirstRows()
+    tasks = group_by_task(rollouts, proposals)
+    for task in tasks:
+        note_verifier_rows(task, first, dropped)
+    rows = [row for task in tasks for row in first_verifier_rows(task, renderer, first)]
+    rows.sort(key=lambda row: row["proposal_id"])
+    return Rows(rows=rows, dropped={**dropped, **first.dropped()})
+
+
+def note_verifier_rows(task: TaskTables, first: FirstRows, dropped: Counter[str]) -> None:
+    """The first round of `verifier_rows`, for one task."""
+    for _, key, _, proposal in _labelled(task, dropped):
+        first.add(key, proposal.proposal_id, proposal.acceptable)
+
+
+def first_verifier_rows(
+    task: TaskTables, renderer: Renderer, first: FirstRows
+) -> Iterator[dict[str, Any]]:
+    """The second round of `verifier_rows`, for one task."""
+    for step, key, action, proposal in _labelled(task, Counter()):
+        if first.has(key, proposal.proposal_id):
+            yield _verifier_row(step, action, proposal, renderer)
+
+
+def _labelled(
+    task: TaskTables, dropped: Counter[str]
+) -> Iterator[tuple[Step, bytes, Action, Proposal]]:
+    """Each proposal that can be a row: its step, the row's key, its action."""
+    steps = {
+        step.step_id: (step, key)
+        for rollout in task.rollouts
+        for step, key in zip(rollout.each_step(), _prompt_keys(rollout), strict=True)
+    }
+    for proposal in task.proposals:
         if proposal.action is None:
             dropped["unparsable"] += 1
         elif proposal.acceptable is None:
             dropped["unknown_label"] += 1
         else:
-            found = (step, proposal.action, proposal)
-            key = _row_key(step, proposal.action)
-            kept = first.setdefault(key, found)
-            if kept is not found:
-                dropped["duplicate"] += 1
-            if kept[2].acceptable != proposal.acceptable:
-                contradictory.add(key)
-    if contradictory:
-        dropped["contradictory_label"] += len(contradictory)
-    rows = [
-        _verifier_row(step, action, proposal, renderer)
-        for key, (step, action, proposal) in first.items()
-        if key not in contradictory
-    ]
-    return Rows(rows=rows, dropped=dict(dropped))
+            step, prompt_key = steps[proposal.step_id]
+            yield step, _row_key(prompt_key, proposal.action, step), proposal.action, proposal
 
 
 def _verifier_row(
@@ -211,26 +286,30 @@ def _preference_row(pair: Pair, renderer: Renderer) -> dict[str, Any]:
     }
 
 
-def length_gaps(rows: Sequence[Mapping[str, Any]]) -> dict[str, LengthGap]:
-    """Length gaps of preference rows by strategy."""
-    of_strategy: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+def length_gaps(rows: Iterable[Mapping[str, Any]]) -> dict[str, LengthGap]:
+    """Length gaps of preference rows by strategy; iterates once and keeps two numbers a row."""
+    gaps: defaultdict[str, tuple[array[int], array[int]]] = defaultdict(
+        lambda: (array("q"), array("q"))
+    )
     for row in rows:
-        of_strategy[row["strategy"]].append(row)
-    return {name: _length_gap(group) for name, group in sorted(of_strategy.items())}
+        tokens, turns = gaps[row["strategy"]]
+        tokens.append(row["num_chosen_tokens"] - row["num_rejected_tokens"])
+        turns.append(row["turn_gap"])
+    return {name: _length_gap(*found) for name, found in sorted(gaps.items())}
 
 
-def _length_gap(rows: Sequence[Mapping[str, Any]]) -> LengthGap:
-    tokens = np.array([row["num_chosen_tokens"] - row["num_rejected_tokens"] for row in rows])
+def _length_gap(token_gaps: array[int], turn_gaps: array[int]) -> LengthGap:
+    tokens = np.array(token_gaps)
     return LengthGap(
-        num_pairs=len(rows),
+        num_pairs=len(tokens),
         mean_tokens=float(tokens.mean()),
         median_tokens=float(np.median(tokens)),
         share_chosen_longer=float(((tokens > 0) + 0.5 * (tokens == 0)).mean()),
-        mean_turns=float(np.mean([row["turn_gap"] for row in rows])),
+        mean_turns=float(np.mean(turn_gaps)),
     )
 
 
-def longest_row(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> int:
+def longest_row(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> int:
     """Tokens of the longest row, prompt and its longer side together; 0 without rows."""
     sides = ("num_completion_tokens", "num_chosen_tokens", "num_rejected_tokens")
     return max(
@@ -259,10 +338,29 @@ def _num_tokens(step: Step, side: Side, renderer: Renderer) -> int:
     return len(renderer.conversation_ids(conversation)) - len(renderer.prompt_ids(step))
 
 
-def _row_key(step: Step, action: Action) -> tuple[str, str]:
-    """Equal for rows with the same prompt and canonical action, found without rendering them."""
-    tools = [[tool.name, tool.description, tool.parameters] for tool in step.tools]
-    return content_hash([step.history, tools]), action_hash(action, step.tools)
+def _prompt_keys(rollout: Rollout) -> list[bytes]:
+    """Per step, a key that is equal for equal prompts, found without rendering them.
+
+    Each message is hashed once, however many steps have it in their history.
+    """
+    tools = [[tool.name, tool.description, tool.parameters] for tool in rollout.tools]
+    running = hashlib.sha256(canonical_json(tools).encode())
+    hashed = 0
+    keys = []
+    for record in rollout.steps:
+        if record.message_index < hashed:  # a log whose steps go back: start again
+            running, hashed = hashlib.sha256(canonical_json(tools).encode()), 0
+        for message in rollout.messages[hashed : record.message_index]:
+            running.update(b"\n" + canonical_json(message).encode())
+        hashed = record.message_index
+        keys.append(running.digest())
+    return keys
+
+
+def _row_key(prompt_key: bytes, action: Action, step: Step) -> bytes:
+    """Equal for rows with the same prompt and canonical action."""
+    both = prompt_key + action_hash(action, step.tools).encode()
+    return hashlib.sha256(both).digest()[:16]
 
 
 def _ids(step: Step) -> dict[str, str]:

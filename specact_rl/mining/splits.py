@@ -9,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate
 
+from pydantic import TypeAdapter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from specact_rl.actions.canonical import canonical_text
 from specact_rl.store import canonical_json, content_hash
-from specact_rl.types import SPLITS, Message, Rollout, SplitName
+from specact_rl.types import SPLITS, Message, Rollout, SplitName, ToolSpec
+
+_TOOLS = TypeAdapter(list[ToolSpec])
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +41,32 @@ def assign_splits(
     seed: int,
     held_out_families: Collection[str] = (),
 ) -> list[Rollout]:
-    """The rollouts with their split, in the same order.
+    """The rollouts with their split from `draw_splits`, in the same order.
+
+    Raises:
+        ValueError: Fractions that are no distribution, or a held-out family that is not there.
+    """
+    splits = draw_splits(
+        rollouts, fractions=fractions, seed=seed, held_out_families=held_out_families
+    )
+    return [with_split(rollout, splits, held_out_families) for rollout in rollouts]
+
+
+def draw_splits(
+    rollouts: Iterable[Rollout],
+    *,
+    fractions: Mapping[SplitName, float],
+    seed: int,
+    held_out_families: Collection[str] = (),
+) -> dict[str, SplitName]:
+    """The split of each task.
 
     Tasks with an equal `request_key` or `situation_key` form a group, and a group goes into one
     split, drawn by the hash of the seed and its smallest task id; so shares are met on average
-    only. Where families are held out, each rollout's info says `out_of_family`.
+    only.
 
     Args:
-        rollouts: Any split they have is replaced.
+        rollouts: Iterated over once, none of them kept. Any split they have is ignored.
         fractions: Share of the groups by split, sum 1; a split that is not named gets none.
         seed: Another seed is another draw.
         held_out_families: Their groups go to test whole.
@@ -53,26 +75,31 @@ def assign_splits(
         ValueError: Fractions that are no distribution, or a held-out family that is not there.
     """
     _check_fractions(fractions)
-    missing = set(held_out_families) - {rollout.family for rollout in rollouts}
+    groups = _TaskGroups()
+    held_out_tasks: set[str] = set()
+    missing = set(held_out_families)
+    for rollout in rollouts:
+        groups.add(rollout)
+        if rollout.family in held_out_families:
+            missing.discard(rollout.family)
+            held_out_tasks.add(rollout.task_id)
     if missing:
         raise ValueError(f"held_out_families must be in the rollouts, missing {sorted(missing)!r}")
-    groups = _groups(rollouts)
-    held_out = {
-        groups[rollout.task_id] for rollout in rollouts if rollout.family in held_out_families
-    }
+    group_of = groups.names()
+    held_out = {group_of[task] for task in held_out_tasks}
     splits: dict[str, SplitName] = {
         group: "test" if group in held_out else _draw(group, fractions, seed)
-        for group in set(groups.values())
+        for group in set(group_of.values())
     }
     _log_counts(splits)
-    return [
-        replace(
-            rollout,
-            split=splits[groups[rollout.task_id]],
-            info=_marked(rollout, held_out_families),
-        )
-        for rollout in rollouts
-    ]
+    return {task: splits[group] for task, group in group_of.items()}
+
+
+def with_split(
+    rollout: Rollout, splits: Mapping[str, SplitName], held_out_families: Collection[str] = ()
+) -> Rollout:
+    """The rollout with its task's split; where families are held out, info says `out_of_family`."""
+    return replace(rollout, split=splits[rollout.task_id], info=_marked(rollout, held_out_families))
 
 
 def request_text(rollout: Rollout) -> str:
@@ -82,8 +109,14 @@ def request_text(rollout: Rollout) -> str:
 
 def request_key(rollout: Rollout) -> str:
     """Equal for tasks with the same canonical request and the same tools (names, parameters)."""
-    tools = sorted(canonical_json([tool.name, tool.parameters]) for tool in rollout.tools)
-    return content_hash([request_text(rollout), tools])
+    return content_hash([request_text(rollout), _tool_texts(_TOOLS.dump_json(rollout.tools))])
+
+
+@lru_cache(maxsize=256)
+def _tool_texts(tools_json: bytes) -> list[str]:
+    # Nearly all rollouts of a log have one of few catalogues, which are long.
+    tools = _TOOLS.validate_json(tools_json)
+    return sorted(canonical_json([tool.name, tool.parameters]) for tool in tools)
 
 
 def situation_key(rollout: Rollout) -> str:
@@ -103,7 +136,13 @@ def situation_key(rollout: Rollout) -> str:
 
 def _content(message: Message) -> str:
     content = message.get("content") or ""
-    return canonical_text(content if isinstance(content, str) else canonical_json(content))
+    return _canonical_text(content if isinstance(content, str) else canonical_json(content))
+
+
+@lru_cache(maxsize=256)
+def _canonical_text(text: str) -> str:
+    # Many rollouts open with one system message, which is long.
+    return canonical_text(text)
 
 
 def _check_fractions(fractions: Mapping[SplitName, float]) -> None:
@@ -115,25 +154,30 @@ def _check_fractions(fractions: Mapping[SplitName, float]) -> None:
         )
 
 
-def _groups(rollouts: Sequence[Rollout]) -> dict[str, str]:
-    """Name of its group by task id: the smallest task id that it is tied to."""
-    tasks = sorted({rollout.task_id for rollout in rollouts})
-    position = {task: i for i, task in enumerate(tasks)}
-    first_with: dict[tuple[str, str], int] = {}
-    edges = set()
-    for rollout in rollouts:
-        task = position[rollout.task_id]
+class _TaskGroups:
+    """Which tasks are tied by an equal key, learnt from one rollout at a time."""
+
+    def __init__(self) -> None:
+        self._position: dict[str, int] = {}
+        self._first_with: dict[tuple[str, str], int] = {}
+        self._edges: set[tuple[int, int]] = set()
+
+    def add(self, rollout: Rollout) -> None:
+        task = self._position.setdefault(rollout.task_id, len(self._position))
         for key in (("request", request_key(rollout)), ("situation", situation_key(rollout))):
-            edges.add((task, first_with.setdefault(key, task)))
-    if not edges:
-        return {}
-    rows, columns = zip(*edges, strict=True)
-    graph = coo_array(([1] * len(edges), (rows, columns)), shape=(len(tasks), len(tasks)))
-    _, labels = connected_components(graph, directed=False)
-    names: dict[int, str] = {}
-    return {
-        task: names.setdefault(int(label), task) for task, label in zip(tasks, labels, strict=True)
-    }
+            other = self._first_with.setdefault(key, task)
+            if other != task:
+                self._edges.add((task, other))
+
+    def names(self) -> dict[str, str]:
+        """Name of its group by task id: the smallest task id that it is tied to."""
+        size = len(self._position)
+        rows, columns = zip(*self._edges, strict=True) if self._edges else ((), ())
+        graph = coo_array(([1] * len(rows), (rows, columns)), shape=(size, size))
+        labels = connected_components(graph, directed=False)[1] if size else []
+        label_of = dict(zip(self._position, map(int, labels), strict=True))
+        names: dict[int, str] = {}
+        return {task: names.setdefault(label_of[task], task) for task in sorted(label_of)}
 
 
 def _draw(group: str, fractions: Mapping[SplitName, float], seed: int) -> SplitName:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, repeat
+from typing import Any
+
+from pydantic_core import to_json
 
 from specact_rl.mining.task_tables import (
     MiningOptions,
@@ -13,8 +17,11 @@ from specact_rl.mining.task_tables import (
     call_keys,
     executed_side,
 )
-from specact_rl.store import canonical_json, content_hash
+from specact_rl.store import content_hash
 from specact_rl.types import Message, Rollout, StepRecord
+
+_State = tuple[str, ...]
+"""Canonical hashes of the calls so far."""
 
 _PARTS_AT = {"user": "parts_at_user_message", "tool": "parts_at_tool_result"}
 
@@ -104,11 +111,20 @@ def _parting(success: Rollout, failure: Rollout) -> tuple[StepRecord, StepRecord
 def first_difference(ours: Rollout, theirs: Rollout) -> int | None:
     """Index of the first message that differs; None where one conversation begins the other."""
     both = zip(ours.messages, theirs.messages, strict=False)
-    return next((i for i, (a, b) in enumerate(both) if _bytes(a) != _bytes(b)), None)
+    return next((i for i, (a, b) in enumerate(both) if not _same_json(a, b)), None)
 
 
-def _bytes(message: Message) -> str:
-    return canonical_json(message)
+def _same_json(ours: Any, theirs: Any) -> bool:
+    """Whether the canonical JSON of two values is equal: 1, 1.0 and True differ, order does not."""
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(
+            _same_json(value, theirs[key]) for key, value in ours.items()
+        )
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(_same_json, ours, theirs))
+    return bool(ours == theirs)
 
 
 def _step_pair(
@@ -156,18 +172,21 @@ def approx_prefix_pairs(
     differently, by a call on one side at least; the prompt is the success's.
     """
     pairs = []
+    # A rollout is in many contrasts.
+    conversations = {rollout.rollout_id: _Conversation(rollout) for rollout in task.rollouts}
     for success, failure in task.contrasts(dropped):
         if success.tools != failure.tools:
             dropped["different_tools"] += 1
             continue
-        found = _first_left_differently(success, failure)
+        left, right = conversations[success.rollout_id], conversations[failure.rollout_id]
+        found = _first_left_differently(left, right)
         if found is None:
             dropped["same_calls"] += 1
             continue
         ours, theirs = found
         our_history = success.messages[: ours.message_index]
         their_history = failure.messages[: theirs.message_index]
-        distance = history_distance(our_history, their_history)
+        distance = _distance(left.words(ours.message_index), right.words(theirs.message_index))
         if our_history == their_history:
             dropped["identical_history"] += 1
         elif distance > options.max_distance:
@@ -181,18 +200,63 @@ def approx_prefix_pairs(
     return pairs
 
 
+class _Conversation:
+    """What is compared of a rollout, found when asked for: most contrasts part early.
+
+    Kept for all the contrasts that the rollout is in.
+    """
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self._coming = _leaving_steps(rollout)
+        self._leaving: list[tuple[_State, StepRecord]] = []
+        self._words_of: list[list[str]] = []
+        """By message."""
+        self._sides: dict[int, Side | None] = {}
+        self._counts: dict[int, Counter[str]] = {}
+
+    def leaving(self, number: int) -> tuple[_State, StepRecord] | None:
+        """The state at a place in the order of the states, and the last step in it."""
+        while len(self._leaving) <= number:
+            found = next(self._coming, None)
+            if found is None:
+                return None
+            self._leaving.append(found)
+        return self._leaving[number]
+
+    def side(self, number: int) -> Side | None:
+        """What was done in the last step of that state."""
+        if number not in self._sides:
+            self._sides[number] = executed_side(self._rollout, self._leaving[number][1])
+        return self._sides[number]
+
+    def words(self, end: int) -> Counter[str]:
+        """Words before a message, counted."""
+        if end not in self._counts:
+            for message in self._rollout.messages[len(self._words_of) : end]:
+                self._words_of.append([] if message["role"] == "system" else _words(message))
+            self._counts[end] = Counter(chain.from_iterable(self._words_of[:end]))
+        return self._counts[end]
+
+
 def _first_left_differently(
-    success: Rollout, failure: Rollout
+    success: _Conversation, failure: _Conversation
 ) -> tuple[StepRecord, StepRecord] | None:
-    theirs = _leaving_steps(failure)
-    for state, ours in _leaving_steps(success).items():
-        other = theirs.get(state)
-        if other is None:
+    theirs = 0
+    for ours in count():
+        found = success.leaving(ours)
+        if found is None:
             return None
-        left, right = executed_side(success, ours), executed_side(failure, other)
+        state, record = found
+        # States only grow: the other's, if it has this one, is its first that is as long.
+        while (other := failure.leaving(theirs)) is not None and len(other[0]) < len(state):
+            theirs += 1
+        if other is None or other[0] != state:
+            return None
+        left, right = success.side(ours), failure.side(theirs)
         if (_is_call(left) or _is_call(right)) and _key(left) != _key(right):
-            return ours, other
-    return None
+            return record, other[1]
+    raise AssertionError("count() does not end")
 
 
 def _is_call(side: Side | None) -> bool:
@@ -203,16 +267,20 @@ def _key(side: Side | None) -> str:
     return side.key if side else ""
 
 
-def _leaving_steps(rollout: Rollout) -> dict[tuple[str, ...], StepRecord]:
+def _leaving_steps(rollout: Rollout) -> Iterator[tuple[_State, StepRecord]]:
     """The last step in each tool-call state, in the order of the states."""
-    leaving: dict[tuple[str, ...], StepRecord] = {}
-    state: tuple[str, ...] = ()
+    state: _State = ()
+    last: StepRecord | None = None
     end = 0
     for record in rollout.steps:
-        state += call_keys(rollout.messages[end : record.message_index], rollout.tools)
+        made = call_keys(rollout.messages[end : record.message_index], rollout.tools)
+        if made and last is not None:
+            yield state, last
+        state += made
         end = record.message_index
-        leaving[state] = record
-    return leaving
+        last = record
+    if last is not None:
+        yield state, last
 
 
 def history_distance(ours: Sequence[Message], theirs: Sequence[Message]) -> float:
@@ -221,9 +289,29 @@ def history_distance(ours: Sequence[Message], theirs: Sequence[Message]) -> floa
     0 for the same words in any order, 1 for none in common. System messages are left out: as long
     and equal as they are, they would make all histories look alike.
     """
-    words = [
-        Counter(word for m in messages if m["role"] != "system" for word in _bytes(m).split())
-        for messages in (ours, theirs)
-    ]
-    total = words[0].total() + words[1].total()
-    return 1.0 - 2 * (words[0] & words[1]).total() / total if total else 0.0
+    return _distance(*(_count_words(messages) for messages in (ours, theirs)))
+
+
+def _count_words(messages: Sequence[Message]) -> Counter[str]:
+    return Counter(word for m in messages if m["role"] != "system" for word in _words(m))
+
+
+def _words(message: Message) -> list[str]:
+    """Words of a message's JSON, keys in one order."""
+    return to_json(_sorted(message)).decode().split()  # many times as fast as json
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item if type(item) is str else _sorted(item) for key, item in sorted(value.items())
+        }
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _distance(ours: Counter[str], theirs: Counter[str]) -> float:
+    total = ours.total() + theirs.total()
+    if len(ours) > len(theirs):
+        ours, theirs = theirs, ours
+    common = sum(map(min, ours.values(), map(theirs.get, ours, repeat(0))))
+    return 1.0 - 2 * common / total if total else 0.0

@@ -13,7 +13,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, sc
 from specact_rl.eval.evaluate import Outcomes, Ranked
 from specact_rl.eval.replay import Judged
 from specact_rl.mining.build_rollouts import read_rollouts
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import (
     Dtype,

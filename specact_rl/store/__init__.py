@@ -15,6 +15,7 @@ from specact_rl.store.files import (
     sync,
     write_json,
 )
+from specact_rl.store.spool import RowSpool
 from specact_rl.store.stages import (
     Manifest,
     Stage,
@@ -24,9 +25,11 @@ from specact_rl.store.stages import (
     read_manifest,
 )
 from specact_rl.store.tables import (
+    JsonlRecords,
     append_jsonl,
     append_shard,
     done_shards,
+    iter_columns,
     iter_jsonl,
     iter_shards,
     iter_table,
@@ -40,7 +43,9 @@ from specact_rl.store.tables import (
 from specact_rl.store.training_rows import read_training_rows, write_training_rows
 
 __all__ = [
+    "JsonlRecords",
     "Manifest",
+    "RowSpool",
     "Stage",
     "append_jsonl",
     "append_shard",
@@ -51,6 +56,7 @@ __all__ = [
     "file_hash",
     "folder_hash",
     "input_hash",
+    "iter_columns",
     "iter_jsonl",
     "iter_shards",
     "iter_table",

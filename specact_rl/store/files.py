@@ -12,6 +12,11 @@ from typing import Any
 
 from specact_rl.errors import ConfigError
 
+# json.dumps would make an encoder for each value.
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+)
+
 
 def canonical_json(value: object) -> str:
     """JSON text that is the same for equal values: sorted keys, no spaces, no escaped unicode.
@@ -20,9 +25,7 @@ def canonical_json(value: object) -> str:
         ValueError: NaN or infinity, which JSON does not have.
         TypeError: Not a JSON value.
     """
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    return _CANONICAL.encode(value)
 
 
 def content_hash(value: object) -> str:
@@ -45,6 +48,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path`, which `remove_temporaries` and the next stage know to delete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the body ends without error.
@@ -52,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Readers see the old file or the whole new one, never a part, also after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         sync(temporary)

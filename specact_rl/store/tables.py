@@ -5,16 +5,31 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
-from itertools import islice
+from functools import cache, reduce
+from itertools import accumulate, chain
+from math import isnan
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from specact_rl.errors import RolloutFormatError
 from specact_rl.store.files import atomic_write
@@ -23,6 +38,9 @@ from specact_rl.types import SCHEMA_VERSION
 T = TypeVar("T")
 
 _ROWS_PER_GROUP = 4096
+_ROWS_AT_ONCE = 64
+_CHARACTERS_PER_GROUP = 16 * 2**20
+"""Readers hold a row group, which of long conversations is much more than its rows let guess."""
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -56,14 +74,18 @@ def parse_record(text: str | bytes, record_type: type[T], where: str) -> T:
         adapter = _adapter(cast(Hashable, record_type))
         record: T = adapter.validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'line'}: {e['msg']}"
-            for e in error.errors(include_url=False, include_context=False)[:5]
-        )
         raise RolloutFormatError(
-            f"{where}: must be one {record_type.__name__} as JSON: {problems}"
+            f"{where}: must be one {record_type.__name__} as JSON: {_problems(error)}"
         ) from error
     return record
+
+
+def _problems(error: ValidationError, *within: str) -> str:
+    """The first five problems, each with its place."""
+    return "; ".join(
+        f"{'.'.join(map(str, (*within, *e['loc']))) or 'line'}: {e['msg']}"
+        for e in error.errors(include_url=False, include_context=False)[:5]
+    )
 
 
 def _to_json(value: object, where: str) -> str:
@@ -75,9 +97,9 @@ def _to_json(value: object, where: str) -> str:
     return text
 
 
-def _refuse_unless_equal(record: object, text: str, where: str) -> None:
+def _refuse_unless_equal(record: object, read_back: object, where: str) -> None:
     """Catch what JSON changes silently (a tuple, a key that is no string) before it is on disk."""
-    if parse_record(text, type(record), where) != record:
+    if read_back != record:
         raise ValueError(
             f"{where}: would not read back equal. Fields hold JSON values only: lists (no tuples), "
             f"dicts with string keys, no NaN. Got {record!r}"
@@ -95,7 +117,7 @@ def write_jsonl(path: Path, records: Iterable[object]) -> int:
         for number, record in enumerate(records, start=1):
             where = f"{path}:{number}"
             text = _to_json(_as_dict(record), where)
-            _refuse_unless_equal(record, text, where)
+            _refuse_unless_equal(record, parse_record(text, type(record), where), where)
             stream.write(text + "\n")
     return number
 
@@ -107,7 +129,7 @@ def append_jsonl(path: Path, record: object) -> None:
         ValueError: A record that would not read back equal.
     """
     text = _to_json(_as_dict(record), str(path))
-    _refuse_unless_equal(record, text, str(path))
+    _refuse_unless_equal(record, parse_record(text, type(record), str(path)), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(text + "\n")
@@ -135,6 +157,76 @@ def iter_jsonl(path: Path, record_type: type[T]) -> Iterator[tuple[int, T]]:
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 yield number, parse_record(line, record_type, f"{path}:{number}")
+
+
+class JsonlRecords(Sequence[T]):
+    """The records of JSONL files, parsed whenever they are asked for.
+
+    Memory holds the places of the lines only, so that a log may be larger than it.
+    """
+
+    def __init__(self, record_type: type[T]) -> None:
+        """No file yet; `add` takes them."""
+        self._type = record_type
+        self._files: list[Path] = []
+        self._file = array("I")
+        self._line = array("Q")
+        self._offset = array("Q")
+        self.change: Callable[[T], T] = lambda record: record
+        """Applied to each record that is asked for later, as what is known after the last one."""
+
+    def add(self, path: Path) -> Iterator[tuple[int, T]]:
+        """Yield (line number, record) of one more file as `iter_jsonl` does; exhaust it.
+
+        Raises:
+            RolloutFormatError: A line that is not exactly one record; names path and line.
+        """
+        self._files.append(path)
+        offset = 0
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield number, parse_record(line, self._type, f"{path}:{number}")
+                    self._file.append(len(self._files) - 1)
+                    self._line.append(number)
+                    self._offset.append(offset)
+                offset += len(line)
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self._offset)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The record at a place, or those of a slice."""
+        if isinstance(index, slice):
+            return list(self.at(range(len(self))[index]))
+        return next(self.at([range(len(self))[index]]))
+
+    def __iter__(self) -> Iterator[T]:
+        """All records in order."""
+        return self.at(range(len(self)))
+
+    def at(self, positions: Iterable[int]) -> Iterator[T]:
+        """The records at some places, in the order of these.
+
+        Raises:
+            RolloutFormatError: A line that has been changed since and no longer is a record.
+        """
+        with ExitStack() as stack:
+            streams = [stack.enter_context(path.open("rb")) for path in self._files]
+            for position in positions:
+                file = self._file[position]
+                streams[file].seek(self._offset[position])
+                record = parse_record(streams[file].readline(), self._type, self.where(position))
+                yield self.change(record)
+
+    def where(self, position: int) -> str:
+        """Path and line of a record."""
+        return f"{self._files[self._file[position]]}:{self._line[position]}"
 
 
 def read_jsonl(path: Path, record_type: type[T]) -> list[T]:
@@ -177,80 +269,204 @@ def _table_schema(record_type: type | None) -> pa.Schema:
 
 def _cells(record: object, where: str) -> dict[str, Any]:
     """One record as table cells: nested fields as JSON text, None as null."""
-    columns = _columns(cast(Hashable, type(record)))
-    cells = {
-        name: value
-        if columns[name] is not None or value is None
-        else _to_json(value, f"{where}.{name}")
-        for name, value in _as_dict(record).items()
-    }
-    _refuse_unless_equal(record, _row_json(cells, columns), where)
+    cells: dict[str, Any] = {}
+    for name, kind in _columns(cast(Hashable, type(record))).items():
+        value = getattr(record, name)
+        if kind is None and value is not None:
+            # Several times as fast as json. What it writes though JSON has no such thing (a set as
+            # a list, infinity as a string) does not read back equal, and is refused for that.
+            try:
+                value = to_json(value, inf_nan_mode="strings").decode()
+            except ValueError as error:  # a lone surrogate has no UTF-8
+                raise ValueError(f"{where}.{name}: not a JSON value: {error}") from error
+        cells[name] = value
     return cells
 
 
-def _row_json(cells: Mapping[str, Any], columns: Mapping[str, pa.DataType | None]) -> str:
-    """The JSON object a row stands for; cells that hold JSON text go in as they are."""
-    members = (
-        f"{json.dumps(name)}:"
-        # ASCII escapes here, so that a lone surrogate meets the validator and not the encoder.
-        + (value if columns[name] is None and value is not None else json.dumps(value))
-        for name, value in cells.items()
-    )
-    return "{" + ",".join(members) + "}"
+class _RowParser:
+    """Rows of a table to records, field by field, with the checks of `parse_record`.
+
+    Fields that many rows have in common, as a catalogue of tools, are most of some tables: text
+    that equals that of the row before is not parsed again, and its value is shared.
+    """
+
+    def __init__(self, record_type: type) -> None:
+        self._type: Any = record_type
+        hints = get_type_hints(record_type)
+        self._fields = {
+            name: (kind is None, _plain_types(hints[name]), _field_adapter(record_type, name))
+            for name, kind in _columns(record_type).items()
+        }
+        self._last: dict[str, tuple[str, Any]] = {}
+
+    def record(self, cells: Mapping[str, Any], where: str) -> Any:
+        values: dict[str, Any] = {}
+        for name, cell in cells.items():
+            is_json, plain_types, adapter = self._fields[name]
+            if type(cell) in plain_types:  # nothing to check that the column's type does not say
+                values[name] = cell
+                continue
+            last = self._last.get(name)
+            if is_json and last is not None and last[0] == cell:
+                values[name] = last[1]
+                continue
+            try:
+                if is_json and cell is not None:
+                    values[name] = adapter.validate_json(cell, strict=True, extra="forbid")
+                    self._last[name] = (cell, values[name])
+                else:
+                    values[name] = adapter.validate_python(cell, strict=True)
+            except ValidationError as error:
+                raise RolloutFormatError(
+                    f"{where}: must be one {self._type.__name__}: {_problems(error, name)}"
+                ) from error
+        try:
+            return self._type(**values)
+        except ValueError as error:
+            raise RolloutFormatError(
+                f"{where}: must be one {self._type.__name__}: {error}"
+            ) from error
 
 
-def write_table(path: Path, records: Iterable[object]) -> int:
+def _plain_types(hint: Any) -> frozenset[type]:
+    """The scalar types that a hint consists of; empty where a value has to be looked at."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return frozenset(options) if set(options) <= {*_ARROW_TYPES, type(None)} else frozenset()
+
+
+@cache
+def _field_adapter(record_type: Any, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(record_type)[name])
+
+
+def write_table(
+    path: Path, records: Iterable[T], *, together: Callable[[T], Hashable] | None = None
+) -> int:
     """Write dataclass records of one type as Parquet; returns how many.
 
     Scalar fields become typed columns (None is null, infinities are kept), all others JSON text,
     so that nothing is padded or coerced. Memory is bounded by one row group.
 
+    Args:
+        path: File to write.
+        records: All of one type.
+        together: Neighbours for which it returns equal keys are not parted by the end of a row
+            group, so that a reader of one group has all of them; None: they may be.
+
     Raises:
         ValueError: Records of several types, or one that would not read back equal (a NaN, too).
     """
     rows = iter(records)
-    batch = list(islice(rows, _ROWS_PER_GROUP))
-    record_type = type(batch[0]) if batch else None
+    first = next(rows, None)
+    record_type = None if first is None else type(first)
     if record_type is not None and not is_dataclass(record_type):
         raise ValueError(f"a table's records must be dataclasses, got {record_type.__name__}")
     schema = _table_schema(record_type)
     number = 0
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        while batch:
-            cells = []
-            for record in batch:
-                where = f"{path}: records[{number}]"
-                if type(record) is not record_type:
-                    raise ValueError(
-                        f"{where} must be of the type of those before it, got {record!r}"
-                    )
-                cells.append(_cells(record, where))
-                number += 1
-            writer.write_table(pa.Table.from_pylist(cells, schema=schema))
-            batch = list(islice(rows, _ROWS_PER_GROUP))
+        if first is None or record_type is None:
+            return 0
+        parser = _RowParser(record_type)
+        group: list[dict[str, Any]] = []
+        size = 0
+        key: Hashable = None
+        for record in chain([first], rows):
+            where = f"{path}: records[{number}]"
+            if type(record) is not record_type:
+                raise ValueError(f"{where} must be of the type of those before it, got {record!r}")
+            last_key, key = key, together(record) if together else None
+            is_full = len(group) >= _ROWS_PER_GROUP or size >= _CHARACTERS_PER_GROUP
+            if is_full and (together is None or key != last_key):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                group, size = [], 0
+            cells = _cells(record, where)
+            # A NaN equals nothing, but would pass here: the cell is the same object.
+            is_nan = any(isinstance(cell, float) and isnan(cell) for cell in cells.values())
+            _refuse_unless_equal(record, None if is_nan else parser.record(cells, where), where)
+            group.append(cells)
+            size += sum(len(cell) for cell in cells.values() if isinstance(cell, str))
+            number += 1
+        writer.write_table(pa.Table.from_pylist(group, schema=schema))
     return number
 
 
-def iter_table(path: Path, record_type: type[T]) -> Iterator[T]:
+def iter_table(
+    path: Path,
+    record_type: type[T],
+    *,
+    row_groups: Sequence[int] | None = None,
+    where: Mapping[str, Collection[str]] | None = None,
+) -> Iterator[T]:
     """Yield the records of a Parquet table, holding one row group in memory.
 
     A field with a default need not have a column, as in a JSONL line.
 
+    Args:
+        path: The table.
+        record_type: What its rows are.
+        row_groups: Numbers of the groups to read; None reads all.
+        where: Allowed values by the name of a text field; other rows are passed over unparsed.
+
     Raises:
         RolloutFormatError: Another schema version, other columns, or a row that does not validate.
     """
-    columns = _columns(cast(Hashable, record_type))
+    parser = _RowParser(record_type)
+    with _open_table(path, record_type) as parquet:
+        starts = _group_starts(parquet)
+        for group in range(parquet.num_row_groups) if row_groups is None else row_groups:
+            table = parquet.read_row_group(group, use_threads=False)
+            positions: Iterable[int] = range(table.num_rows)
+            if where:
+                masks = [pc.is_in(table[n], pa.array(sorted(v))) for n, v in where.items()]
+                mask = reduce(pc.and_, masks)
+                if not pc.all(mask).as_py():  # a copy
+                    positions = pc.indices_nonzero(mask).to_pylist()
+                    table = table.filter(mask)
+            for position, cells in zip(positions, _rows(table), strict=True):
+                yield parser.record(cells, f"{path}: row {starts[group] + position}")
+
+
+def iter_columns(
+    path: Path,
+    record_type: type[Any],
+    names: Sequence[str],
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[dict[str, list[Any]]]:
+    """Yield the values of some scalar fields, one row group at a time; nothing else is read.
+
+    Args:
+        path: The table.
+        record_type: What its rows are.
+        names: Of the fields.
+        row_groups: Numbers of the groups to read; None reads all.
+
+    Raises:
+        RolloutFormatError: Another schema version, or other columns than the record's.
+    """
+    with _open_table(path, record_type) as parquet:
+        for group in range(parquet.num_row_groups) if row_groups is None else row_groups:
+            yield parquet.read_row_group(group, columns=list(names)).to_pydict()
+
+
+def _open_table(path: Path, record_type: Any) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise RolloutFormatError(f"{path}: must be a Parquet file: {error}") from error
-    with parquet:
-        _check_schema(path, parquet.schema_arrow, record_type)
-        number = 0
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP):
-            for cells in batch.to_pylist():
-                yield parse_record(_row_json(cells, columns), record_type, f"{path}: row {number}")
-                number += 1
+    _check_schema(path, parquet.schema_arrow, record_type)
+    return parquet
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for start in range(0, table.num_rows, _ROWS_AT_ONCE):
+        yield from table.slice(start, _ROWS_AT_ONCE).to_pylist()
+
+
+def _group_starts(parquet: pq.ParquetFile) -> list[int]:
+    """Number of the first row of each group."""
+    metadata = parquet.metadata
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    return list(accumulate(sizes, initial=0))
 
 
 def _check_schema(path: Path, schema: pa.Schema, record_type: Any) -> None:

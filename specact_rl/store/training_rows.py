@@ -4,56 +4,75 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.errors import ConfigError
 from specact_rl.store.files import atomic_write
 
+_ROWS_PER_GROUP = 256
 _CHAT_COLUMNS = frozenset({"messages", "tools", "prompt", "completion", "chosen", "rejected"})
 _SCALARS: dict[type, str] = {str: "string", bool: "bool", int: "int64", float: "float64"}
 _STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?')
 
 
 def write_training_rows(
-    folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]], description: str
+    folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]], description: str
 ) -> None:
     """Write a data set folder that `datasets.load_dataset(folder)` and TRL read as it is.
 
     One Parquet file per split and a README.md whose `configs:` block names them (without it
     manifest.json would be taken for data). Chat columns become lists of `Json`, so that no tool
-    call is padded with the arguments of another.
+    call is padded with the arguments of another. Memory is bounded by one batch of rows.
 
     Args:
         folder: Made if it is not there.
-        rows: By split name; all rows have the same keys, values are JSON.
+        rows: By split name; iterated over twice, since the type of a column is known after its
+            last row. All rows have the same keys, values are JSON.
         description: Text of the README, Markdown.
 
     Raises:
         ValueError: Rows with different keys, or a value that would not load back equal.
     """
-    # Imported here: datasets takes seconds, and most users of this package never build a set.
-    from datasets import Dataset
-
-    features = _features([row for split_rows in rows.values() for row in split_rows])
+    features = _features(row for split_rows in rows.values() for row in split_rows)
+    schema = features.arrow_schema
     for split, split_rows in rows.items():
-        columns = {
-            name: [_encode(row[name], feature, name) for row in split_rows]
-            for name, feature in features.items()
-        }
-        with atomic_write(folder / f"{split}.parquet") as temporary:
-            # Not Dataset.to_parquet, which draws a progress bar.
-            table = Dataset.from_dict(columns, features=features).data.table
-            schema = features.arrow_schema
-            pq.write_table(table.replace_schema_metadata(schema.metadata), temporary)
+        with (
+            atomic_write(folder / f"{split}.parquet") as temporary,
+            pq.ParquetWriter(temporary, schema) as writer,
+        ):
+            for batch in _batches(split_rows):
+                writer.write_table(_table(batch, features))
     files = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in rows)
     readme = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n{description}\n"
     with atomic_write(folder / "README.md") as temporary:
         temporary.write_text(readme, encoding="utf-8")
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _ROWS_PER_GROUP)):
+        yield batch
+
+
+def _table(rows: Sequence[Mapping[str, Any]], features: Any) -> pa.Table:
+    # Imported here: datasets takes seconds, and most users of this package never build a set.
+    from datasets import Dataset
+
+    columns = {
+        name: [_encode(row[name], feature, name) for row in rows]
+        for name, feature in features.items()
+    }
+    # Not Dataset.to_parquet, which draws a progress bar.
+    table: pa.Table = Dataset.from_dict(columns, features=features).data.table
+    return table.replace_schema_metadata(features.arrow_schema.metadata)
 
 
 def read_training_rows(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -62,7 +81,7 @@ def read_training_rows(folder: Path, split: str) -> list[dict[str, Any]]:
     Raises:
         ConfigError: The folder has no such split.
     """
-    # Imported here for the reason given in write_training_rows.
+    # Imported here for the reason given in _table.
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
@@ -72,37 +91,58 @@ def read_training_rows(folder: Path, split: str) -> list[dict[str, Any]]:
     return [dict(row) for row in Dataset(InMemoryTable(pq.read_table(path)))]
 
 
-def _features(rows: Sequence[Mapping[str, Any]]) -> Any:
+@dataclass(slots=True)
+class _Kinds:
+    """Types of the values seen in a column, and in its lists; None is passed over."""
+
+    values: set[type] = field(default_factory=set)
+    items: _Kinds | None = None
+
+    def add(self, value: Any) -> None:
+        """Take one more value into account."""
+        if value is None:
+            return
+        self.values.add(type(value))
+        if type(value) is list:
+            self.items = self.items or _Kinds()
+            for item in value:
+                self.items.add(item)
+
+
+def _features(rows: Iterable[Mapping[str, Any]]) -> Any:
     from datasets import Features
 
-    keys = list(rows[0]) if rows else []
+    kinds: dict[str, _Kinds] = {}
     for i, row in enumerate(rows):
-        if set(row) != set(keys):
+        if not kinds:
+            kinds = {name: _Kinds() for name in row}
+        if set(row) != set(kinds):
             raise ValueError(
-                f"all rows must have the keys {sorted(keys)!r}, row {i} has {sorted(row)!r}: "
+                f"all rows must have the keys {sorted(kinds)!r}, row {i} has {sorted(row)!r}: "
                 "missing keys would be padded with None"
             )
-    return Features({key: _feature(key, [row[key] for row in rows]) for key in keys})
+        for name, value in row.items():
+            kinds[name].add(value)
+    return Features({name: _feature(name, found) for name, found in kinds.items()})
 
 
-def _feature(name: str, values: Sequence[Any]) -> Any:
+def _feature(name: str, found: _Kinds) -> Any:
     """The narrowest datasets feature that holds all values unchanged."""
     from datasets import Json, List, Value
 
-    kinds = {type(value) for value in values if value is not None}
-    if not kinds:
+    if not found.values:
         return Value("null")
-    if len(kinds) > 1:
+    if len(found.values) > 1:
         raise ValueError(
             f"column {name!r} must hold values of one type, "
-            f"got {sorted(kind.__name__ for kind in kinds)!r}"
+            f"got {sorted(kind.__name__ for kind in found.values)!r}"
         )
-    kind = kinds.pop()
+    [kind] = found.values
     if kind in _SCALARS:
         return Value(_SCALARS[kind])
     if kind is list:
-        items = [item for value in values if value is not None for item in value]
-        if name in _CHAT_COLUMNS or any(isinstance(item, dict) for item in items):
+        items = found.items or _Kinds()
+        if name in _CHAT_COLUMNS or dict in items.values:
             return List(Json())
         return List(_feature(f"{name}[]", items))
     if kind is dict:

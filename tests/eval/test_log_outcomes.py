@@ -10,7 +10,7 @@ from specact_rl.eval.columns import ProposalColumns
 from specact_rl.eval.log_outcomes import LogAnswers, as_panel, family_of
 from specact_rl.logs.responses import request_step, response_messages, response_proposal
 from specact_rl.mining.build_rollouts import import_rollouts, read_rollouts
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.store import read_manifest, read_table, write_jsonl
 from specact_rl.types import Action, Proposal, Rollout, StepRecord
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specact_rl.logs.facts import agent_name, log_facts
-from specact_rl.logs.groups import MIN_GROUP, group_flags, official_score
+from specact_rl.logs.groups import MIN_GROUP, finished, official_score
 from specact_rl.types import Rollout, StepRecord
 
 
@@ -111,9 +111,9 @@ def test_the_four_cells_of_a_pair_make_up_its_tasks(rows):
 @pytest.mark.parametrize(("value", "share"), [(True, "100 %"), (False, "0 %")])
 def test_a_category_that_all_models_pass_or_fail_is_degenerate(value, share):
     rollouts = [rollout(str(i), p, success=value) for i in range(MIN_GROUP) for p in "mn"]
-    (flag,) = group_flags(rollouts)
+    (flag,) = finished(rollouts, {}).flags
     assert (flag.kind, flag.group) == ("degenerate_group", "f")
     assert f"all 2 models score {share} on all {MIN_GROUP} tasks" in flag.detail
     mixed = [*rollouts, rollout("other", success=not value)]
     few = rollouts[: 2 * (MIN_GROUP - 1)]
-    assert group_flags(mixed) == group_flags(few) == []
+    assert finished(mixed, {}).flags == finished(few, {}).flags == []

@@ -94,7 +94,7 @@ def test_without_ids_equal_requests_are_one_task_and_repeats_are_trials(result):
 def test_imported_rollouts_are_native_rollouts(result, tmp_path):
     write_jsonl(tmp_path / "rollouts.jsonl", result.rollouts)
     assert read_jsonl(tmp_path / "rollouts.jsonl", Rollout) == result.rollouts
-    assert IMPORTERS["native"](tmp_path).rollouts == result.rollouts
+    assert list(IMPORTERS["native"](tmp_path).rollouts) == result.rollouts
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from specact_rl.mining.build_rows import (
     build_sft,
     build_verifier,
 )
-from specact_rl.mining.data_sets import DataSource, read_proposals
+from specact_rl.mining.data_sets import DataSource
 from specact_rl.mining.replays import Replays
 from specact_rl.rendering import check_parity
 from specact_rl.store import open_stage, read_json, read_training_rows, write_table
@@ -242,9 +243,10 @@ def test_proposals_on_other_rollouts_are_refused(source, make, tmp_path):
         )
 
 
-def test_a_proposals_folder_named_twice_is_refused(folders):
+def test_a_proposals_folder_named_twice_is_refused(source, folders):
+    twice = replace(source(), proposals_dirs=[folders.proposals, folders.proposals])
     with pytest.raises(ConfigError, match="name each folder once"):
-        read_proposals([folders.proposals, folders.proposals])
+        build_verifier(twice)
 
 
 def test_the_same_build_is_skipped_and_another_template_is_another_build(source, renderer):

@@ -51,7 +51,7 @@ def test_verifier_rows_leave_out_what_a_verifier_never_learns_from(make, rendere
         make.proposal(rollout.step(0), make.say("Perhaps"), None, sample=3),
         make.proposal(rollout.step(0), "<tool_call> oops", False, sample=4),
     ]
-    built = verifier_rows(proposals, steps_of(rollout), renderer)
+    built = verifier_rows(proposals, [rollout], renderer)
     assert [(row["completion"][0]["content"], row["label"]) for row in built.rows] == [
         ("Done", True),
         ("No", False),
@@ -70,7 +70,7 @@ def test_verifier_rows_use_no_action_that_was_labelled_both_ways(make, renderer)
         make.proposal(trials[0].step(0), make.say("Done"), True),
         make.proposal(trials[1].step(0), make.say("Done"), False),
     ]
-    built = verifier_rows(proposals, steps_of(*trials), renderer)
+    built = verifier_rows(proposals, trials, renderer)
     assert built.rows == []
     assert built.dropped == {"duplicate": 1, "contradictory_label": 1}
 
@@ -81,16 +81,15 @@ def test_verifier_rows_do_not_depend_on_the_order_of_proposals(make, renderer):
         make.proposal(rollout.step(0), make.say(text), text == "Done", sample=i)
         for i, text in enumerate(["Done", "No", "done", "Never"])
     ]
-    steps = steps_of(rollout)
-    forwards = verifier_rows(proposals, steps, renderer)
-    assert verifier_rows(proposals[::-1], steps, renderer) == forwards
+    forwards = verifier_rows(proposals, [rollout], renderer)
+    assert verifier_rows(proposals[::-1], [rollout], renderer) == forwards
 
 
 def test_a_proposal_of_another_table_is_refused(make, renderer):
     rollout = make.rollout([make.say("Done")])
     proposal = make.proposal(rollout.step(0), make.say("Done"), True)
-    with pytest.raises(ValueError, match="is not among them"):
-        verifier_rows([proposal], {}, renderer)
+    with pytest.raises(ValueError, match="is in none of them"):
+        verifier_rows([proposal], [], renderer)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from specact_rl.eval.proposer_report import proposer_row
 from specact_rl.eval.unseen import labelled_by_agent, together
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.values import BoolArray
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import PURPOSES, Study
 from specact_rl.policy.fitting import fit_gate
 from specact_rl.policy.gates import Gate

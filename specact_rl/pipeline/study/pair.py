@@ -34,7 +34,7 @@ from specact_rl.eval.unseen import (
 )
 from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.metrics.values import BoolArray
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import EVALUATED, PURPOSES, Study
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
 from specact_rl.store import content_hash, read_manifest, read_table

@@ -25,7 +25,7 @@ from specact_rl.logs.facts import agent_name
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, read_rollouts
-from specact_rl.mining.data_sets import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.pipeline.results import split_rows
 from specact_rl.pipeline.study.base import EVALUATED, TRAIN, Study
