@@ -94,7 +94,7 @@ def test_nothing_prints_but_the_command_line(folder):
     offenders = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in (ROOT / folder).rglob("*.py")
-        if path != LIBRARY / "cli.py"
+        if path.parent != LIBRARY / "cli"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
     ]

@@ -1,0 +1,152 @@
+"""`specact run`, `report`, `repeats` and `recipes`: a preset from nothing, and what it left."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specact_rl.cli.shared import EXIT_OK
+from specact_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from specact_rl.cli.shared import Subparsers
+
+
+def add_run(subparsers: Subparsers) -> None:
+    """Declare `specact run`."""
+    parser = subparsers.add_parser(
+        "run",
+        help="the whole path: tasks, training, gates, systems A-E, live episodes, report",
+        description="Run a preset from nothing to a report. The same command goes on with a run "
+        "that was stopped, and skips what is finished.",
+    )
+    parser.add_argument(
+        "--preset",
+        default="tiny",
+        metavar="NAME",
+        help="tiny (CPU, minutes), smoke (CPU, about a minute, numbers mean nothing) or qwen3 "
+        "(GPU; Qwen3 1.7B, 4B, 8B) (default: tiny)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the run, made if absent"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of tasks, training and sampling")
+    parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="pretrain the tiny bases first, instead of taking the shipped ones; not for qwen3",
+    )
+    parser.set_defaults(run=run_run)
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Run the preset and end with its table, its verdicts and the report's path."""
+    from rich.console import Console
+    from transformers.utils import logging as transformers_logging
+
+    from specact_rl.eval.report import terminal_summary
+    from specact_rl.pipeline import run_preset
+    from specact_rl.presets import find_preset
+    from specact_rl.progress import progress_bars
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    preset = find_preset(args.preset)
+    command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
+    command += ["--seed", str(args.seed), *(["--from-scratch"] if args.from_scratch else [])]
+    with progress_bars() as bar:
+        results = run_preset(
+            preset,
+            args.out,
+            seed=args.seed,
+            progress=bar,
+            command=command,
+            from_scratch=args.from_scratch,
+        )
+    console = Console()
+    terminal_summary(results, console)
+    console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
+    return EXIT_OK
+
+
+def add_report(subparsers: Subparsers) -> None:
+    """Declare `specact report`."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write the report of a finished run again",
+        description="Write report.html, report.md and figures from a run's results, which stay as "
+        "they are; no model runs and nothing is measured again.",
+    )
+    parser.add_argument("results", type=Path, metavar="DIR", help="folder that `specact run` wrote")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the report (default: DIR/report)"
+    )
+    parser.set_defaults(run=run_report)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write the files and print the page's path."""
+    from specact_rl.eval.report import write_report
+
+    print(write_report(_read_results(args.results), args.out or args.results / "report")[-1])
+    return EXIT_OK
+
+
+def add_repeats(subparsers: Subparsers) -> None:
+    """Declare `specact repeats`."""
+    parser = subparsers.add_parser(
+        "repeats",
+        help="which claims repeat over several runs of one preset",
+        description="Hold finished runs of one preset with different seeds side by side: each "
+        "declared claim in each run, its mean, and in how many runs it holds. Prints Markdown.",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="DIR", help="folders of `specact run`"
+    )
+    parser.set_defaults(run=run_repeats)
+
+
+def run_repeats(args: argparse.Namespace) -> int:
+    """Print the page."""
+    from specact_rl.eval.repeats import repeats_page
+
+    print(repeats_page([_read_results(folder) for folder in args.runs]), end="")
+    return EXIT_OK
+
+
+def _read_results(run: Path) -> dict[str, Any]:
+    from specact_rl.store import read_json
+
+    path = run / "evaluation" / "results.json"
+    if not path.is_file():
+        raise ConfigError(f"{run} must be a finished run of `specact run`, but has no {path}")
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found
+
+
+def add_recipes(subparsers: Subparsers) -> None:
+    """Declare `specact recipes`."""
+    parser = subparsers.add_parser(
+        "recipes", help="list the training recipes and data builders, or copy them out"
+    )
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--list", action="store_true", help="one line on each, with its path")
+    action.add_argument(
+        "--copy", type=Path, metavar="DIR", help="copy them with their configs to DIR"
+    )
+    parser.set_defaults(run=run_recipes)
+
+
+def run_recipes(args: argparse.Namespace) -> int:
+    """List the programs, or copy them."""
+    from specact_rl.programs import copy_programs, list_programs
+
+    if args.copy is not None:
+        for folder in copy_programs(args.copy):
+            print(folder)
+        return EXIT_OK
+    for program in list_programs():
+        print(f"{program.kind}/{program.name}\t{program.summary}\t{program.path}")
+    return EXIT_OK

@@ -1,0 +1,249 @@
+"""`specact outcomes` and `calibrate`: tables of proposals and scores, and gates from them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specact_rl.cli.shared import (
+    EXIT_OK,
+    add_pair_arguments,
+    add_server_arguments,
+    logger,
+    longest_proposal,
+    proposer_of,
+    refuse_existing,
+)
+from specact_rl.errors import ConfigError
+from specact_rl.types import SPLITS
+
+if TYPE_CHECKING:
+    from specact_rl.cli.shared import Subparsers
+
+
+def add_outcomes(subparsers: Subparsers) -> None:
+    """Declare `specact outcomes`."""
+    parser = subparsers.add_parser(
+        "outcomes",
+        help="let a model propose at every step of a rollouts folder, and a verifier judge",
+        description="Run a proposer once over the steps of tasks that it was not trained on, and "
+        "write what it proposed with labels; --verifier and --scores also write what a verifier "
+        "says of that. Rollouts of the workspace are labelled by it, foreign ones by the step's "
+        "reference action; without one the label is unknown. A killed run goes on where it was. "
+        "With --from-logs no model runs: what two models of the log answered is the table.",
+    )
+    parser.add_argument(
+        "--rollouts",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="rollouts folder, which `specact import` writes",
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--from-logs",
+        action="store_true",
+        help="take the answers of --cheap and --strong from the log, as its verdicts judge them",
+    )
+    who.add_argument(
+        "--model",
+        metavar="FOLDER|URL",
+        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
+        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=["train_verifier", "calibration", "test"],
+        metavar="SPLIT",
+        help="whose tasks (default: train_verifier calibration test)",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=1,
+        help="proposals at a step, the first one greedy (default: 1)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="of the further ones (default: 1)"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        help="longest proposal; text beyond is cut off and no action (default: 48, of a server "
+        "1024)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--verifier",
+        type=Path,
+        metavar="FOLDER",
+        help="checkpoint of a verifier or reward model that judges the proposals; needs --scores",
+    )
+    parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace folders made from other things"
+    )
+    add_pair_arguments(parser.add_argument_group("if --from-logs"))
+    add_server_arguments(parser)
+    parser.set_defaults(run=run_outcomes)
+
+
+def run_outcomes(args: argparse.Namespace) -> int:
+    """Write the tables and print their folders."""
+    if args.from_logs:
+        return _outcomes_from_logs(args)
+    from transformers.utils import logging as transformers_logging
+
+    from specact_rl.eval.collect import collect_proposals, collect_scores
+    from specact_rl.mining.build_rollouts import read_rollouts
+    from specact_rl.models.language_model import Sampling
+    from specact_rl.progress import progress_bars
+    from specact_rl.verifiers import ClassifierVerifier
+
+    if (args.verifier is None) != (args.scores is None):
+        raise ConfigError("--verifier and --scores must be given together, got one of them")
+    folders = [path for path in (args.rollouts, args.out, args.scores) if path is not None]
+    if len({path.resolve() for path in folders}) < len(folders):
+        raise ConfigError(
+            f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
+        )
+    longest = args.max_new_tokens
+    if longest is None:
+        longest = longest_proposal(args.model)
+    sampling = Sampling(
+        num_samples=args.num_samples,
+        temperature=args.temperature,
+        max_new_tokens=longest,
+        seed=args.seed,
+    )
+    total = len(read_rollouts(args.rollouts, args.splits))
+    if not total:
+        raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = proposer_of(args.model, args)
+    verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
+    with progress_bars() as bar:
+        name = args.model_name or Path(args.model).name
+        with bar(f"{name} proposes", total) as advance:
+            proposals = collect_proposals(
+                args.rollouts,
+                args.out,
+                model,
+                args.splits,
+                sampling=sampling,
+                overwrite=args.overwrite,
+                progress=advance,
+            )
+        if verifier is not None:
+            with bar(f"{args.verifier.name} judges", total) as advance:
+                collect_scores(
+                    args.rollouts,
+                    args.out,
+                    args.scores,
+                    verifier,
+                    verifier.renderer,
+                    args.splits,
+                    overwrite=args.overwrite,
+                    progress=advance,
+                )
+    prices = [p.price for p in proposals if p.price is not None]
+    if prices:
+        logger.info("%d of %d proposals cost $%.4f", len(prices), len(proposals), sum(prices))
+    print(*folders[1:], sep="\n")
+    return EXIT_OK
+
+
+def _outcomes_from_logs(args: argparse.Namespace) -> int:
+    from specact_rl.eval.log_outcomes import AGREEMENT, outcomes_from_logs
+
+    if args.cheap is None or args.strong is None:
+        raise ConfigError("--from-logs needs two models of the log, --cheap and --strong")
+    counts = outcomes_from_logs(
+        args.rollouts,
+        args.out,
+        cheap=args.cheap,
+        strong=args.strong,
+        splits=args.splits,
+        overwrite=args.overwrite,
+    )
+    print(*(f"{key.replace('_', ' ')}\t{counts[key]}" for key in ("tasks", *AGREEMENT)), sep="\n")
+    print(args.out)
+    return EXIT_OK
+
+
+def add_calibrate(subparsers: Subparsers) -> None:
+    """Declare `specact calibrate`."""
+    parser = subparsers.add_parser(
+        "calibrate", help="turn a table of scores and labels into a gate with error bars"
+    )
+    parser.add_argument(
+        "--table", type=Path, required=True, metavar="FILE", help="CSV with a header, or Parquet"
+    )
+    parser.add_argument(
+        "--score", required=True, metavar="COL", help="score of a proposal, higher is better"
+    )
+    parser.add_argument(
+        "--label",
+        required=True,
+        metavar="COL",
+        help="whether it was acceptable: 0/1, true/false, empty where unknown",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="COL",
+        help="task of the row; a task is never split or resampled in part (default: each row "
+        "is a task of its own, which makes intervals too narrow where that is not so)",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=["log_odds", "probability"],
+        default="log_odds",
+        help="log_odds for any real score, probability for scores in [0, 1] (default: log_odds)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of split and bootstrap (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="write the report as JSON too, to a new file"
+    )
+    parser.add_argument(
+        "--gate",
+        type=Path,
+        metavar="FILE.json",
+        help="write calibrator and threshold as a gate, to a new file; it decides on log-odds, "
+        "with --scale probability on log(p / (1 - p))",
+    )
+    parser.set_defaults(run=run_calibrate)
+
+
+def run_calibrate(args: argparse.Namespace) -> int:
+    """Print the report as Markdown, and write what was asked for."""
+    from specact_rl.eval.score_table import calibrate_scores, read_score_table, table_gate
+    from specact_rl.store import write_json
+
+    refuse_existing(args.out)
+    refuse_existing(args.gate, "--gate")
+    if args.gate is not None and args.gate == args.out:
+        raise ConfigError(f"--gate and --out must be two files, got {args.gate} for both")
+    table = read_score_table(args.table, args.score, args.label, args.cluster)
+    try:
+        report = calibrate_scores(
+            table.scores, table.labels, table.clusters, seed=args.seed, scale=args.scale
+        )
+    except ValueError as error:  # the scores do not lie on the scale that was asked for
+        raise ConfigError(f"{args.table}, column {args.score!r}: {error}") from error
+    print(report.to_markdown(), end="")
+    if args.out is not None:
+        write_json(args.out, report.to_json())
+        logger.info("wrote %s", args.out)
+    if args.gate is not None:
+        gate = table_gate(
+            report, args.table, score=args.score, label=args.label, cluster=args.cluster
+        )
+        write_json(args.gate, gate.to_json())
+        logger.info("wrote %s", args.gate)
+    return EXIT_OK
