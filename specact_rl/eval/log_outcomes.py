@@ -88,6 +88,10 @@ class LogAnswers:
             for agent in self.by_agent
             if part.casefold() in agent.casefold() and agent.endswith(end)
         ]
+        # "20b" means gpt-oss-20b and not gpt-oss-120b.
+        at_start = re.compile(rf"(?<![0-9a-z]){re.escape(part.casefold())}")
+        if len(matching) > 1:
+            matching = [a for a in matching if at_start.search(a.casefold())] or matching
         if len(matching) == 1:
             return matching[0]
         among = matching or list(self.by_agent)

@@ -105,6 +105,12 @@ def test_models_are_found_by_a_part_of_their_name_that_no_other_has():
         answers.find("cow")
 
 
+def test_a_part_that_begins_a_word_is_meant_before_one_inside():
+    answers = LogAnswers.of([rollout("oss-20b", 0, True), rollout("oss-120b", 0, True)])
+    assert answers.find("20b") == "oss-20b"
+    assert answers.find("120b") == "oss-120b"
+
+
 def test_runs_and_trials_are_models_of_their_own_when_asked_for():
     log = [rollout("m", 0, True, run="r1"), rollout("m", 0, False, run="r2")]
     assert list(LogAnswers.of(log).by_agent) == ["m@r1", "m@r2"]
