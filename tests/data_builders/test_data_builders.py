@@ -167,7 +167,8 @@ def test_a_log_is_imported(tmp_path, capsys):
     [
         ("collect_rollouts", ["--seeds", "3-5"], "'3-5'"),
         ("collect_rollouts", ["--seeds", "5", "--policy", "novice"], "'novice'"),
-        ("collect_rollouts", ["--seeds", "5", "--fractions", "test=2"], "sum to 1"),
+        ("collect_rollouts", ["--seeds", "5", "--fractions", "test=0.5"], "sum to 1"),
+        ("collect_rollouts", ["--seeds", "5", "--fractions", "test=2"], "no share"),
         ("collect_rollouts", ["--seeds", "5", "--policy", "model:missing"], "missing must be a"),
         ("collect_rollouts", ["--seeds", "5", "--policy", "model:a/m", "model:b/m"], "twice"),
         (

@@ -351,7 +351,7 @@ def test_steps_out_of_reach_are_left_out():
 
 
 def test_split_without_labelled_steps_is_refused():
-    with pytest.raises(ConfigError, match="labelled steps"):
+    with pytest.raises(ConfigError, match="known to be right"):
         StepTable.of([rollout("a", 1, unreachable=(0,))])
 
 
