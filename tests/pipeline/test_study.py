@@ -2,7 +2,9 @@
 
 import json
 import random
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -459,3 +461,72 @@ def test_its_proposals_at_failed_episodes_are_not_asked_for(proposed):
     table = read_table(proposed / "outcomes" / "cheap" / PROPOSALS_FILE, Proposal)
     assert {p.task_id for p in table} == {f"office-{i}" for i in range(40) if i % 10}
     assert {p.label_source for p in table} == {"reference_match"}
+
+
+class Server(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server whose model always asks for the same day."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = body["messages"][-1]["content"]
+        city = next(city for city in CITIES if city in request)
+        arguments = json.dumps({"city": city, "day": 3})
+        call = {"id": "c", "type": "function"}
+        call["function"] = {"name": "weather", "arguments": arguments}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "tool_calls", "message": message}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+        }
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_a_server_can_be_the_cheap_model(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        rollouts = [answer("clerk", i, True) for i in range(60)]
+        # The day is asked for in the request; only day 3 is what the server's model answers.
+        rollouts = [with_day(r, 3 if i % 2 else i) for i, r in enumerate(rollouts)]
+        write_jsonl(tmp_path / "log.jsonl", rollouts)
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        command = ["study", str(tmp_path / "log.jsonl"), "--propose-with", url]
+        command += ["--model-name", "any", "--num-samples", "1", "--out", str(tmp_path / "out")]
+        assert main(command) == 0
+    finally:
+        server.shutdown()
+    results = read_json(tmp_path / "out" / "evaluation" / "results.json")
+    b = system(results, "B")["acceptable"]["value"]
+    assert 0.2 < b < 0.8  # right where day 3 was asked for
+    assert results["meta"]["study"]["strong"] == "clerk"
+    table = read_table(tmp_path / "out" / "outcomes" / "cheap" / PROPOSALS_FILE, Proposal)
+    assert {(p.num_prompt_tokens, p.acceptable) for p in table} == {(9, True), (9, False)}
+
+
+def with_day(rollout, day):
+    """The same question and answer about another day."""
+    city = rollout.steps[0].executed.arguments["city"]
+    arguments = {"city": city, "day": day}
+    step = replace(
+        rollout.steps[0],
+        executed=Action(type="tool_call", tool="weather", arguments=arguments),
+    )
+    request = f"How is the weather in {city} on day {day}, question {rollout.task_id}?"
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": request},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    return replace(rollout, messages=messages, steps=[step])
