@@ -49,6 +49,14 @@ def action_text(action: Action) -> str:
     return action.text
 
 
+def shown_text(action: Action) -> str:
+    """The action for a reader: the wire string of a call, or the text as it is.
+
+    Unlike `action_text` it refuses no text: a log may hold any.
+    """
+    return call_text(action) if action.text is None else action.text
+
+
 def action_message(action: Action) -> Message:
     """The action as an assistant chat message; a call's arguments stay a dict."""
     if action.tool is None:

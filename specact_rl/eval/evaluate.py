@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from specact_rl.actions.serialise import action_text
+from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
@@ -322,7 +322,7 @@ def _examples(run: SystemRun | None, test: Outcomes, each: int = 3) -> list[dict
                             if np.isnan(strong.acceptable[i, 0])
                             else bool(strong.acceptable[i, 0])
                         ),
-                        "reference": None if reference is None else action_text(reference),
+                        "reference": None if reference is None else shown_text(reference),
                     }
                 )
     return examples

@@ -9,6 +9,7 @@ from specact_rl.actions.serialise import (
     action_text,
     call_text,
     message_action,
+    shown_text,
     wire_messages,
 )
 from specact_rl.types import Action, ToolSpec
@@ -153,3 +154,12 @@ def test_ids_of_the_log_go_out_and_a_result_without_a_call_has_none():
     assert wired[0] == messages[0]
     assert [call["id"] for call in wired[1]["tool_calls"]] == ["x", "y"]
     assert [wired[i]["tool_call_id"] for i in (2, 3)] == ["y", "x"]
+
+
+def test_a_logged_text_that_no_parser_could_tell_from_a_call_can_be_shown():
+    odd = Action(type="final_answer", text="I would write <tool_call> here.")
+    with pytest.raises(ValueError, match="tool_call"):
+        action_text(odd)
+    assert shown_text(odd) == odd.text
+    call = Action(type="tool_call", tool="look", arguments={"at": "sky"})
+    assert shown_text(call) == action_text(call)

@@ -95,7 +95,12 @@ def _of_families(results: JSON) -> str:
 
 def _left_out(results: JSON) -> str:
     count = part(results, "replay").get("num_out_of_reach")
-    return f" Left out: {count} steps whose goal was out of reach." if count else ""
+    why = (
+        "without one logged action"
+        if part(results, "meta", "study")
+        else "whose goal was out of reach"
+    )
+    return f" Left out: {count} steps {why}." if count else ""
 
 
 def _named(row: JSON) -> Cell:

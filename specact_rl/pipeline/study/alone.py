@@ -22,7 +22,7 @@ from specact_rl.eval.unseen import labelled_by_agent, together
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.chunks import PROPOSALS_FILE
-from specact_rl.pipeline.study.base import PURPOSES, Study
+from specact_rl.pipeline.study.base import LOG_VERDICT, PURPOSES, Study
 from specact_rl.policy.fitting import fit_gate
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
@@ -34,7 +34,7 @@ from specact_rl.verifiers.base import Item
 class AloneStudy(Study):
     """The only model of a log."""
 
-    label = "acceptable: the log's verdict on the whole answer to the task"
+    label = LOG_VERDICT
     keys = ("trained", "trees", "linear")
 
     @cached_property

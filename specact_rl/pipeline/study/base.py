@@ -67,6 +67,8 @@ PURPOSES: dict[str, tuple[SplitName, ...]] = {
 }
 """Splits by what a study does with their tasks."""
 
+LOG_VERDICT = "acceptable: the log's verdict on the whole answer to the task"
+"""What counts as right where a task is a step."""
 VERIFIER_FOLDER = "verifier"
 """Where a fitted verifier lies, beside its scores."""
 SIZE_FILE = "size.json"

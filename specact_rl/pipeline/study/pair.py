@@ -35,7 +35,7 @@ from specact_rl.eval.unseen import (
 from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.metrics.values import BoolArray
 from specact_rl.mining.chunks import PROPOSALS_FILE
-from specact_rl.pipeline.study.base import EVALUATED, PURPOSES, Study
+from specact_rl.pipeline.study.base import EVALUATED, LOG_VERDICT, PURPOSES, Study
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
 from specact_rl.store import content_hash, read_manifest, read_table
 from specact_rl.types import Proposal, SplitName
@@ -49,7 +49,7 @@ MIN_PANEL = 3
 class PairStudy(Study):
     """A cheap and a strong model of the log."""
 
-    label = "acceptable: the log's verdict on the whole answer to the task"
+    label = LOG_VERDICT
     keys = ("trained", "trained_unseen", "trees", "linear", "sample_agreement")
 
     @cached_property

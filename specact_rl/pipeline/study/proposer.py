@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from specact_rl.actions.serialise import action_text
+from specact_rl.actions.serialise import shown_text
 from specact_rl.envs.labels import MATCH_SOURCE
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals
@@ -208,7 +208,7 @@ def _logged(step: str, rollout: Rollout, index: int) -> Proposal:
         model_id=policy,
         sample=0,
         mode="generate",
-        text=action_text(action),
+        text=shown_text(action),
         action=action,
         parse_error=None,
         match_level="arguments",
