@@ -164,6 +164,7 @@ def evaluate(
     *,
     ranked: Ranked | None = None,
     systems: Mapping[str, System] = SYSTEMS,
+    rivals: Sequence[str] = FREE_VERIFIERS,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     seconds: dict[str, float] | None = None,
@@ -181,6 +182,7 @@ def evaluate(
             none, where there are none.
         ranked: For rows of their own; None leaves them out.
         systems: By name; those whose parts are missing are left out. A is needed.
+        rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
         num_resamples: Draws of each bootstrap interval; of an AUROC's at most
             `MAX_AUROC_RESAMPLES`.
@@ -225,7 +227,7 @@ def evaluate(
             else []
         )
     with timed("verifiers"):
-        results["verifiers"] = _verifiers(test, gates, systems, rng, num_resamples)
+        results["verifiers"] = _verifiers(test, gates, systems, rivals, rng, num_resamples)
     results["systems"] = reports
     results["references"] = of_references
     with timed("contrasts"):
@@ -329,13 +331,14 @@ def _verifiers(
     test: Outcomes,
     gates: Mapping[str, Gate],
     systems: Mapping[str, System],
+    rivals: Sequence[str],
     rng: np.random.Generator,
     num_resamples: int,
 ) -> list[dict[str, Any]]:
     free = {
         key: judged
         for (key, role), judged in test.judged.items()
-        if role == "cheap" and key in FREE_VERIFIERS
+        if role == "cheap" and key in rivals
     }
     rows = []
     for system in systems.values():
