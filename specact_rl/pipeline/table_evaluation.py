@@ -25,7 +25,7 @@ from specact_rl.eval.report import write_report
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
-from specact_rl.pipeline.results import plain_json, provenance
+from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.policy.fitting import COST_WEIGHT
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
