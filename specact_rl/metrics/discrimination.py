@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from specact_rl.metrics.resampling import (
     Clusters,
+    Weights,
     bootstrap_value,
     cluster_codes,
     draw_cluster_weights,
@@ -214,7 +215,7 @@ def _pooled_auroc(
 
 def _row_weights(
     codes: IntArray, num_clusters: int, num_resamples: int, rng: np.random.Generator
-) -> Iterator[IntArray]:
+) -> Iterator[Weights]:
     for weights in draw_cluster_weights(num_clusters, num_resamples, rng, num_rows=codes.size):
         yield weights[:, codes]
 
