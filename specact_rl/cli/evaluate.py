@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from specact_rl.cli.shared import EXIT_OK
+from specact_rl.cli.shared import EXIT_OK, logger, refuse_existing
+from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from specact_rl.cli.shared import Subparsers
+    from specact_rl.eval.evaluate import Outcomes
+    from specact_rl.types import SplitName
 
 
 def add_evaluate(subparsers: Subparsers) -> None:
@@ -27,9 +32,14 @@ def add_evaluate(subparsers: Subparsers) -> None:
         "action_hash, rollout_id, step_index, token counts, seconds, price and more",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", type=Path, metavar="FILE", help="Parquet, or CSV with a header")
-    parser.add_argument("--cheap", required=True, metavar="MODEL", help="who proposes")
-    parser.add_argument("--strong", required=True, metavar="MODEL", help="who is fallen back on")
+    parser.add_argument(
+        "table",
+        type=Path,
+        metavar="FILE",
+        help="Parquet, or CSV with a header; with --export the folder of a finished `specact run`",
+    )
+    parser.add_argument("--cheap", metavar="MODEL", help="who proposes")
+    parser.add_argument("--strong", metavar="MODEL", help="who is fallen back on")
     parser.add_argument(
         "--dpo", metavar="MODEL", help="another proposer, of the systems B-dpo and D-dpo"
     )
@@ -44,7 +54,13 @@ def add_evaluate(subparsers: Subparsers) -> None:
         metavar="NAME",
         help="verifier that is the strong model itself, of C (default: strong_judge, if there)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.parquet",
+        help="write the outcomes of a run as such a table, to a new file, and nothing else",
+    )
     parser.add_argument(
         "--systems", nargs="+", default=[], metavar="NAME", help="only these, and A (default: all)"
     )
@@ -86,6 +102,11 @@ def add_evaluate(subparsers: Subparsers) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Write the folder and end with its table, its verdicts and the report's path."""
+    if args.export is not None:
+        return _export(args)
+    missing = [f"--{name}" for name in ("cheap", "strong", "out") if getattr(args, name) is None]
+    if missing:
+        raise ConfigError(f"specact evaluate needs {', '.join(missing)}")
     from rich.console import Console
 
     from specact_rl.eval.report import terminal_summary
@@ -123,4 +144,22 @@ def run_evaluate(args: argparse.Namespace) -> int:
     terminal_summary(results, console)
     end = args.out / (EVALUATION if args.no_report else Path("report") / "report.html")
     console.print(f"{'results' if args.no_report else 'report'}: {end}", soft_wrap=True)
+    return EXIT_OK
+
+
+def _export(args: argparse.Namespace) -> int:
+    from specact_rl.eval.table_export import export_outcomes
+    from specact_rl.pipeline.artifacts import finished_run
+
+    refuse_existing(args.export, "--export")
+    if args.export.suffix != ".parquet":
+        raise ConfigError(f"--export must name a .parquet file, got {args.export}")
+    artifacts = finished_run(args.table)
+    test = artifacts.outcomes("test")
+    outcomes = {"calibration": artifacts.outcomes("calibration"), "test": test}
+    count = export_outcomes(cast("Mapping[SplitName, Outcomes]", outcomes), args.export)
+    logger.info("wrote %d rows to %s", count, args.export)
+    roles = {"cheap": "--cheap", "strong": "--strong", "cheap_dpo": "--dpo"}
+    models = [f"{roles[role]} {columns.model_id}" for role, columns in test.columns.items()]
+    print(f"specact evaluate {args.export} {' '.join(models)} --seed {artifacts.seed} --out DIR")
     return EXIT_OK

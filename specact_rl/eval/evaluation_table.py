@@ -6,6 +6,7 @@ they mean is in `docs/data-formats.md`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from specact_rl.errors import ConfigError, RolloutFormatError
 from specact_rl.eval.columns import LEVELS
 from specact_rl.eval.score_table import as_log_odds
+from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.types import MATCH_LEVELS, SPLITS, MatchLevel
 
@@ -34,6 +36,8 @@ OF_STEP = ("task_id", "rollout_id", "split", "family", "reference_type")
 """Of a step, and so the same in all its rows."""
 OF_VERIFIER = ("log_odds_", "p_", "seconds_")
 """Prefixes of a verifier's columns; what follows is its name."""
+SIZES_KEY = "specact_sizes"
+"""Key of a Parquet file's metadata that holds sizes, by name of the model or verifier, as JSON."""
 KNOWN = (*IDS, *WORDS, *TEXTS, *COUNTS, *FLAGS, *NUMBERS)
 
 FLAG_WORDS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
@@ -73,7 +77,9 @@ class EvaluationTable:
     """By verifier; NaN where it could not judge."""
     judge_seconds: dict[str, FloatArray]
     """By verifier, for those whose seconds the table has."""
-    ignored: tuple[str, ...] = field(default=())
+    sizes: dict[str, ModelSize] = field(default_factory=dict)
+    """By name of the model or verifier; {} where the file says nothing."""
+    ignored: tuple[str, ...] = ()
     """Columns that mean nothing here."""
 
     @property
@@ -113,6 +119,7 @@ def read_evaluation_table(path: str | Path) -> EvaluationTable:
             for name in table.column_names
             if name.startswith("seconds_")
         },
+        sizes=_sizes(path, table),
         ignored=ignored,
     )
     _check(found)
@@ -252,6 +259,16 @@ class _Columns:
                 f"{self.path}: row {row}: column {name!r} {must}, got "
                 f"{self.table.column(name)[row].as_py()!r} ({int(bad.sum())} such rows)"
             )
+
+
+def _sizes(path: Path, table: pa.Table) -> dict[str, ModelSize]:
+    text = (table.schema.metadata or {}).get(SIZES_KEY.encode())
+    if text is None:
+        return {}
+    try:
+        return {name: ModelSize(**size) for name, size in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RolloutFormatError(f"{path}: its sizes cannot be read: {error}") from error
 
 
 def _log_odds(column: _Columns) -> dict[str, FloatArray]:

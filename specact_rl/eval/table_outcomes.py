@@ -47,7 +47,8 @@ class TablePlan:
     judge: str | None = JUDGE
     """The strong model as verifier, of C, if the table has it; None: no verifier is that."""
     sizes: Mapping[str, ModelSize] = field(default_factory=dict)
-    """Of models by role and of verifiers by name; FLOPs are counted where they are known."""
+    """Of models by role and of verifiers by name, where they are others than the table has; FLOPs
+    are counted where they are known."""
     calibration_share: float = 0.4
     """Share of the tasks that gates are fitted on, where the table has no split."""
     seed: int = 0
@@ -170,6 +171,11 @@ class TableOutcomes:
         of_task = (drawn >= round(share * tasks.values.size)).astype(np.int64)
         return of_task[tasks.codes]
 
+    def size(self, *names: str) -> ModelSize | None:
+        """What the plan says of any of the names, or the table; None where neither does."""
+        known = (sizes.get(name) for sizes in (self.plan.sizes, self.table.sizes) for name in names)
+        return next((size for size in known if size is not None), None)
+
     def outcomes(self, split: SplitName) -> Outcomes:
         """All of one split, joined.
 
@@ -194,7 +200,7 @@ class TableOutcomes:
             table=joined.step_table,
             columns=columns,
             judged=judged,
-            sizes={role: self.plan.sizes.get(role) for role in self.rows},
+            sizes={role: self.size(role, name) for role, name in self.plan.models.items()},
         )
 
 
@@ -339,7 +345,7 @@ class _Joined:
         log_odds = np.where(columns.parsed, log_odds, np.nan)
         if np.isnan(log_odds).all():
             return None
-        size = self.outcomes.plan.sizes.get(column)
+        size = self.outcomes.size(column)
         return Judged(
             verifier_id=f"{column}@{self.outcomes.table_hash[:16]}",
             size=NO_MODEL if size is None and name in FREE_VERIFIERS else size,

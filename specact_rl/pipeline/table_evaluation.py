@@ -185,7 +185,14 @@ def _evaluate(
             },
             "label": asked.label,
             "calibration_rule": calibration_rule(asked.cost_weight),
-            "num_params": {name: size.num_params for name, size in asked.plan.sizes.items()},
+            "num_params": {
+                name: size.num_params
+                for name, size in (
+                    *((role, test.sizes[role]) for role in ("cheap", "strong")),
+                    ("verifier", found.size(found.verifier)),
+                )
+                if size is not None
+            },
         },
         "splits": {"calibration": _split_row(calibration), "test": _split_row(test)},
         "replay": replay,
