@@ -335,11 +335,7 @@ def _verifiers(
     rng: np.random.Generator,
     num_resamples: int,
 ) -> list[dict[str, Any]]:
-    free = {
-        key: judged
-        for (key, role), judged in test.judged.items()
-        if role == "cheap" and key in rivals
-    }
+    free = {key: test.judged[key, "cheap"] for key in rivals if (key, "cheap") in test.judged}
     rows = []
     for system in systems.values():
         single = system.num_proposals == 1 and system.proposer is not None

@@ -98,8 +98,11 @@ class TableOutcomes:
 
     @cached_property
     def rivals(self) -> tuple[str, ...]:
-        """Verifiers that others are held against: all but those of C, D and E."""
-        return tuple(n for n in self.all_verifiers if n not in (self.verifier, JUDGE))
+        """Verifiers that others are held against: free ones, and those of no system of ours."""
+        ours = {s.verifier for s in SYSTEMS.values()} - set(FREE_VERIFIERS) | {self.verifier}
+        theirs = {name for name in self.all_verifiers if name not in ours}
+        free = tuple(name for name in FREE_VERIFIERS if name in theirs)
+        return (*free, *sorted(theirs.difference(free)))
 
     @cached_property
     def all_verifiers(self) -> tuple[str, ...]:
@@ -149,14 +152,20 @@ class TableOutcomes:
                 num_compared=k if system.num_compared > 1 else 1,
             )
         known = {(s.verifier, s.num_proposals > 1) for s in found.values()}
-        for name in self.rivals:
-            for letter in ("D", "E") if k > 1 else ("D",):
-                if (name, letter == "E") not in known and name not in DERIVED:
+        for name in (n for n in self.rivals if n not in DERIVED):
+            for letter in ("D", "E") if self._chooses(name) else ("D",):
+                if (name, letter == "E") not in known:
                     title = f"cheap + {name}" if letter == "D" else f"{k} proposals + {name} picks"
                     found[f"{letter}-{name}"] = replace(
                         found[letter], name=f"{letter}-{name}", title=title, verifier=name
                     )
         return found
+
+    def _chooses(self, verifier: str) -> bool:
+        """Whether it has judged further samples than the first."""
+        rows = self.rows["cheap"]
+        scored = ~np.isnan(self.table.log_odds[verifier][rows])
+        return bool((scored & (self.table.counts["sample"][rows] > 0.0)).any())
 
     @cached_property
     def split(self) -> IntArray:
