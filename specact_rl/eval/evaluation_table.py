@@ -41,6 +41,7 @@ SIZES_KEY = "specact_sizes"
 KNOWN = (*IDS, *WORDS, *TEXTS, *COUNTS, *FLAGS, *NUMBERS)
 
 FLAG_WORDS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+FLAG_WORDS |= dict.fromkeys(("", "null", "none", "nan"), float("nan"))
 EMPTY = ("", "null", "none", "None", "NULL", "nan", "NaN")
 """What a CSV file has where nothing is known."""
 
@@ -277,7 +278,7 @@ def _log_odds(column: _Columns) -> dict[str, FloatArray]:
         if name.startswith("log_odds_"):
             verifier, values = name.removeprefix("log_odds_"), column.numbers(name)
         elif name.startswith("p_"):
-            verifier, values = name.removeprefix("p_"), column.numbers(name)
+            verifier, values = name.removeprefix("p_"), column.numbers(name).copy()
             column.refuse(name, (values < 0.0) | (values > 1.0), "must lie in [0, 1]")
             judged = ~np.isnan(values)
             if judged.any():
