@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from specact_rl import __version__
+from specact_rl.cli.evaluate import add_evaluate
 from specact_rl.cli.logs import add_check, add_import, add_study
 from specact_rl.cli.runs import add_recipes, add_repeats, add_report, add_run
 from specact_rl.cli.shared import EXIT_INTERRUPTED, EXIT_MISUSE
@@ -32,6 +33,7 @@ example:
   specact study my_logs/ --cheap small --strong large --out runs/study
   specact outcomes --rollouts runs/rollouts --model my_proposer --out runs/proposals
   specact recipes --list
+  specact evaluate table.parquet --cheap small --strong large --out runs/table
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
 
 exit codes: 0 done, 1 findings, 2 misuse or an input that does not fit, 130 interrupted
@@ -46,6 +48,7 @@ SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_import,
     add_study,
     add_outcomes,
+    add_evaluate,
     add_calibrate,
     add_recipes,
 )

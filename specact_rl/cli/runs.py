@@ -46,7 +46,7 @@ def run_run(args: argparse.Namespace) -> int:
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.report import terminal_summary
-    from specact_rl.pipeline import run_preset
+    from specact_rl.pipeline.run import run_preset
     from specact_rl.presets import find_preset
     from specact_rl.progress import progress_bars
 

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from specact_rl.actions.matching import match_level, reaches
 from specact_rl.actions.serialise import action_text
@@ -41,6 +40,9 @@ def nearest_actions(train: Sequence[Step], test: Sequence[Step]) -> list[Action]
     known = [step for step in train if step.reference is not None]
     if not known:
         raise ValueError("the training steps have no reference actions")
+    # Takes seconds to import, and evaluations without training steps do not need it.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(token_pattern=r"[\w']+", sublinear_tf=True, ngram_range=(1, 2))
     train_matrix = vectorizer.fit_transform([_context(step) for step in known])
     similarity = vectorizer.transform([_context(step) for step in test]) @ train_matrix.T

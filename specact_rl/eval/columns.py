@@ -1,10 +1,15 @@
-"""The outcome tables as arrays over steps, so that systems and thresholds are array operations."""
+"""The outcome tables as arrays over steps, so that systems and thresholds are array operations.
+
+Evaluation reads arrays. The steps and proposals behind them are there for what shows or compares
+texts (examples, baselines), and may be made on demand.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -15,20 +20,79 @@ from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step, StepRecord
 
 LEVELS: tuple[MatchLevel, ...] = ("type", "tool", "arguments")
+NO_ACTION = -1
+"""Key of a proposal that could not be parsed."""
+T = TypeVar("T")
+
+
+class MadeOnDemand(Sequence[T]):
+    """A sequence whose items are made when they are looked at, and not kept."""
+
+    def __init__(self, make: Callable[[int], T], numbers: IntArray) -> None:
+        """Take note of what makes the item of a number, and of the numbers in order."""
+        self.make, self.numbers = make, numbers
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.numbers.size
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        """Make one, or look at some."""
+        if isinstance(at, slice):
+            return MadeOnDemand(self.make, self.numbers[at])
+        return self.make(int(self.numbers[at]))
+
+
+def chosen(items: Sequence[T], keep: BoolArray) -> Sequence[T]:
+    """Those of the items that `keep`, of shape (n,), names."""
+    if isinstance(items, MadeOnDemand):
+        return MadeOnDemand(items.make, items.numbers[keep])
+    return list(compress(items, keep))
+
+
+def numbered(ids: Iterable[str]) -> IntArray:
+    """Number of each id in sorted order of the distinct ones, shape (n,).
+
+    Sorting strings takes longer than all that is done with them, so it is done once.
+    """
+    return np.unique(np.array(list(ids)), return_inverse=True)[1].astype(np.int64)
+
+
+def first_of_their_kind(keys: IntArray) -> BoolArray:
+    """Which proposals are actions that no earlier sample of the step is.
+
+    Args:
+        keys: Equal for the same actions of a step, NO_ACTION where there is none, shape (n, k).
+    """
+    repeats = np.tril(np.ones((keys.shape[1],) * 2, dtype=np.bool_), -1)
+    same = keys[:, :, None] == keys[:, None, :]
+    firsts: BoolArray = (keys != NO_ACTION) & ~(same & repeats).any(axis=2)
+    return firsts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTable:
     """The steps of a split with known labels, in order of rollout and index; n of them."""
 
-    steps: list[Step]
-    task_ids: np.ndarray
-    """Strings, shape (n,); the clusters of every interval."""
+    steps: Sequence[Step]
+    task_ids: IntArray
+    """Number of each step's task in sorted order of the tasks' ids, shape (n,); the clusters of
+    every interval."""
     rollouts: IntArray
     """Rollout number of each step, ascending."""
     out_of_family: BoolArray
     reference_types: np.ndarray
-    """Action type of the expert's action, shape (n,)."""
+    """Action type of the expert's action, "" where there is none, shape (n,)."""
+    families: np.ndarray
+    """Task family, shape (n,)."""
+    indices: IntArray
+    """Place of each step in its rollout, shape (n,)."""
     num_out_of_reach: int
     """Steps that were left out: no action is known to be right there, in an environment because
     the goal was out of reach."""
@@ -63,12 +127,14 @@ class StepTable:
             )
         return cls(
             steps=steps,
-            task_ids=np.array([step.task_id for step in steps]),
+            task_ids=numbered(step.task_id for step in steps),
             rollouts=np.array(numbers, dtype=np.int64),
             out_of_family=np.array(held_out, dtype=np.bool_),
             reference_types=np.array(
                 [step.reference.type if step.reference else "" for step in steps]
             ),
+            families=np.array([step.family for step in steps]),
+            indices=np.array([step.index for step in steps], dtype=np.int64),
             num_out_of_reach=num_out_of_reach,
         )
 
@@ -76,11 +142,13 @@ class StepTable:
         """The chosen steps; `keep` has shape (n,)."""
         return replace(
             self,
-            steps=list(compress(self.steps, keep)),
+            steps=chosen(self.steps, keep),
             task_ids=self.task_ids[keep],
             rollouts=self.rollouts[keep],
             out_of_family=self.out_of_family[keep],
             reference_types=self.reference_types[keep],
+            families=self.families[keep],
+            indices=self.indices[keep],
         )
 
 
@@ -89,7 +157,7 @@ class ProposalColumns:
     """One model's proposals at n steps, k samples each."""
 
     model_id: str
-    proposals: list[list[Proposal]]
+    proposals: Sequence[Sequence[Proposal]]
     """By step, then sample."""
     acceptable: FloatArray
     """1 or 0, NaN where the label is unknown, shape (n, k)."""
@@ -101,6 +169,10 @@ class ProposalColumns:
     """Whether the level is reached, each of shape (n, k)."""
     first_of_its_kind: BoolArray
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
+    action_types: np.ndarray
+    """"" where the proposal is not one action, shape (n, k)."""
+    tools: np.ndarray
+    """Names of the tools called; "" where the proposal is not one call, shape (n, k)."""
     logprob: FloatArray
     """Nats, shape (n, k)."""
     tokens_known: bool
@@ -139,6 +211,7 @@ class ProposalColumns:
             return np.array(list(value), dtype=dtype).reshape(len(rows), -1)
 
         flat = [p for row in rows for p in row]
+        actions = [p.action for p in flat]
         return cls(
             model_id=models.pop(),
             proposals=rows,
@@ -149,9 +222,11 @@ class ProposalColumns:
                 level: array((reaches(p.match_level, level) for p in flat), np.bool_)
                 for level in LEVELS
             },
-            first_of_its_kind=np.array(
-                [_firsts(s, row) for s, row in zip(table.steps, rows, strict=True)], dtype=np.bool_
+            first_of_its_kind=first_of_their_kind(
+                np.array([_keys(s, row) for s, row in zip(table.steps, rows, strict=True)])
             ),
+            action_types=array((action.type if action else "" for action in actions), np.str_),
+            tools=array((action.tool or "" if action else "" for action in actions), np.str_),
             logprob=array((_number(p.logprob) for p in flat), np.float64),
             tokens_known=all(
                 None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
@@ -166,12 +241,14 @@ class ProposalColumns:
         """The proposals at the chosen steps; `keep` has shape (n,)."""
         return replace(
             self,
-            proposals=list(compress(self.proposals, keep)),
+            proposals=chosen(self.proposals, keep),
             acceptable=self.acceptable[keep],
             parsed=self.parsed[keep],
             same_state=self.same_state[keep],
             levels={level: reached[keep] for level, reached in self.levels.items()},
             first_of_its_kind=self.first_of_its_kind[keep],
+            action_types=self.action_types[keep],
+            tools=self.tools[keep],
             logprob=self.logprob[keep],
             prompt_tokens=self.prompt_tokens[keep],
             completion_tokens=self.completion_tokens[keep],
@@ -184,15 +261,10 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
-    seen: set[str] = set()
-    firsts = []
-    for proposal in row:
-        key = proposal_hash(proposal, step.tools)
-        firsts.append(key is not None and key not in seen)
-        if key is not None:
-            seen.add(key)
-    return firsts
+def _keys(step: Step, row: Sequence[Proposal]) -> list[int]:
+    seen: dict[str, int] = {}
+    hashes = [proposal_hash(proposal, step.tools) for proposal in row]
+    return [NO_ACTION if h is None else seen.setdefault(h, len(seen)) for h in hashes]
 
 
 def score_matrix(

@@ -53,6 +53,7 @@ def contrast_rows(
     reports: Sequence[Mapping[str, Any]],
     tasks: np.ndarray,
     rng: np.random.Generator,
+    num_resamples: int = 10_000,
 ) -> list[dict[str, Any]]:
     """Differences with intervals, and sign-flip p-values under Holm's correction, as JSON.
 
@@ -61,10 +62,11 @@ def contrast_rows(
         reports: Rows of the systems table, which hold D against its reference gates already.
         tasks: Task id per step.
         rng: Of the intervals and the sign flips.
+        num_resamples: Draws of each interval; signs are flipped 10,000 times.
     """
     has_references = any(report.get("arguments") is not None for report in reports)
     rows = [
-        _row(contrast, runs[contrast.better], runs[contrast.worse], tasks, rng)
+        _row(contrast, runs[contrast.better], runs[contrast.worse], tasks, rng, num_resamples)
         for contrast in CONTRASTS
         if contrast.better in runs and contrast.worse in runs
         if contrast.level == "acceptable" or has_references
@@ -93,6 +95,7 @@ def _row(
     worse: SystemRun,
     tasks: np.ndarray,
     rng: np.random.Generator,
+    num_resamples: int,
 ) -> dict[str, Any]:
     a, b = (_right(run, contrast.level) for run in (better, worse))
     here = known(a, b)
@@ -101,7 +104,7 @@ def _row(
         "better": contrast.better,
         "worse": contrast.worse,
         "level": contrast.level,
-        "difference": paired_difference(a, b, tasks, rng),
+        "difference": paired_difference(a, b, tasks, rng, num_resamples),
         "p_value": (
             sign_flip_test(a[here], b[here], tasks[here], rng=rng).p_value if here.any() else None
         ),

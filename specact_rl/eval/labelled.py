@@ -32,13 +32,20 @@ def rate(labels: Labels, tasks: np.ndarray) -> MetricValue:
 
 
 def paired_difference(
-    a: Labels, b: Labels, tasks: np.ndarray, rng: np.random.Generator
+    a: Labels,
+    b: Labels,
+    tasks: np.ndarray,
+    rng: np.random.Generator,
+    num_resamples: int = 10_000,
 ) -> MetricValue:
     """Share of a less that of b over the rows where both are known, tasks resampled."""
     here = known(a, b)
     if not here.any():
         return _none_known(here)
-    return _counted(paired_cluster_bootstrap(a[here], b[here], tasks[here], rng=rng), here)
+    difference = paired_cluster_bootstrap(
+        a[here], b[here], tasks[here], rng=rng, num_resamples=num_resamples
+    )
+    return _counted(difference, here)
 
 
 def mean_of_known(labels: Labels) -> float | None:

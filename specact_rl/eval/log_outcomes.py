@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from specact_rl.errors import ConfigError
-from specact_rl.eval.columns import StepTable
+from specact_rl.eval.columns import StepTable, numbered
 from specact_rl.logs.facts import agent_name
 from specact_rl.logs.responses import request_step, response_messages, response_proposal
 from specact_rl.mining.build_rollouts import read_rollouts
@@ -149,12 +149,15 @@ class LogAnswers:
         rollouts = [self.by_agent[agent][task][0] for task in tasks]
         if not rollouts:
             raise ConfigError("a split must have tasks that both models have answered, got none")
+        steps = [request_step(rollout) for rollout in rollouts]
         return StepTable(
-            steps=[request_step(rollout) for rollout in rollouts],
-            task_ids=np.array(tasks),
+            steps=steps,
+            task_ids=numbered(tasks),
             rollouts=np.arange(len(tasks)),
             out_of_family=np.array([bool(r.info.get("out_of_family")) for r in rollouts]),
             reference_types=np.full(len(tasks), ""),
+            families=np.array([step.family for step in steps]),
+            indices=np.array([step.index for step in steps], dtype=np.int64),
             num_out_of_reach=0,
         )
 

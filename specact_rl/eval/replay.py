@@ -22,8 +22,8 @@ class Judged:
     """A verifier's view of one proposer's columns."""
 
     verifier_id: str
-    size: ModelSize
-    """Nothing for a verifier that runs no model."""
+    size: ModelSize | None
+    """Nothing for a verifier that runs no model; None where it is not known."""
     shares_strong: bool
     """Whether it is the strong model itself, which then reads and acts at every step."""
     log_odds: FloatArray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from specact_rl.metrics.frontier import (
 )
 from specact_rl.metrics.paired import tost_equivalence
 from specact_rl.metrics.resampling import cluster_codes, percentile_interval, resampled_sums
-from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
 from specact_rl.types import ACTION_TYPES
 
@@ -28,14 +29,18 @@ MARGIN = 0.02
 ALPHA = 0.05
 """Level of the test that it is no worse."""
 NUM_RESAMPLES = 10_000
+COSTS = ("flops", "seconds", "price")
+"""Measured costs of a `SystemRun`."""
 
 
 def system_report(
     run: SystemRun,
     table: StepTable,
     strong_only: SystemRun,
+    costs: Mapping[str, MetricValue | None],
     rng: np.random.Generator,
-    reference: SystemRun | None = None,
+    reference: SystemRun | None,
+    num_resamples: int,
 ) -> dict[str, Any]:
     """A system's row as JSON.
 
@@ -43,12 +48,13 @@ def system_report(
         run: What the system did.
         table: The test steps.
         strong_only: System A on the same steps.
-        rng: Of the intervals.
+        costs: Its part of `relative_costs`.
+        rng: Of the other intervals.
         reference: What accepting everything that parses did, with the same proposals; None for a
             system without a gate.
+        num_resamples: Draws of each.
     """
     tasks = table.task_ids
-    of_costs = rng.spawn(1)[0]  # which costs are known changes no other interval
     row: dict[str, Any] = {
         "name": run.system.name,
         "title": run.system.title,
@@ -62,16 +68,14 @@ def system_report(
         **_levels(run, table),
         "strong_calls": _strong_calls(run),
         "mflops_per_step": _mean(run.flops / 1e6),
-        "relative_flops": _if_known(ratio_of_totals(run.flops, strong_only.flops, tasks, rng)),
+        "relative_flops": costs["flops"],
         "ms_per_step": _mean(run.seconds * 1e3),
-        "relative_seconds": _if_known(
-            ratio_of_totals(run.seconds, strong_only.seconds, tasks, of_costs)
-        ),
+        "relative_seconds": costs["seconds"],
         "price_per_step": _mean(run.price),
-        "relative_price": _if_known(ratio_of_totals(run.price, strong_only.price, tasks, of_costs)),
+        "relative_price": costs["price"],
         "assumed_cost": _assumed_cost(run),
         "num_distinct": float(run.num_distinct.mean()),
-        "difference_from_a": _from_a(run, strong_only, tasks, rng),
+        "difference_from_a": _from_a(run, strong_only, tasks, rng, num_resamples),
         "by_type": _by_type(run, table, strong_only),
     }
     if run is not strong_only:
@@ -80,10 +84,10 @@ def system_report(
         row["accept_rate"] = _accept_rate(run, run.accepted, tasks)
         row["selective_risk"] = _selective_risk(run, tasks)
         if run.system.fallback:
-            row |= _against_reference_gates(run, strong_only, tasks, rng)
+            row |= _against_reference_gates(run, strong_only, tasks, rng, num_resamples)
     if reference is not None:
         row["over_accept_what_parses"] = paired_difference(
-            run.acceptable, reference.acceptable, tasks, rng
+            run.acceptable, reference.acceptable, tasks, rng, num_resamples
         )
     return row
 
@@ -100,10 +104,6 @@ def _strong_calls(run: SystemRun) -> float | None:
     return None if run.system.proposer == PANEL else float(run.called.mean())
 
 
-def _if_known(value: MetricValue) -> MetricValue | None:
-    return None if value.value is None else value
-
-
 def _mean(values: FloatArray) -> float | None:
     """None where a value is not known."""
     mean = float(values.mean())
@@ -111,14 +111,18 @@ def _mean(values: FloatArray) -> float | None:
 
 
 def _from_a(
-    run: SystemRun, strong_only: SystemRun, tasks: np.ndarray, rng: np.random.Generator
+    run: SystemRun,
+    strong_only: SystemRun,
+    tasks: IntArray,
+    rng: np.random.Generator,
+    num_resamples: int,
 ) -> MetricValue:
     if run is strong_only:  # exactly, whatever the rows
         return MetricValue(value=0.0, low=0.0, high=0.0, n=tasks.size)
-    return paired_difference(run.acceptable, strong_only.acceptable, tasks, rng)
+    return paired_difference(run.acceptable, strong_only.acceptable, tasks, rng, num_resamples)
 
 
-def _equivalence(run: SystemRun, strong_only: SystemRun, tasks: np.ndarray) -> dict[str, Any]:
+def _equivalence(run: SystemRun, strong_only: SystemRun, tasks: IntArray) -> dict[str, Any]:
     """TOST against A, and the one of its two tests that asks for no more than "not worse"."""
     here = known(run.acceptable, strong_only.acceptable)
     if np.unique(tasks[here]).size < 2:
@@ -130,7 +134,11 @@ def _equivalence(run: SystemRun, strong_only: SystemRun, tasks: np.ndarray) -> d
 
 
 def _against_reference_gates(
-    run: SystemRun, strong_only: SystemRun, tasks: np.ndarray, rng: np.random.Generator
+    run: SystemRun,
+    strong_only: SystemRun,
+    tasks: IntArray,
+    rng: np.random.Generator,
+    num_resamples: int,
 ) -> dict[str, Any]:
     """Skill over random gates of the same accept rate, and what any gate of that rate could reach.
 
@@ -145,9 +153,17 @@ def _against_reference_gates(
         labels[here].astype(np.bool_) for labels in (run.offered, strong_only.acceptable)
     )
     rates, a = agreement_rates(cheap, strong), float(accepted.mean())
-    skill = gate_skill_interval(accepted, cheap, strong, tasks[here], rng=rng)
-    among_parsed = gate_skill_interval(
-        accepted, cheap, strong, tasks[here], rng=rng, eligible=parsed
+    skill, among_parsed = (
+        gate_skill_interval(
+            accepted,
+            cheap,
+            strong,
+            tasks[here],
+            rng=rng,
+            eligible=eligible,
+            num_resamples=num_resamples,
+        )
+        for eligible in (None, parsed)
     )
     assert among_parsed.value is not None
     accuracy = float(np.where(accepted, cheap, strong).mean())
@@ -171,15 +187,54 @@ def ratio_of_totals(
         return MetricValue(value=None, n=0, note="not known for every step")
     codes, num_clusters = cluster_codes(tasks, a.size)
     sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1).astype(np.float64)
-    draws = resampled_sums(sums, NUM_RESAMPLES, rng)
+    return _ratio(sums.sum(axis=0), resampled_sums(sums, NUM_RESAMPLES, rng), a.size, num_clusters)
+
+
+def _ratio(totals: FloatArray, draws: FloatArray, n: int, num_clusters: int) -> MetricValue:
+    """First column over second."""
     interval = percentile_interval(draws[:, 0] / draws[:, 1], 0.95)
     return MetricValue(
-        value=float(a.sum() / b.sum()),
+        value=float(totals[0] / totals[1]),
         low=interval.low,
         high=interval.high,
-        n=a.size,
+        n=n,
         num_clusters=num_clusters,
     )
+
+
+def relative_costs(
+    runs: Sequence[SystemRun],
+    strong_only: SystemRun,
+    tasks: IntArray,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> list[dict[str, MetricValue | None]]:
+    """FLOPs, seconds and price of each run in units of the strong model alone.
+
+    Totals over totals; all from one set of resampled tasks, as costs differ from task to task and
+    each set is dear. None where a total is not known.
+    """
+    codes, num_clusters = cluster_codes(tasks, tasks.size)
+    columns: list[FloatArray] = []
+    at: dict[tuple[int, str], int] = {}
+    for number, run in enumerate((strong_only, *runs)):
+        for kind in COSTS:
+            values = getattr(run, kind)
+            if np.isfinite(values).all():
+                at[number, kind] = len(columns)
+                columns.append(np.bincount(codes, values, num_clusters).astype(np.float64))
+    if not columns:
+        return [dict.fromkeys(COSTS) for _ in runs]
+    sums = np.stack(columns, axis=1)
+    totals, draws = sums.sum(axis=0), resampled_sums(sums, num_resamples, rng)
+
+    def ratio(number: int, kind: str) -> MetricValue | None:
+        a, b = at.get((number, kind)), at.get((0, kind))
+        if a is None or b is None or totals[b] <= 0.0:
+            return None
+        return _ratio(totals[[a, b]], draws[:, [a, b]], tasks.size, num_clusters)
+
+    return [{kind: ratio(number + 1, kind) for kind in COSTS} for number in range(len(runs))]
 
 
 def nothing_rejected(n: int) -> MetricValue:
@@ -187,13 +242,13 @@ def nothing_rejected(n: int) -> MetricValue:
     return MetricValue(value=1.0, n=n, note="by definition: nothing is rejected")
 
 
-def _accept_rate(run: SystemRun, accepted: BoolArray, tasks: np.ndarray) -> MetricValue:
+def _accept_rate(run: SystemRun, accepted: BoolArray, tasks: IntArray) -> MetricValue:
     if not run.system.fallback:
         return nothing_rejected(tasks.size)
     return rate(accepted, tasks)
 
 
-def _selective_risk(run: SystemRun, tasks: np.ndarray) -> MetricValue:
+def _selective_risk(run: SystemRun, tasks: IntArray) -> MetricValue:
     if not run.accepted.any():
         return MetricValue(value=None, n=0, note="nothing is accepted")
     return rate(1.0 - run.offered[run.accepted], tasks[run.accepted])
@@ -235,7 +290,11 @@ def _by_type(run: SystemRun, table: StepTable, strong_only: SystemRun) -> dict[s
 
 
 def family_rows(
-    run: SystemRun, strong_only: SystemRun, table: StepTable, rng: np.random.Generator
+    run: SystemRun,
+    strong_only: SystemRun,
+    table: StepTable,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Any]:
     """The steps of task families that were trained on, and of those that were held out.
 
@@ -250,7 +309,7 @@ def family_rows(
         found: dict[str, Any] = {"n": int(here.sum()), "acceptable": rate(mine, tasks)}
         if run is not strong_only:
             found["accept_rate"] = _accept_rate(run, run.accepted[here], tasks)
-            found["difference_from_a"] = paired_difference(mine, strong, tasks, rng)
+            found["difference_from_a"] = paired_difference(mine, strong, tasks, rng, num_resamples)
         return found
 
     groups = {"in_family": ~table.out_of_family, "out_of_family": table.out_of_family}

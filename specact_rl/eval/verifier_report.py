@@ -25,13 +25,15 @@ from specact_rl.metrics.discrimination import (
 from specact_rl.metrics.paired import wilson_interval
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
-from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
+from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.policy.gates import Gate
 from specact_rl.types import ACTION_TYPES
 
 MIN_ROWS_OF_A_TYPE = 30
 """Fewer labelled proposals of an action type than this are not given an AUROC of their own."""
 NUM_CURVE_POINTS = 60
+MAX_AUROC_RESAMPLES = 2_000
+"""An AUROC's draws sort and add up every row, so fewer are made than of a mean's."""
 
 
 def verifier_report(
@@ -42,6 +44,7 @@ def verifier_report(
     gate: Gate,
     free: dict[str, Judged],
     rng: np.random.Generator,
+    num_resamples: int = 10_000,
 ) -> dict[str, Any]:
     """One row of the verifiers table, as JSON, on the greedy proposals that could be judged.
 
@@ -55,26 +58,30 @@ def verifier_report(
         gate: Its gate, whose calibrator gives the probabilities.
         free: Verifiers that cost nothing, to compare with, by key.
         rng: Of the intervals.
+        num_resamples: Draws of each; of an AUROC's at most MAX_AUROC_RESAMPLES.
     """
+    of_auroc = min(num_resamples, MAX_AUROC_RESAMPLES)
     scores, labels = judged.log_odds[:, 0], proposer.acceptable[:, 0]
     scored, labelled = ~np.isnan(scores), known(labels)
     rows = np.flatnonzero(scored & labelled)
     z, y, tasks = scores[rows], labels[rows] == 1.0, table.task_ids[rows]
-    types = _action_types(proposer, rows)
+    types = proposer.action_types[rows, 0]
     report: dict[str, Any] = {
         "name": name,
         "verifier_id": judged.verifier_id,
-        "num_params": judged.size.num_params,
+        "num_params": None if judged.size is None else judged.size.num_params,
         "n": int(rows.size),
         "num_unparsable": int((~scored).sum()),
         "num_unlabelled": int((scored & ~labelled).sum()),
         "base_rate": cluster_rate(y, tasks),
-        "auroc": auroc_interval(z, y, tasks, rng=rng),
-        "auroc_within_types": _within_types(z, y, types, tasks, rng),
-        "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng),
-        "auroc_same_step": _same_step(table, proposer, judged, rng),
+        "auroc": auroc_interval(z, y, tasks, rng=rng, num_resamples=of_auroc),
+        "auroc_within_types": _within_types(z, y, types, tasks, rng, of_auroc),
+        "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng, num_resamples=of_auroc),
+        "auroc_same_step": _same_step(table, proposer, judged, rng, of_auroc),
         "gain_over": {
-            other: auroc_difference(z, j.log_odds[rows, 0], y, tasks, rng=rng)
+            other: auroc_difference(
+                z, j.log_odds[rows, 0], y, tasks, rng=rng, num_resamples=of_auroc
+            )
             for other, j in free.items()
             if other != name
         },
@@ -88,7 +95,7 @@ def verifier_report(
         p, y, rng=rng, statistic="debiased_ece", binning="equal_mass", num_draws=1000
     )
     report |= {
-        "brier_skill": brier_skill_interval(p, y, tasks, rng=rng),
+        "brier_skill": brier_skill_interval(p, y, tasks, rng=rng, num_resamples=num_resamples),
         "ece": expected_calibration_error(curve),
         "debiased_ece": debiased_ece(curve),
         "null_band": band,
@@ -102,7 +109,11 @@ def verifier_report(
 
 
 def _same_step(
-    table: StepTable, proposer: ProposalColumns, judged: Judged, rng: np.random.Generator
+    table: StepTable,
+    proposer: ProposalColumns,
+    judged: Judged,
+    rng: np.random.Generator,
+    num_resamples: int,
 ) -> MetricValue | None:
     """AUROC over pairs of distinct proposals of one step; None if it judged one sample only.
 
@@ -119,6 +130,7 @@ def _same_step(
         steps,
         table.task_ids[steps],
         rng=rng,
+        num_resamples=num_resamples,
     )
 
 
@@ -134,21 +146,21 @@ def _accepted(p: FloatArray, y: BoolArray, tasks: np.ndarray, gate: Gate) -> dic
     }
 
 
-def _action_types(proposer: ProposalColumns, rows: IntArray) -> np.ndarray:
-    """Of the greedy proposals at the given steps; empty where one does not parse."""
-    return np.array(
-        [action.type if (action := proposer.proposals[i][0].action) else "" for i in rows]
-    )
-
-
 def _within_types(
-    z: FloatArray, y: BoolArray, types: np.ndarray, tasks: np.ndarray, rng: np.random.Generator
+    z: FloatArray,
+    y: BoolArray,
+    types: np.ndarray,
+    tasks: np.ndarray,
+    rng: np.random.Generator,
+    num_resamples: int,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for action_type in ACTION_TYPES:
         here = types == action_type
         if here.sum() >= MIN_ROWS_OF_A_TYPE:
-            found[action_type] = auroc_interval(z[here], y[here], tasks[here], rng=rng)
+            found[action_type] = auroc_interval(
+                z[here], y[here], tasks[here], rng=rng, num_resamples=num_resamples
+            )
     return found
 
 

@@ -1,5 +1,4 @@
-"""The whole path by preset: tasks, rollouts, training, outcomes, gates, live episodes, report."""
+"""The whole path by preset: tasks, rollouts, training, outcomes, gates, live episodes, report.
 
-from specact_rl.pipeline.run import run_preset
-
-__all__ = ["run_preset"]
+Empty, so that what needs no model (`table_evaluation`) does not wait for the model libraries.
+"""

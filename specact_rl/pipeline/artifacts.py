@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
 from specact_rl.eval.evaluate import Outcomes, Ranked
@@ -23,10 +24,10 @@ from specact_rl.models.loading import (
     load_tokenizer,
     model_id,
 )
-from specact_rl.pipeline.folders import Folders
+from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import num_judged
-from specact_rl.presets import Preset
+from specact_rl.presets import Preset, find_preset
 from specact_rl.rendering import CatalogueMode, Renderer
 from specact_rl.store import content_hash, folder_hash, read_json, read_manifest, read_table
 from specact_rl.types import Proposal, Rollout, Score, SplitName
@@ -220,6 +221,21 @@ class Artifacts:
                 "seed": self.seed,
             }
         )
+
+
+def finished_run(folder: Path) -> Artifacts:
+    """What a finished run of a preset has made.
+
+    Raises:
+        ConfigError: The folder holds no finished run.
+    """
+    folders = Folders(root=folder)
+    if not (folders.evaluation / RESULTS_FILE).is_file():
+        raise ConfigError(f"{folder} must be the folder of a finished `specact run`")
+    identity = read_json(folders.identity)
+    return Artifacts(
+        preset=find_preset(identity["preset"]["name"]), seed=identity["seed"], folders=folders
+    )
 
 
 def _columns(table: StepTable, proposals: list[Proposal]) -> ProposalColumns:

@@ -28,7 +28,8 @@ from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
-from specact_rl.pipeline.results import collect_results, plain_json
+from specact_rl.pipeline.provenance import plain_json
+from specact_rl.pipeline.results import collect_results
 from specact_rl.policy.calibrators import CALIBRATORS
 from specact_rl.policy.fitting import COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.systems import SYSTEMS, num_judged

@@ -41,10 +41,12 @@ def make_table():
     numbers = np.array([task for task, _ in ids])
     return StepTable(
         steps=steps,
-        task_ids=np.array([step.task_id for step in steps]),
+        task_ids=numbers,
         rollouts=numbers,
         out_of_family=numbers >= 2 * NUM_TASKS // 3,
         reference_types=np.array(["final_answer"] * len(steps)),
+        families=np.array([step.family for step in steps]),
+        indices=np.array([step.index for step in steps]),
         num_out_of_reach=5,
     )
 

@@ -344,7 +344,7 @@ def test_steps_out_of_reach_are_left_out():
     assert [step.step_id for step in table.steps] == ["a/0", "a/2", "b/0"]
     assert table.rollouts.tolist() == [0, 0, 1]
     assert table.out_of_family.tolist() == [False, False, True]
-    assert table.task_ids.tolist() == ["task-a", "task-a", "task-b"]
+    assert table.task_ids.tolist() == [0, 0, 1]
     assert table.reference_types.tolist() == ["retrieval"] * 3
     assert [step.step_id for step in table.take(table.out_of_family).steps] == ["b/0"]
     assert table.num_out_of_reach == 1

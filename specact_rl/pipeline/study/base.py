@@ -32,7 +32,8 @@ from specact_rl.mining.build_rollouts import (
 )
 from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
-from specact_rl.pipeline.results import plain_json, provenance, split_rows
+from specact_rl.pipeline.provenance import plain_json, provenance
+from specact_rl.pipeline.results import split_rows
 from specact_rl.policy.calibrators import CALIBRATORS
 from specact_rl.policy.fitting import COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.gates import Gate
