@@ -15,6 +15,7 @@ import numpy as np
 
 from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
+from specact_rl.eval.certificates import certificate_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
 from specact_rl.eval.labelled import known
@@ -154,6 +155,7 @@ def evaluate(
     train_steps: Sequence[Step],
     *,
     ranked: Ranked | None = None,
+    calibration: Outcomes | None = None,
     systems: Mapping[str, System] = SYSTEMS,
     seed: int,
 ) -> dict[str, Any]:
@@ -169,6 +171,7 @@ def evaluate(
         train_steps: Steps with references that the proposers were trained on, for the baselines;
             none, where there are none.
         ranked: For rows of their own; None leaves them out.
+        calibration: What the gates were fitted on; None leaves certificates out.
         systems: By name; those whose parts are missing are left out. A is needed.
         seed: Of every interval.
 
@@ -218,6 +221,22 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
+        "certificates": (
+            certificate_rows(
+                run_all(
+                    calibration,
+                    gates,
+                    {name: s for name, s in systems.items() if s.gated or name == "A"},
+                ),
+                calibration.table,
+                runs,
+                table,
+                gates,
+                rng,
+            )
+            if calibration
+            else []
+        ),
     }
 
 

@@ -82,10 +82,11 @@ def risk_areas(
         cause = "one cluster only"
     elif risk in (0.0, 1.0):
         cause = "all rows have the same label"
-    perfect, of_perfect = risk, np.zeros_like(areas.of_aurc)
+    perfect, of_perfect = risk, np.zeros(s.size, dtype=np.float64)
     if 0.0 < risk < 1.0:
+        # r + (1 - r) ln(1 - r), and its derivative by the risk.
         perfect += (1.0 - risk) * math.log1p(-risk)
-        of_perfect = -math.log1p(-risk) * (~y - risk)  # its derivative by the risk
+        of_perfect = -math.log1p(-risk) * ((~y).astype(np.float64) - risk)
 
     def around(value: float, of_row: FloatArray) -> MetricValue:
         if cause is not None:
@@ -126,7 +127,7 @@ def area_influences(confidence: FloatArray, acceptable: BoolArray) -> AreaInflue
     accepted and wrong. Within a tie all is averaged over its orders.
     """
     n = confidence.size
-    order = np.argsort(-confidence, kind="stable")
+    order = np.argsort(-confidence)
     wrong, ranked = (~acceptable[order]).astype(np.float64), confidence[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), n - 1)
     sizes = np.diff(last, prepend=-1)
@@ -188,7 +189,7 @@ def risk_coverage_band(
     codes, num_clusters = cluster_codes(clusters, s.size)
     if num_clusters < 2:
         raise ValueError("a band over tasks needs at least two clusters, got one")
-    order = np.argsort(-s, kind="stable")
+    order = np.argsort(-s)
     wrong, of_row = (~y[order]).astype(np.float64), codes[order]
     last = np.append(np.flatnonzero(np.diff(s[order])), s.size - 1)
     wanted = np.ceil(np.linspace(0.0, s.size, num_points + 1)[1:]).astype(np.int64) - 1
@@ -234,7 +235,7 @@ def risk_coverage_band(
 def _largest_deviate(
     residuals: FloatArray, rng: np.random.Generator, num_draws: int, level: float
 ) -> float:
-    """Quantile of max |Z| where Z has the residuals' correlations; points without error count not."""
+    """Quantile of max |Z| for Z correlated as the residuals; points without error are left out."""
     norms = np.sqrt((residuals**2).sum(axis=1))
     moving = norms > 0.0
     if not moving.any():

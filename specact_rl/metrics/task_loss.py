@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +17,6 @@ from specact_rl.metrics.values import (
     IntArray,
     MetricValue,
     as_labels,
-    as_scores,
     check_lengths,
 )
 
@@ -33,111 +33,105 @@ def check_task_loss(loss: str) -> None:
         raise ValueError(f"loss must be one of {sorted(get_args(TaskLoss))}, got {loss!r}")
 
 
-def task_risk(
-    accepted: ArrayLike,
-    acceptable: ArrayLike,
-    tasks: Clusters,
-    of: RiskOf,
-    *,
-    level: float = 0.95,
-) -> MetricValue:
-    """Mean loss of tasks under a gate's decisions, with an interval over tasks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCounts:
+    """A gate's decisions counted by task; all arrays of shape (K,)."""
 
-    The estimate of what `policy.thresholds` promises, on rows that chose nothing.
+    steps: IntArray
+    accepted: IntArray
+    wrong: IntArray
+    """Accepted and not acceptable."""
 
-    Args:
-        accepted: The gate's decisions, shape (n,).
-        acceptable: Labels, shape (n,).
-        tasks: Task id per row.
-        of: Which loss.
-        level: Of the interval.
+    @classmethod
+    def of(cls, accepted: ArrayLike, acceptable: ArrayLike, tasks: Clusters) -> TaskCounts:
+        """Count decisions on labelled rows.
 
-    Returns:
-        None with a note where nothing is accepted and the loss is among the accepted; `n` counts
-        rows, for "any_wrong" tasks.
-    """
-    g, y = as_labels(accepted, "accepted"), as_labels(acceptable)
-    check_lengths(accepted=g, acceptable=y)
-    codes, num_tasks = cluster_codes(tasks, g.size)
-    wrong = g & ~y
-    if of == "any_wrong":
-        hit = np.bincount(codes[wrong], minlength=num_tasks) > 0
-        return weighted_cluster_rate(hit, np.ones(num_tasks), np.arange(num_tasks), level=level)
-    if of == "wrong_share":
-        weights = 1.0 / np.bincount(codes)[codes]
-        return weighted_cluster_rate(wrong, weights, codes, level=level)
-    if not g.any():
-        return MetricValue(value=None, n=0, note="nothing accepted")
-    counted = codes[g] if of == "wrong_among_accepted" else codes
-    weights = 1.0 / np.bincount(counted, minlength=num_tasks)[codes[g]]
-    return weighted_cluster_rate(~y[g], weights, codes[g], level=level)
+        Args:
+            accepted: The gate's decisions, shape (n,).
+            acceptable: Labels, shape (n,).
+            tasks: Task id per row.
+        """
+        g, y = as_labels(accepted, "accepted"), as_labels(acceptable)
+        check_lengths(accepted=g, acceptable=y)
+        codes, k = cluster_codes(tasks, g.size)
+        return cls(
+            steps=np.bincount(codes, minlength=k),
+            accepted=np.bincount(codes[g], minlength=k),
+            wrong=np.bincount(codes[g & ~y], minlength=k),
+        )
+
+    def accept_rate(self, level: float = 0.95) -> MetricValue:
+        """Share of the steps that are accepted."""
+        return _rate(self.accepted, self.steps, np.ones(self.steps.size), level)
+
+    def selective_risk(self, level: float = 0.95) -> MetricValue:
+        """Share wrong among all accepted steps; None when there are none."""
+        return _rate(self.wrong, self.accepted, np.ones(self.steps.size), level)
+
+    def risk(self, of: RiskOf, level: float = 0.95) -> MetricValue:
+        """Mean loss of tasks; the estimate of what `policy.thresholds` promises of new ones.
+
+        Returns:
+            None with a note where nothing is accepted and the loss is among the accepted. `n` is
+            the number of rows that count, for "any_wrong" of tasks.
+        """
+        ones = np.ones_like(self.steps)
+        if of == "any_wrong":
+            return _rate((self.wrong > 0).astype(np.int64), ones, ones.astype(np.float64), level)
+        if of == "wrong_share":
+            return _rate(self.wrong, self.steps, 1.0 / self.steps, level)
+        among = self.accepted if of == "wrong_among_accepted" else self.steps
+        return _rate(self.wrong, self.accepted, 1.0 / np.maximum(among, 1), level)
 
 
-def weighted_cluster_rate(
-    hits: ArrayLike, weights: ArrayLike, clusters: Clusters, *, level: float = 0.95
-) -> MetricValue:
+def _rate(hits: IntArray, rows: IntArray, weights: FloatArray, level: float) -> MetricValue:
     """Weighted share of hits with Wilson's interval at the effective number of rows.
 
-    `rates.cluster_rate` for rows that do not weigh the same: the standard error is that of a ratio
-    of cluster sums, linearised; where all rows have the same value, each cluster counts as one row
-    of its summed weight.
+    `rates.cluster_rate` from counts, for clusters whose rows weigh differently: the standard error
+    is that of a ratio of cluster sums, linearised. Where all rows have the same value, each
+    cluster counts as one row of its weight.
 
     Args:
-        hits: Shape (n,).
-        weights: Positive, shape (n,).
-        clusters: Cluster id per row.
+        hits: Rows that are hits, per cluster.
+        rows: Rows that count, per cluster; clusters without one are left out.
+        weights: Of each row of the cluster, positive.
         level: Of the interval.
-
-    Returns:
-        No interval, and a note, when there is one cluster only.
 
     Source: Korn and Graubard (1998), whose effective number it is.
     """
-    y, w = as_labels(hits, "hits"), as_scores(weights, "weights")
-    check_lengths(hits=y, weights=w)
-    if w.min() <= 0.0:
-        raise ValueError(f"weights must be positive, got {w.min()!r}")
-    codes, num_clusters = cluster_codes(clusters, y.size)
-    of_clusters = np.bincount(codes, w)
-    total = float(of_clusters.sum())
-    share = float(w @ y) / total
-    alike = bool(y.all() or not y.any())
+    there = rows > 0
+    hits, rows, weights = hits[there], rows[there], weights[there]
+    n, k = int(rows.sum()), rows.size
+    if n == 0:
+        return MetricValue(value=None, n=0, note="nothing accepted")
+    numerators, denominators = weights * hits, weights * rows
+    total = float(denominators.sum())
+    share = float(numerators.sum()) / total
+    alike = int(hits.sum()) in (0, n)
     if alike:
-        share = float(y[0])
-    if num_clusters < 2:
-        return MetricValue(
-            value=share, n=y.size, num_clusters=num_clusters, note="no interval: one cluster only"
-        )
+        share = float(hits[0] > 0)
+    if k < 2:
+        return MetricValue(value=share, n=n, num_clusters=k, note="no interval: one cluster only")
     if alike:
-        rows = total**2 / float(of_clusters @ of_clusters)
+        effective = total**2 / float(denominators @ denominators)
     else:
-        error = ratio_error(np.bincount(codes, w * y), of_clusters)
-        independent = total**2 / float(w @ w)
-        factor = few_clusters_factor(y.size, num_clusters, level) if y.size > num_clusters else 1.0
-        # Never more than as many independent rows of these weights are worth.
-        spread = share * (1.0 - share)
-        rows = factor * (independent if error == 0.0 else min(independent, spread / error**2))
-    interval = wilson_at(share, rows, level)
+        residuals = numerators - share * denominators
+        variance = k / (k - 1) * float(residuals @ residuals) / total**2
+        # Never more than as many independent rows of these weights.
+        effective = total**2 / float(rows @ weights**2)
+        if variance > 0.0:
+            effective = min(effective, share * (1.0 - share) / variance)
+        if n > k:
+            effective *= few_clusters_factor(n, k, level)
+    interval = wilson_at(share, effective, level)
     return MetricValue(
         value=share,
         low=interval.low,
         high=interval.high,
-        n=y.size,
-        num_clusters=num_clusters,
-        note=ALL_ALIKE if alike and num_clusters < y.size else None,
+        n=n,
+        num_clusters=k,
+        note=ALL_ALIKE if alike and k < n else None,
     )
-
-
-def ratio_error(numerators: FloatArray, denominators: FloatArray) -> float:
-    """Standard error of sum(numerators) / sum(denominators) over K independent clusters, linearised.
-
-    Args:
-        numerators: Per cluster, shape (K,); K >= 2.
-        denominators: Per cluster, shape (K,), with a positive sum.
-    """
-    total, k = float(denominators.sum()), numerators.size
-    residuals = numerators - float(numerators.sum()) / total * denominators
-    return float(np.sqrt(k / (k - 1) * (residuals @ residuals))) / total
 
 
 def places_within(codes: IntArray, hits: BoolArray) -> tuple[IntArray, IntArray]:
@@ -151,7 +145,7 @@ def places_within(codes: IntArray, hits: BoolArray) -> tuple[IntArray, IntArray]
     grouped = codes[by_cluster]
     starts = np.append(0, np.flatnonzero(np.diff(grouped)) + 1)
     sizes = np.diff(np.append(starts, codes.size))
-    before = np.cumsum(hits[by_cluster]) - hits[by_cluster]
+    before: IntArray = np.cumsum(hits[by_cluster]) - hits[by_cluster]
     place, num_hits = np.empty((2, codes.size), dtype=np.int64)
     place[by_cluster] = np.arange(codes.size) - np.repeat(starts, sizes)
     num_hits[by_cluster] = before - np.repeat(before[starts], sizes)

@@ -21,7 +21,12 @@ from specact_rl.policy.thresholds.certificates import (
     one_row_per_cluster,
 )
 from specact_rl.policy.thresholds.cuts import ThresholdChoice, ThresholdRule
-from specact_rl.policy.thresholds.feasibility import Feasibility, feasibility
+from specact_rl.policy.thresholds.feasibility import (
+    Feasibility,
+    TargetCertificates,
+    certify,
+    feasibility,
+)
 from specact_rl.policy.thresholds.rules import (
     choose_by_accept_rate,
     choose_by_chow,
@@ -32,10 +37,12 @@ from specact_rl.policy.thresholds.rules import (
 
 __all__ = [
     "Feasibility",
+    "TargetCertificates",
     "ThresholdChoice",
     "ThresholdRule",
     "accepted_needed",
     "binomial_p_values",
+    "certify",
     "choose_by_accept_rate",
     "choose_by_chow",
     "choose_by_conformal_risk",

@@ -87,18 +87,46 @@ def choose_by_target_risk(
 
     Source: Angelopoulos et al. (2021), arXiv 2110.01052, fixed-sequence testing.
     """
-    _check_levels(target_risk=target_risk, delta=delta)
-    p, y, drawn = as_probabilities(p_accept), as_labels(acceptable), ""
-    controls = OF_ROWS
+    p, y, whole = as_probabilities(p_accept), as_labels(acceptable), None
     if clusters is not None:
         if rng is None:
             raise ValueError("rng is needed with clusters: it draws one row per cluster")
         rows = one_row_per_cluster(clusters, p.size, rng)
-        if rows.size < p.size:
-            drawn = f" (one row drawn from each of {rows.size} clusters, {p.size} rows in all)"
-            controls = OF_ONE_ROW
-        p, y = p[rows], y[rows]
-    cuts = cuts_of(p, y)
+        p, y, whole = p[rows], y[rows], p.size
+    return target_risk_choice(
+        cuts_of(p, y),
+        target_risk,
+        delta,
+        drawn_from=whole,
+        start_count=start_count,
+        num_steps=num_steps,
+    )
+
+
+def target_risk_choice(
+    cuts: Cuts,
+    target_risk: float,
+    delta: float,
+    *,
+    drawn_from: int | None = None,
+    start_count: int | None = None,
+    num_steps: int = 50,
+) -> ThresholdChoice:
+    """`choose_by_target_risk` on sorted rows.
+
+    Args:
+        cuts: Of independent rows.
+        target_risk: As there.
+        delta: As there.
+        drawn_from: How many rows there were before one per task was drawn; None if it was not.
+        start_count: As there.
+        num_steps: As there.
+    """
+    _check_levels(target_risk=target_risk, delta=delta)
+    drawn, controls = "", OF_ROWS
+    if drawn_from is not None and drawn_from > cuts.n:
+        drawn = f" (one row drawn from each of {cuts.n} clusters, {drawn_from} rows in all)"
+        controls = OF_ONE_ROW
     path = LossPath(total=cuts.errors.astype(np.float64), units=cuts.counts)
     start = default_start_count(cuts.n, target_risk, delta) if start_count is None else start_count
     steps = _walk_steps(cuts, path, start, num_steps)
@@ -155,11 +183,25 @@ def choose_by_task_risk(
 
     Source: Angelopoulos et al. (2021), arXiv 2110.01052.
     """
-    _check_levels(target_risk=target_risk, delta=delta)
     check_task_loss(loss)
     cuts = cuts_of(p_accept, acceptable)
     codes, num_tasks = cluster_codes(tasks, cuts.n)
     path = task_loss_path(cuts, codes, num_tasks, loss)
+    return task_risk_choice(cuts, path, num_tasks, loss, target_risk, delta, start_count, num_steps)
+
+
+def task_risk_choice(
+    cuts: Cuts,
+    path: LossPath,
+    num_tasks: int,
+    loss: TaskLoss,
+    target_risk: float,
+    delta: float,
+    start_count: int | None = None,
+    num_steps: int = 50,
+) -> ThresholdChoice:
+    """`choose_by_task_risk` along a path of that loss."""
+    _check_levels(target_risk=target_risk, delta=delta)
     p_values: PValues = binomial_p_values if loss == "any_wrong" else hoeffding_bentkus_p_values
     start = (
         default_start_count(num_tasks, target_risk, delta, p_values)
@@ -220,7 +262,6 @@ def choose_by_conformal_risk(
 
     Source: Angelopoulos et al. (2024), arXiv 2208.02814.
     """
-    _check_levels(target_risk=target_risk)
     check_task_loss(loss)
     if loss == "wrong_among_accepted":
         raise ValueError(
@@ -229,17 +270,26 @@ def choose_by_conformal_risk(
         )
     cuts = cuts_of(p_accept, acceptable)
     if tasks is None:
-        units, total, controls = cuts.n, cuts.errors.astype(np.float64), OF_ROWS_JOINTLY
-    else:
-        codes, units = cluster_codes(tasks, cuts.n)
-        total, controls = task_loss_path(cuts, codes, units, loss).total, CONTROLS[loss]
+        return conformal_choice(cuts, cuts.errors.astype(np.float64), None, loss, target_risk)
+    codes, units = cluster_codes(tasks, cuts.n)
+    total = task_loss_path(cuts, codes, units, loss).total
+    return conformal_choice(cuts, total, units, loss, target_risk)
+
+
+def conformal_choice(
+    cuts: Cuts, total: FloatArray, num_tasks: int | None, loss: TaskLoss, target_risk: float
+) -> ThresholdChoice:
+    """`choose_by_conformal_risk` with the summed loss at each cut; `num_tasks` None is of rows."""
+    _check_levels(target_risk=target_risk)
+    units = cuts.n if num_tasks is None else num_tasks
+    controls = OF_ROWS_JOINTLY if num_tasks is None else CONTROLS[loss]
     chosen = conformal_step(total / units, units, target_risk=target_risk)
     promise = f"accepted and wrong <= {target_risk:g} in expectation"
     if chosen >= 0:
         message = (
             f"{promise}: kept at {int(cuts.counts[chosen])} of {cuts.n} rows accepted "
             f"({cuts.counts[chosen] / cuts.n:.1%}), mean loss {total[chosen] / units:.4f} over "
-            f"{units} {'rows' if tasks is None else 'tasks'}"
+            f"{units} {'rows' if num_tasks is None else 'tasks'}"
         )
     elif 1.0 / (units + 1) > target_risk:
         least = int(np.ceil(1.0 / target_risk)) - 1

@@ -76,7 +76,7 @@ def cuts_of(p_accept: ArrayLike, acceptable: ArrayLike) -> Cuts:
     """
     p, y = as_probabilities(p_accept), as_labels(acceptable)
     check_lengths(p_accept=p, acceptable=y)
-    order = np.argsort(-p, kind="stable")
+    order = np.argsort(-p)
     ranked, wrong = p[order], ~y[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), p.size - 1)
     above, below = ranked[last[:-1]], ranked[last[:-1] + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,14 @@ from numpy.typing import ArrayLike
 
 from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.policy.thresholds.bounds import accepted_needed, default_start_count
-from specact_rl.policy.thresholds.certificates import choose_by_target_risk
+from specact_rl.policy.thresholds.certificates import (
+    choose_by_target_risk,
+    conformal_choice,
+    one_row_per_cluster,
+    target_risk_choice,
+    task_loss_path,
+    task_risk_choice,
+)
 from specact_rl.policy.thresholds.cuts import Cuts, ThresholdChoice, cuts_of
 
 POWER = 0.8
@@ -44,6 +52,18 @@ class Feasibility:
     """The verdict in plain words."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetCertificates:
+    """All that can be promised at one target."""
+
+    feasibility: Feasibility
+    """With the exact certificate, from one row per task."""
+    task: ThresholdChoice
+    """`choose_by_task_risk`, of the share wrong among a task's accepted rows."""
+    conformal: ThresholdChoice
+    """`choose_by_conformal_risk`, of the share of a task's rows that are accepted and wrong."""
+
+
 def feasibility(
     p_accept: ArrayLike,
     acceptable: ArrayLike,
@@ -71,11 +91,59 @@ def feasibility(
     )
     cuts = cuts_of(p_accept, acceptable)
     num_tasks = cuts.n if clusters is None else cluster_codes(clusters, cuts.n)[1]
-    base_risk = float(cuts.wrong.mean())
-    risks = cuts.errors / cuts.counts
-    met = np.flatnonzero(risks <= target_risk)
-    met_rate = float(cuts.counts[met[-1]] / cuts.n) if met.size else 0.0
-    needed = None if choice.feasible else _tasks_needed(cuts, num_tasks, target_risk, delta)
+    return _feasibility(cuts, num_tasks, choice, target_risk, delta)
+
+
+def certify(
+    p_accept: ArrayLike,
+    acceptable: ArrayLike,
+    tasks: Clusters,
+    targets: Sequence[float],
+    *,
+    delta: float = 0.1,
+    rng: np.random.Generator,
+) -> list[TargetCertificates]:
+    """What can be promised at each of several targets, sorting the rows once.
+
+    Each promise holds by itself, not all of them at once.
+
+    Args:
+        p_accept: Calibrated probabilities, shape (n,).
+        acceptable: Labels, shape (n,).
+        tasks: Task id per row.
+        targets: Risks, each in (0, 1).
+        delta: Of the promises with confidence.
+        rng: Draws one row per task, once for all targets.
+    """
+    cuts = cuts_of(p_accept, acceptable)
+    codes, num_tasks = cluster_codes(tasks, cuts.n)
+    rows = one_row_per_cluster(codes, cuts.n, rng)
+    drawn = cuts_of(np.asarray(p_accept)[rows], np.asarray(acceptable)[rows])
+    selective = task_loss_path(cuts, codes, num_tasks, "wrong_among_accepted")
+    joint = task_loss_path(cuts, codes, num_tasks, "wrong_share").total
+    return [
+        TargetCertificates(
+            feasibility=_feasibility(
+                cuts,
+                num_tasks,
+                target_risk_choice(drawn, target, delta, drawn_from=cuts.n),
+                target,
+                delta,
+            ),
+            task=task_risk_choice(
+                cuts, selective, num_tasks, "wrong_among_accepted", target, delta
+            ),
+            conformal=conformal_choice(cuts, joint, num_tasks, "wrong_share", target),
+        )
+        for target in targets
+    ]
+
+
+def _feasibility(
+    cuts: Cuts, num_tasks: int, choice: ThresholdChoice, target_risk: float, delta: float
+) -> Feasibility:
+    base_risk = float(cuts.errors[-1] / cuts.n)
+    met = np.flatnonzero(cuts.errors <= target_risk * cuts.counts)
     found = Feasibility(
         target_risk=target_risk,
         delta=delta,
@@ -83,9 +151,11 @@ def feasibility(
         num_tasks=num_tasks,
         base_risk=base_risk,
         oracle_accept_rate=min(1.0, (1.0 - base_risk) / (1.0 - target_risk)),
-        met_accept_rate=met_rate,
+        met_accept_rate=float(cuts.counts[met[-1]] / cuts.n) if met.size else 0.0,
         choice=choice,
-        tasks_needed=needed,
+        tasks_needed=(
+            None if choice.feasible else _tasks_needed(cuts, num_tasks, target_risk, delta)
+        ),
         message="",
     )
     return replace(found, message=_say(found))
@@ -106,19 +176,17 @@ def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) 
 
 
 def _say(found: Feasibility) -> str:
-    target = f"{100 * found.target_risk:.3g} %"
-    if found.choice.feasible:
-        promise = (
-            f"{target} wrong among the accepted is certified at {_percent(found.choice.accept_rate)}"
-            " accepted"
-        )
-    else:
-        promise = f"no threshold certifies {target} wrong among the accepted"
+    target, certified = _percent(found.target_risk), _percent(found.choice.accept_rate)
+    parts = [
+        f"{target} wrong among the accepted is certified at {certified} accepted"
+        if found.choice.feasible
+        else f"no threshold certifies {target} wrong among the accepted"
+    ]
     if found.met_accept_rate > 0.0:
-        observed = f"at most {_percent(found.met_accept_rate)} can be accepted at an observed {target}"
+        most = _percent(found.met_accept_rate)
+        parts.append(f"at most {most} can be accepted at an observed {target}")
     else:
-        observed = f"no threshold reaches {target} on these rows either"
-    parts = [promise, observed]
+        parts.append(f"no threshold reaches {target} on these rows either")
     if found.oracle_accept_rate < 1.0:
         parts.append(f"a perfect verifier could accept {_percent(found.oracle_accept_rate)}")
     if not found.choice.feasible:
@@ -143,7 +211,7 @@ def _say_needed(found: Feasibility) -> str:
 
 def _rounded(count: int) -> int:
     """To two digits: it is an estimate."""
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit = int(10 ** max(0, len(str(count)) - 2))
     return math.ceil(count / unit) * unit
 
 
