@@ -27,6 +27,7 @@ from specact_rl.policy.thresholds.feasibility import (
     certify,
     feasibility,
 )
+from specact_rl.policy.thresholds.request import ThresholdRequest
 from specact_rl.policy.thresholds.rules import (
     choose_by_accept_rate,
     choose_by_chow,
@@ -39,6 +40,7 @@ __all__ = [
     "Feasibility",
     "TargetCertificates",
     "ThresholdChoice",
+    "ThresholdRequest",
     "ThresholdRule",
     "accepted_needed",
     "binomial_p_values",
