@@ -173,7 +173,7 @@ def _target(
         "base_risk": able.base_risk,
         "oracle_accept_rate": able.oracle_accept_rate,
         "met_accept_rate": able.met_accept_rate,
-        "tasks_needed": able.tasks_needed,
+        "more_tasks": able.more_tasks,
         "message": able.message,
         "certificates": [
             row("exact", able.choice, "one_step"),

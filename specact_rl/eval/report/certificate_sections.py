@@ -22,12 +22,17 @@ SPOKEN = 0.05
 """Target that the findings are about; the table has the others."""
 METHODS = {
     "exact": "exact, one step per task",
-    "task": "whole tasks, Hoeffding–Bentkus",
-    "conformal": "conformal, in expectation",
+    "task": "whole tasks (Hoeffding–Bentkus)",
+    "conformal": "in expectation (conformal)",
 }
-NOT_LIVE = (
-    "A promise made in replay does not carry over to live episodes: there an accepted mistake "
-    "changes the steps that follow, so that they are no longer like those of calibration."
+HOW_TO_READ = (
+    "Three promises about new tasks like those of calibration. Exact: the share wrong among "
+    "accepted steps, one step drawn from each task. Whole tasks: the share wrong among the "
+    "accepted steps of a task, averaged over tasks that have one. In expectation: the share of a "
+    "task's steps that are accepted and wrong, on average over calibrations too; a gate that accepts "
+    "little keeps it, whatever it accepts. A promise made in replay does not carry over to live "
+    "episodes: there an accepted mistake changes the steps that follow, so that they are no longer "
+    "like those of calibration."
 )
 
 
@@ -37,70 +42,90 @@ def certificates_section(results: JSON) -> Section | None:
     if not found:
         return None
     main = [row for row in found if row["system"] in MAIN_SYSTEMS] or found
+    certified = certificates_table(main)
     blocks: list[Block] = [
-        Paragraph(text=_how_to_read(main[0])),
+        Paragraph(text=HOW_TO_READ),
         Findings(items=tuple(_findings(main))),
-        certificates_table(main),
+        feasibility_table(found),
+        certified
+        or Paragraph(text="None of the three promises can be made at any of these targets."),
         selective_table(found),
     ]
     return Section(title="What a threshold can promise", blocks=blocks)
 
 
-def certificates_table(found: list[JSON]) -> Table:
-    """By system and target: what is certified by each method, and what it does on the test."""
+def feasibility_table(found: list[JSON]) -> Table:
+    """By system and target: how much can be accepted, certified, in hindsight and at best."""
+    targets = [target["target"] for target in found[0]["targets"]]
     return table(
-        (
-            "system",
-            "target, %",
-            "perfect verifier, %",
-            "observed in hindsight, %",
-            "promise",
-            "threshold",
-            "accepted then, %",
-            "accepted on test, %",
-            "wrong among accepted on test, %",
-            "what is promised, on test, %",
-        ),
-        [
-            (
-                words(row["system"] if first else None),
-                words(_target(target) if first_of_target else None),
-                words(_share(target["oracle_accept_rate"]) if first_of_target else None),
-                words(_share(target["met_accept_rate"]) if first_of_target else None),
-                words(METHODS[certificate["method"]]),
-                *_certificate(certificate),
-            )
-            for row in found
-            for first, first_of_target, target, certificate in _lines(row)
-        ],
+        ("system", *(f"{_percent(target)} % wrong" for target in targets)),
+        [(words(row["system"]), *map(_feasible, row["targets"])) for row in found],
         caption=(
-            "Thresholds from the half of the calibration tasks that no calibrator was fitted on "
-            f"({_tasks(found)}); the test split chose nothing. Perfect verifier and observed in "
-            "hindsight: most that can be accepted with so many wrong among the accepted, by any "
-            "verifier and by this one. A dash: nothing is certified, and nothing accepted. Each "
-            "line is a promise by itself, with confidence "
-            f"{fixed(100.0 * (1.0 - float(found[0]['delta'])), 0)} % where it has one; 95 % "
-            "intervals over tasks."
+            "Most that can be accepted, %, with so many wrong among the accepted: certified with "
+            f"confidence {_confidence(found)} %, a dash where nothing is; below, in hindsight: at "
+            "the observed share; perfect: by a verifier without mistakes; tasks: about how many "
+            "more would certify something in four of five draws, if the observed shares are the "
+            f"true ones. Calibration tasks that no calibrator was fitted on, n = {_tasks(found)}."
         ),
-        num_words=1,
     )
 
 
-def _lines(row: JSON) -> Iterator[tuple[bool, bool, JSON, JSON]]:
-    for i, target in enumerate(row["targets"]):
-        for j, certificate in enumerate(target["certificates"]):
-            yield i == j == 0, j == 0, target, certificate
+def _feasible(target: JSON) -> Cell:
+    exact = next(c for c in target["certificates"] if c["method"] == "exact")
+    parts = [
+        f"in hindsight {_share(target['met_accept_rate'])}",
+        f"perfect {_share(target['oracle_accept_rate'])}",
+    ]
+    if target["more_tasks"]:
+        parts.append(f"tasks +{target['more_tasks']}")
+    rate = exact["calibration_accept_rate"]
+    return Cell(main="–" if exact["threshold"] is None else _share(rate), below=", ".join(parts))
 
 
-def _certificate(certificate: JSON) -> tuple[Cell, ...]:
-    if certificate["threshold"] is None:
-        return (words("–"), *([words(None)] * 4))
-    return (
-        words(fixed(float(certificate["threshold"]), 3)),
-        words(_share(certificate["calibration_accept_rate"])),
-        percent(metric(certificate, "accept_rate")),
-        percent(metric(certificate, "selective_risk"), count=True),
-        percent(metric(certificate, "controlled_risk")),
+def certificates_table(found: list[JSON]) -> Table | None:
+    """What is promised, and what it does on the test; None where nothing is."""
+    promised = [
+        (row, target, certificate)
+        for row in found
+        for target in row["targets"]
+        for certificate in target["certificates"]
+        if certificate["threshold"] is not None
+    ]
+    if not promised:
+        return None
+    return table(
+        (
+            "system",
+            "promise",
+            "at most, %",
+            "threshold",
+            "accepted then, %",
+            "accepted, %",
+            "what is promised, %",
+            "wrong among accepted, %",
+        ),
+        [
+            (
+                words(row["system"]),
+                words(METHODS[certificate["method"]]),
+                words(_percent(target["target"])),
+                words(fixed(float(certificate["threshold"]), 3)),
+                words(_share(certificate["calibration_accept_rate"])),
+                percent(metric(certificate, "accept_rate")),
+                percent(metric(certificate, "controlled_risk")),
+                percent(metric(certificate, "selective_risk"), count=True),
+            )
+            for row, target, certificate in promised
+        ],
+        caption=(
+            "Every promise that the calibration tasks allow, and what its threshold does on the "
+            "test split, which chose nothing (95 % intervals over tasks). Each line is a promise "
+            f"by itself: with confidence {_confidence(found)} % none of the first two kinds is "
+            "wrong, taken alone. What is promised is to be held against at most; the share wrong "
+            "among all accepted steps is promised by none of them, as tasks have different "
+            "numbers of steps."
+        ),
+        num_words=2,
     )
 
 
@@ -127,16 +152,6 @@ def selective_table(found: list[JSON]) -> Table:
             "false rejects among right ones, at the gate's own threshold."
         ),
         num_words=2,
-    )
-
-
-def _how_to_read(row: JSON) -> str:
-    return (
-        "Three promises about new tasks like those of calibration. Exact: the share wrong among "
-        "accepted steps, one step drawn from each task. Whole tasks: the share wrong among the "
-        "accepted steps of a task, averaged over tasks that have one. Conformal: the share of a "
-        "task's steps that are accepted and wrong, on average over calibrations too; accepting "
-        f"little keeps it whatever is accepted. {NOT_LIVE}"
     )
 
 
@@ -167,16 +182,18 @@ def _evidence(row: JSON, certificate: JSON | None) -> str:
 
 
 def _tasks(found: list[JSON]) -> str:
-    counts = sorted(
-        {(r["calibration"]["num_scored"], r["calibration"]["num_tasks"]) for r in found}
-    )
-    steps = [n for n, _ in counts]
+    steps = [row["calibration"]["num_scored"] for row in found]
+    tasks = max(row["calibration"]["num_tasks"] for row in found)
     low, high = min(steps), max(steps)
-    return f"{low if low == high else f'{low} to {high}'} scored steps of {counts[-1][1]} tasks"
+    return f"{low if low == high else f'{low} to {high}'} scored steps of {tasks} tasks"
 
 
-def _target(target: JSON) -> str:
-    return f"{100.0 * float(target['target']):g}"
+def _confidence(found: list[JSON]) -> str:
+    return _percent(1.0 - float(found[0]["delta"]))
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.3g}"
 
 
 def _share(value: float) -> str:

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specact_rl.metrics.resampling import Clusters, cluster_codes
-from specact_rl.policy.thresholds.bounds import accepted_needed, default_start_count
+from specact_rl.policy.thresholds.bounds import (
+    accepted_needed,
+    default_start_count,
+    min_certifiable_count,
+)
 from specact_rl.policy.thresholds.certificates import (
     choose_by_target_risk,
     conformal_choice,
@@ -50,6 +54,13 @@ class Feasibility:
     the target."""
     message: str
     """The verdict in plain words."""
+
+    @property
+    def more_tasks(self) -> int | None:
+        """Tasks that are missing to `tasks_needed`, to two digits; None where that is."""
+        if self.tasks_needed is None:
+            return None
+        return _rounded(max(0, self.tasks_needed - self.num_tasks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,23 +201,19 @@ def _say(found: Feasibility) -> str:
     if found.oracle_accept_rate < 1.0:
         parts.append(f"a perfect verifier could accept {_percent(found.oracle_accept_rate)}")
     if not found.choice.feasible:
-        parts.append(_say_needed(found))
+        least = min_certifiable_count(found.target_risk, found.delta)
+        if found.num_tasks < least:
+            parts.append(f"without a mistake it takes {least} tasks, there are {found.num_tasks}")
+        parts.append(f"if the observed shares are the true ones, {_say_needed(found)}")
     return "; ".join(parts)
 
 
 def _say_needed(found: Feasibility) -> str:
     if found.tasks_needed is None:
-        return "more tasks would not help unless the verifier ranks better"
-    more = found.tasks_needed - found.num_tasks
-    if more <= 0:
-        return (
-            "so many tasks certify it in four of five draws, if the observed shares are the true "
-            "ones; this draw is one of the others"
-        )
-    return (
-        f"about {_rounded(more)} more tasks would certify one, in four of five draws, if the "
-        "observed shares are the true ones"
-    )
+        return "more tasks would not help, for none is below it"
+    if not found.more_tasks:
+        return "so many tasks certify one in four of five draws, and this draw is of the fifth"
+    return f"about {found.more_tasks} more tasks would certify one in four of five draws"
 
 
 def _rounded(count: int) -> int:
