@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
 
 
+# As in policy.thresholds, which takes scipy a second to load; a test compares them.
+RULES = (
+    "target_risk",
+    "task_risk",
+    "conformal_risk",
+    "accept_rate",
+    "utility",
+    "chow",
+    "cost",
+)
+LOSSES = ("wrong_among_accepted", "wrong_share", "any_wrong")
+
+
 def add_outcomes(subparsers: Subparsers) -> None:
     """Declare `specact outcomes`."""
     parser = subparsers.add_parser(
@@ -180,7 +193,17 @@ def _outcomes_from_logs(args: argparse.Namespace) -> int:
 def add_calibrate(subparsers: Subparsers) -> None:
     """Declare `specact calibrate`."""
     parser = subparsers.add_parser(
-        "calibrate", help="turn a table of scores and labels into a gate with error bars"
+        "calibrate",
+        help="turn a table of scores and labels into a gate with error bars",
+        description="Split the rows of a table by task into thirds: fit a calibrator on one, "
+        "choose a threshold on the next, report on the last. How the threshold is chosen is "
+        "--rule. With a promise: target_risk (at most so many of the accepted are wrong, tested "
+        "exactly on one row per task), task_risk (the same of whole tasks, all rows used), "
+        "conformal_risk (so many of all steps are accepted and wrong, on average). Without: "
+        "accept_rate, utility and chow (accuracy less what a fallback call is worth; chow takes "
+        "the probabilities at their word), cost (most accurate within a budget). A promise is "
+        "about new tasks like these, not about live episodes, in which an accepted mistake "
+        "changes what follows.",
     )
     parser.add_argument(
         "--table", type=Path, required=True, metavar="FILE", help="CSV with a header, or Parquet"
@@ -207,6 +230,7 @@ def add_calibrate(subparsers: Subparsers) -> None:
         help="log_odds for any real score, probability for scores in [0, 1] (default: log_odds)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of split and bootstrap (default: 0)")
+    _add_rule_arguments(parser.add_argument_group("how the threshold is chosen"))
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="write the report as JSON too, to a new file"
     )
@@ -220,19 +244,104 @@ def add_calibrate(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run_calibrate)
 
 
+def _add_rule_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--rule",
+        default="target_risk",
+        choices=RULES,
+        help="target_risk unless you have a reason (default: target_risk)",
+    )
+    group.add_argument(
+        "--target-risk",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="of the three risk rules: how much may go wrong; a verifier that cannot promise it "
+        "accepts nothing, and the report says what it could promise (default: 0.1)",
+    )
+    group.add_argument(
+        "--delta",
+        type=float,
+        default=0.1,
+        metavar="CHANCE",
+        help="that an unlucky table breaks the promise; conformal_risk has none, it promises an "
+        "average (default: 0.1)",
+    )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help="of a task: wrong_among_accepted is the share wrong among its accepted steps (for "
+        "task_risk, its default), wrong_share the share of all its steps that are accepted and "
+        "wrong (default of conformal_risk), any_wrong whether there is such a step",
+    )
+    group.add_argument(
+        "--accept-rate", type=float, metavar="SHARE", help="of rule accept_rate: how much to accept"
+    )
+    group.add_argument(
+        "--fallback-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="of utility, chow and cost: how often the fallback is right; taken to be the same on "
+        "every row, which is what makes a cut on the score the best rule",
+    )
+    group.add_argument(
+        "--cost-weight",
+        type=float,
+        default=0.02,
+        metavar="ACCURACY",
+        help="of utility and chow: accuracy that one unit of cost is worth (default: 0.02)",
+    )
+    group.add_argument(
+        "--budget", type=float, metavar="COST", help="of cost: highest mean cost of a row"
+    )
+    group.add_argument(
+        "--overhead",
+        type=float,
+        default=0.25,
+        metavar="COST",
+        help="of cost: proposing and verifying, paid on each row (default: 0.25)",
+    )
+    group.add_argument(
+        "--fallback-cost",
+        type=float,
+        default=1.0,
+        metavar="COST",
+        help="of utility, chow and cost: one call of the fallback, paid where a row is rejected "
+        "(default: 1)",
+    )
+
+
 def run_calibrate(args: argparse.Namespace) -> int:
     """Print the report as Markdown, and write what was asked for."""
     from specact_rl.eval.score_table import calibrate_scores, read_score_table, table_gate
+    from specact_rl.policy.thresholds import ThresholdRequest
     from specact_rl.store import write_json
 
     refuse_existing(args.out)
     refuse_existing(args.gate, "--gate")
     if args.gate is not None and args.gate == args.out:
         raise ConfigError(f"--gate and --out must be two files, got {args.gate} for both")
+    asked = ThresholdRequest(
+        rule=args.rule,
+        target_risk=args.target_risk,
+        delta=args.delta,
+        loss=args.loss,
+        accept_rate=args.accept_rate,
+        fallback_accuracy=args.fallback_accuracy,
+        budget=args.budget,
+        overhead=args.overhead,
+        fallback_cost=args.fallback_cost,
+        cost_weight=args.cost_weight,
+    )
     table = read_score_table(args.table, args.score, args.label, args.cluster)
     try:
         report = calibrate_scores(
-            table.scores, table.labels, table.clusters, seed=args.seed, scale=args.scale
+            table.scores,
+            table.labels,
+            table.clusters,
+            seed=args.seed,
+            scale=args.scale,
+            asked=asked,
         )
     except ValueError as error:  # the scores do not lie on the scale that was asked for
         raise ConfigError(f"{args.table}, column {args.score!r}: {error}") from error

@@ -18,6 +18,7 @@ import numpy as np
 
 from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
+from specact_rl.eval.certificates import certificate_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
 from specact_rl.eval.labelled import known
@@ -163,6 +164,7 @@ def evaluate(
     train_steps: Sequence[Step],
     *,
     ranked: Ranked | None = None,
+    calibration: Outcomes | None = None,
     systems: Mapping[str, System] = SYSTEMS,
     rivals: Sequence[str] = FREE_VERIFIERS,
     seed: int,
@@ -181,6 +183,7 @@ def evaluate(
         train_steps: Steps with references that the proposers were trained on, for the baselines;
             none, where there are none.
         ranked: For rows of their own; None leaves them out.
+        calibration: What the gates were fitted on; None leaves certificates out.
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
@@ -234,7 +237,24 @@ def evaluate(
         results["contrasts"] = contrast_rows(runs, reports, table.task_ids, rng, num_resamples)
     with timed("examples"):
         results["examples"] = _examples(runs.get("D"), test)
+    with timed("certificates"):
+        results["certificates"] = (
+            _certificates(calibration, runs, table, gates, systems, rng) if calibration else []
+        )
     return results
+
+
+def _certificates(
+    calibration: Outcomes,
+    runs: Mapping[str, SystemRun],
+    table: StepTable,
+    gates: Mapping[str, Gate],
+    systems: Mapping[str, System],
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    needed = {name: system for name, system in systems.items() if system.gated or name == "A"}
+    on_calibration = run_all(calibration, gates, needed)
+    return certificate_rows(on_calibration, calibration.table, runs, table, gates, rng)
 
 
 @contextmanager

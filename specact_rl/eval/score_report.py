@@ -13,11 +13,15 @@ from specact_rl.metrics import METRICS_VERSION, MetricValue
 from specact_rl.metrics.calibration import NullBand, ReliabilityCurve
 from specact_rl.metrics.selective import RiskCoverage
 from specact_rl.policy.calibrators import Calibrator
-from specact_rl.policy.thresholds import ThresholdChoice
+from specact_rl.policy.thresholds import Feasibility, ThresholdChoice
 
 ScoreScale = Literal["log_odds", "probability"]
 PartName = Literal["fit", "select", "test"]
 
+NOT_LIVE = (
+    "None of this carries over to live episodes, in which an accepted mistake changes the steps "
+    "that follow."
+)
 NUM_CURVE_ROWS = 20
 """Points of the risk-coverage curve that are written out."""
 
@@ -58,10 +62,15 @@ class ScoreTableReport:
     """Of the debiased ECE."""
     reliability: ReliabilityCurve
     risk_coverage: RiskCoverage
-    aurc: float
-    e_aurc: float
+    aurc: MetricValue
+    e_aurc: MetricValue
+    augrc: MetricValue
     accept_rate: MetricValue
     selective_risk: MetricValue
+    false_accept_rate: MetricValue
+    false_reject_rate: MetricValue
+    feasibility: list[Feasibility]
+    """By target risk; on the select part, as the threshold."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: no NaN, arrays as lists, curves thinned to a few points."""
@@ -117,6 +126,16 @@ def _markdown_lines(report: ScoreTableReport) -> Iterator[str]:
     cut = "accepts nothing" if report.choice.threshold is None else f"{report.choice.threshold:.4f}"
     yield f"Threshold on the probability: **{cut}**. {report.choice.message}."
     yield ""
+    if report.choice.feasible and report.choice.controls is not None:
+        yield f"Promised of new tasks like these: {report.choice.controls}."
+        yield ""
+    confidence = 1.0 - report.feasibility[0].delta
+    yield f"What could be promised, with confidence {confidence:g} for each line by itself:"
+    yield ""
+    yield from (f"- {found.message}." for found in report.feasibility)
+    yield ""
+    yield NOT_LIVE
+    yield ""
     for note in report.notes:
         yield f"Note: {note}."
         yield ""
@@ -161,10 +180,13 @@ def _metric_rows(report: ScoreTableReport) -> list[list[str]]:
         ["log loss (nats)", f"{report.log_loss:.4f}", "", ""],
         _metric_row("debiased ECE", report.debiased_ece, null),
         ["plug-in ECE", f"{report.ece:.4f}", "", "biased upwards"],
-        ["AURC", f"{report.aurc:.4f}", "", ""],
-        ["E-AURC", f"{report.e_aurc:.4f}", "", ""],
+        _metric_row("AURC", report.aurc),
+        _metric_row("E-AURC", report.e_aurc),
+        _metric_row("AUGRC", report.augrc),
         _metric_row("accept rate", report.accept_rate),
         _metric_row("selective risk", report.selective_risk),
+        _metric_row("false accept rate", report.false_accept_rate),
+        _metric_row("false reject rate", report.false_reject_rate),
     ]
 
 

@@ -17,7 +17,6 @@ from scipy import special
 from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.eval.score_reader import ScoreTable, read_score_table
 from specact_rl.eval.score_report import PartCounts, PartName, ScoreScale, ScoreTableReport
-from specact_rl.metrics import MetricValue
 from specact_rl.metrics.calibration import (
     brier_score,
     brier_skill_interval,
@@ -28,13 +27,13 @@ from specact_rl.metrics.calibration import (
     reliability_curve,
 )
 from specact_rl.metrics.discrimination import auroc_interval
-from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.resampling import Clusters, cluster_codes
-from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage
+from specact_rl.metrics.selective import gate_errors, risk_coverage
+from specact_rl.metrics.selective_intervals import risk_areas
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, check_lengths
 from specact_rl.policy.fitting import cluster_folds, cross_validated_log_loss, fit_lowest
 from specact_rl.policy.gates import Gate, decide
-from specact_rl.policy.thresholds import choose_by_accept_rate, choose_by_target_risk
+from specact_rl.policy.thresholds import ThresholdRequest, certify
 from specact_rl.store import content_hash, file_hash
 
 __all__ = [
@@ -47,6 +46,11 @@ __all__ = [
 ]
 
 
+TARGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Risks of which the report says what could be promised, beside the one that was asked for."""
+ASKED = ThresholdRequest()
+
+
 def calibrate_scores(
     scores: Sequence[float | None] | FloatArray,
     labels: Sequence[bool | None] | BoolArray,
@@ -54,9 +58,7 @@ def calibrate_scores(
     *,
     seed: int,
     scale: ScoreScale = "log_odds",
-    target_risk: float = 0.1,
-    delta: float = 0.1,
-    accept_rate: float | None = None,
+    asked: ThresholdRequest = ASKED,
     n_bins: int = 10,
     num_resamples: int = 2000,
 ) -> ScoreTableReport:
@@ -69,9 +71,8 @@ def calibrate_scores(
         seed: Of the split and of the bootstrap.
         scale: "log_odds" for any real score; "probability" for scores in [0, 1], which are turned
             into log-odds first.
-        target_risk: Highest share of unacceptable proposals among the accepted.
-        delta: Chance that the chosen threshold breaks that.
-        accept_rate: Choose the threshold by this accept rate instead; None uses the risk.
+        asked: How the threshold is chosen; the default is a target risk of 0.1 with confidence
+            0.9, exact, from one row per task.
         n_bins: Bins of equal mass of the reliability curve and the ECEs.
         num_resamples: Bootstrap draws (AUROC, Brier skill), and draws of the null band.
 
@@ -87,20 +88,16 @@ def calibrate_scores(
     cv = cross_validated_log_loss(fit.log_odds, fit.labels, fit.codes, rng)
     calibrator = fit_lowest(cv, fit.log_odds, fit.labels)
     p_select = calibrator.predict(select.log_odds)
-    if accept_rate is None:
-        choice = choose_by_target_risk(
-            p_select,
-            select.labels,
-            target_risk=target_risk,
-            delta=delta,
-            clusters=select.codes,
-            rng=rng,
-        )
-    else:
-        choice = choose_by_accept_rate(p_select, select.labels, accept_rate=accept_rate)
+    choice = asked.choose(p_select, select.labels, select.codes, rng)
+    targets = sorted({*TARGETS, asked.target_risk})
+    promised = certify(
+        p_select, select.labels, select.codes, targets, delta=asked.delta, rng=rng.spawn(1)[0]
+    )
 
     p, y = calibrator.predict(test.log_odds), test.labels
     accepted = decide(p, choice.threshold)
+    errors = gate_errors(accepted, y, test.codes)
+    areas = risk_areas(p, y, test.codes)
     curve = reliability_curve(p, y, n_bins, "equal_mass")
     return ScoreTableReport(
         seed=seed,
@@ -130,10 +127,14 @@ def calibrate_scores(
         ),
         reliability=curve,
         risk_coverage=risk_coverage(p, y),
-        aurc=aurc(p, y),
-        e_aurc=e_aurc(p, y),
-        accept_rate=cluster_rate(accepted, test.codes),
-        selective_risk=_selective_risk(accepted, test),
+        aurc=areas.aurc,
+        e_aurc=areas.e_aurc,
+        augrc=areas.augrc,
+        accept_rate=errors.accept_rate,
+        selective_risk=errors.selective_risk,
+        false_accept_rate=errors.false_accept_rate,
+        false_reject_rate=errors.false_reject_rate,
+        feasibility=[found.feasibility for found in promised],
     )
 
 
@@ -272,12 +273,6 @@ def _split(table: _Rows, rng: np.random.Generator) -> dict[PartName, _Rows]:
                 f"{counts.num_acceptable} acceptable: the table is too small, or one-sided"
             )
     return parts
-
-
-def _selective_risk(accepted: BoolArray, test: _Rows) -> MetricValue:
-    if not accepted.any():
-        return gate_errors(accepted, test.labels).selective_risk
-    return cluster_rate(~test.labels[accepted], test.codes[accepted])
 
 
 def _notes(table: _Rows, clusters: Clusters | None, scale: ScoreScale) -> list[str]:

@@ -16,7 +16,7 @@ from specact_rl.metrics.calibration import (
     reliability_curve,
 )
 from specact_rl.metrics.discrimination import auprc, auroc
-from specact_rl.metrics.selective import aurc, e_aurc
+from specact_rl.metrics.selective import augrc, aurc, e_aurc
 from specact_rl.metrics.values import Interval, MetricValue, as_labels
 
 __all__ = ["METRICS", "METRICS_VERSION", "Interval", "Metric", "MetricValue"]
@@ -93,5 +93,10 @@ METRICS: dict[str, Metric] = {
         compute=_defined(e_aurc),
         higher_is_better=False,
         summary="AURC above that of a perfect ranking",
+    ),
+    "augrc": Metric(
+        compute=_defined(augrc),
+        higher_is_better=False,
+        summary="mean share accepted and wrong over all coverages",
     ),
 }

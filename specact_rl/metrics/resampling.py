@@ -56,6 +56,10 @@ def cluster_codes(clusters: Clusters, num_rows: int) -> tuple[IntArray, int]:
     ids = np.asarray(clusters)
     if ids.shape != (num_rows,):
         raise ValueError(f"clusters must have shape ({num_rows},), got {ids.shape!r}")
+    if ids.dtype.kind in "iu" and ids.size and ids.min() >= 0 and ids.max() < 2 * ids.size:
+        # Codes of a larger table, or of this one: counting is ten times faster than sorting.
+        present = np.bincount(ids) > 0
+        return (np.cumsum(present) - 1)[ids].astype(np.int64), int(present.sum())
     # Rows of a task mostly stand together, and a run of equal ids need be looked up only once.
     is_start = np.ones(num_rows, dtype=np.bool_)
     is_start[1:] = ids[1:] != ids[:-1]

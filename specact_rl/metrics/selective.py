@@ -1,4 +1,7 @@
-"""What is wrong among the accepted: risk against coverage, AURC, and the errors of one gate."""
+"""What is wrong among the accepted: risk against coverage, its areas, and the errors of one gate.
+
+Intervals of areas and curves are in `selective_intervals`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from specact_rl.metrics.rates import cluster_rate
+from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.values import (
     BoolArray,
     FloatArray,
@@ -92,15 +97,38 @@ def e_aurc(confidence: ArrayLike, acceptable: ArrayLike) -> float:
     return aurc(confidence, acceptable) - perfect
 
 
-def gate_errors(accepted: ArrayLike, acceptable: ArrayLike) -> GateErrors:
-    """Accept rate, selective risk, false accepts and false rejects of a gate's decisions."""
+def augrc(confidence: ArrayLike, acceptable: ArrayLike) -> float:
+    """Area under the share accepted *and* wrong against coverage; lower is better, 1/2 at most.
+
+    Half the risk that a mistake gets through when the coverage is drawn at random. Unlike AURC it
+    does not weigh the few most confident rows above all others: by AUROC and accuracy a it is
+    (1 - AUROC) a (1 - a) + (1 - a)^2 / 2. Trapezoids, so ties are averaged over their orders.
+
+    Source: Traub et al. (2024), arXiv 2407.01032.
+    """
+    _, wrong, last_of_tie = _sorted(confidence, acceptable)
+    missed = np.append(0.0, np.cumsum(wrong)[last_of_tie])
+    return float(np.trapezoid(missed, np.append(0, last_of_tie + 1))) / wrong.size**2
+
+
+def gate_errors(
+    accepted: ArrayLike, acceptable: ArrayLike, clusters: Clusters | None = None
+) -> GateErrors:
+    """Accept rate, selective risk, false accepts and false rejects of a gate's decisions.
+
+    Args:
+        accepted: The decisions, shape (n,).
+        acceptable: Labels, shape (n,).
+        clusters: Task id per row; with them the shares have `cluster_rate`'s 95 % intervals.
+    """
     g, y = as_labels(accepted, "accepted"), as_labels(acceptable)
     check_lengths(accepted=g, acceptable=y)
+    codes = None if clusters is None else cluster_codes(clusters, g.size)[0]
     return GateErrors(
-        accept_rate=MetricValue(value=float(g.mean()), n=g.size),
-        selective_risk=_share(~y, g, "nothing accepted"),
-        false_accept_rate=_share(g, ~y, "every proposal is acceptable"),
-        false_reject_rate=_share(~g, y, "no proposal is acceptable"),
+        accept_rate=_share(g, np.ones_like(g), "no rows", codes),
+        selective_risk=_share(~y, g, "nothing accepted", codes),
+        false_accept_rate=_share(g, ~y, "every proposal is acceptable", codes),
+        false_reject_rate=_share(~g, y, "no proposal is acceptable", codes),
         num_false_accepts=int((g & ~y).sum()),
         num_false_rejects=int((~g & y).sum()),
     )
@@ -111,10 +139,12 @@ def selective_risk(p_accept: ArrayLike, acceptable: ArrayLike, threshold: float)
     return gate_errors(as_scores(p_accept, "p_accept") >= threshold, acceptable).selective_risk
 
 
-def _share(event: BoolArray, among: BoolArray, note: str) -> MetricValue:
+def _share(event: BoolArray, among: BoolArray, note: str, codes: IntArray | None) -> MetricValue:
     n = int(among.sum())
     if n == 0:
         return MetricValue(value=None, n=0, note=note)
+    if codes is not None:
+        return cluster_rate(event[among], codes[among])
     return MetricValue(value=float((event & among).sum() / n), n=n)
 
 

@@ -34,6 +34,16 @@ def cluster_folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> 
     return folds
 
 
+def fit_half(codes: IntArray, rng: np.random.Generator) -> BoolArray:
+    """Rows of the half of the clusters that fits the calibrator; the others choose the threshold.
+
+    The first draw of a fresh generator of the gate's seed, so that whoever has the calibration rows
+    can tell the halves apart again.
+    """
+    half: BoolArray = cluster_folds(codes, 2, rng) == 0
+    return half
+
+
 def cross_validated_log_loss(
     log_odds: FloatArray, labels: BoolArray, codes: IntArray, rng: np.random.Generator
 ) -> dict[str, float]:
@@ -105,7 +115,7 @@ def fit_gate(
     rng = np.random.default_rng(seed)
     scored = ~np.isnan(log_odds)
     codes, _ = cluster_codes(tasks, log_odds.size)
-    fits = scored & (cluster_folds(codes, 2, rng) == 0)
+    fits = scored & fit_half(codes, rng)
     selects = scored & ~fits
     calibrator = fit_calibrator(log_odds[fits], acceptable[fits], codes[fits], rng)
     p_accept = calibrator.predict(log_odds[selects])

@@ -15,6 +15,9 @@ from specact_rl.eval.score_table import (
     table_gate,
 )
 from specact_rl.policy.gates import Gate
+from specact_rl.policy.thresholds import ThresholdRequest
+
+ACCEPT_A_QUARTER = ThresholdRequest(rule="accept_rate", accept_rate=0.25)
 
 
 def scored_tasks(seed=0, num_tasks=900, size=2):
@@ -93,7 +96,7 @@ def test_unlabelled_and_unscored_rows_are_dropped_and_counted():
 
 def test_accept_rate_rule_replaces_the_risk_rule():
     z, y, tasks = scored_tasks()
-    report = calibrate_scores(z, y, tasks, seed=0, accept_rate=0.25, num_resamples=50)
+    report = calibrate_scores(z, y, tasks, seed=0, asked=ACCEPT_A_QUARTER, num_resamples=50)
     assert report.choice.rule == "accept_rate"
     assert report.accept_rate.value == pytest.approx(0.25, abs=0.06)
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
-from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage, selective_risk
+from specact_rl.metrics.rates import cluster_rate
+from specact_rl.metrics.selective import (
+    augrc,
+    aurc,
+    e_aurc,
+    gate_errors,
+    risk_coverage,
+    selective_risk,
+)
 
 
 def test_aurc_by_hand():
@@ -67,3 +76,36 @@ def test_selective_risk_of_nothing_accepted_is_none_not_zero():
 
 def test_a_row_at_the_threshold_is_accepted():
     assert selective_risk([0.5, 0.4], [0, 1], threshold=0.5).value == 1.0
+
+
+def test_augrc_by_hand():
+    # Right, wrong, right: share accepted and wrong 0, 0, 1/3, 1/3 at coverages 0, 1/3, 2/3, 1.
+    assert augrc([0.9, 0.8, 0.1], [1, 0, 1]) == pytest.approx(1 / 3 * (1 / 6 + 1 / 3))
+
+
+@pytest.mark.parametrize("decimals", [3, 1, 0])
+def test_augrc_is_what_the_paper_says_of_auroc_and_accuracy(decimals):
+    rng = np.random.default_rng(0)
+    confidence = rng.random(300).round(decimals)
+    y = rng.random(300) < 0.3 + 0.5 * confidence
+    a = y.mean()
+    expected = (1 - roc_auc_score(y, confidence)) * a * (1 - a) + (1 - a) ** 2 / 2
+    assert augrc(confidence, y) == pytest.approx(expected)
+
+
+def test_gate_errors_over_tasks_are_shares_with_intervals():
+    rng = np.random.default_rng(1)
+    tasks = np.repeat([f"t{i}" for i in range(40)], 5)
+    g, y = rng.random(200) < 0.5, rng.random(200) < 0.6
+    errors = gate_errors(g, y, tasks)
+    assert errors.false_accept_rate == cluster_rate(g[~y], tasks[~y])
+    assert errors.false_reject_rate == cluster_rate(~g[y], tasks[y])
+    assert errors.selective_risk == cluster_rate(~y[g], tasks[g])
+    assert errors.accept_rate == cluster_rate(g, tasks)
+    assert gate_errors(g, y).false_accept_rate.value == errors.false_accept_rate.value
+
+
+def test_error_rates_of_one_class_are_undefined_with_a_note():
+    errors = gate_errors([1, 0], [1, 1], ["a", "b"])
+    assert errors.false_accept_rate.value is None
+    assert "every proposal is acceptable" in errors.false_accept_rate.note
