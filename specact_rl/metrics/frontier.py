@@ -5,13 +5,16 @@ C and S: the cheap proposal and the strong fallback are right (0/1 per row); g: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from specact_rl.metrics.resampling import (
+    SAME,
     Clusters,
     bootstrap_value,
     cluster_codes,
@@ -20,12 +23,16 @@ from specact_rl.metrics.resampling import (
 from specact_rl.metrics.values import (
     BoolArray,
     FloatArray,
+    IntArray,
     MetricValue,
     as_labels,
     as_scores,
     check_fraction,
     check_lengths,
 )
+
+NUM_GROUPS = 50
+"""Groups of clusters that the jackknife leaves out in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +252,296 @@ def convex_hull(costs: Sequence[float], accuracies: Sequence[float]) -> list[int
             hull.pop()
         hull.append(i)
     return hull
+
+
+def hull_quality(
+    costs: Sequence[float],
+    accuracies: Sequence[float],
+    *,
+    cost_range: tuple[float, float] | None = None,
+) -> MetricValue:
+    """AIQ: mean accuracy of the non-decreasing convex hull over a range of costs.
+
+    At each cost the best mixture of systems that costs no more. What lies beyond the most accurate
+    system is flat; nothing can be had below the cheapest one.
+
+    Args:
+        costs: Of the systems.
+        accuracies: Likewise.
+        cost_range: Where to average, for comparing sets of systems; None is from the cheapest to
+            the dearest of these.
+
+    Returns:
+        None with a note where the range is a point, or begins below the cheapest system.
+
+    Source: Hu et al. (2024), RouterBench, arXiv 2403.12031, average improvement in quality.
+    """
+    cost, accuracy = _cost_accuracy(costs, accuracies)
+    low, high = cost_range or (float(cost.min()), float(cost.max()))
+    if not low < high:
+        return MetricValue(value=None, n=cost.size, note="undefined: there is one cost only")
+    if low < cost.min():
+        note = f"undefined: no system costs as little as {low:g}"
+        return MetricValue(value=None, n=cost.size, note=note)
+    hull = convex_hull(costs, accuracies)
+    area = _area(cost[hull], accuracy[hull], low, high)
+    return MetricValue(value=area / (high - low), n=cost.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateTable:
+    """What a gate's curves are computed from: sums over the rows, by group and threshold.
+
+    Everything that a curve needs of n rows, so that leaving out a group of clusters costs no pass
+    over them.
+    """
+
+    thresholds: FloatArray
+    """m of them, strict to lax: descending."""
+    rows: FloatArray
+    """Rows by group, by the first threshold that accepts them (m: none does), and by 2C + S, shape
+    (groups, m + 1, 4)."""
+    fallback_cost: FloatArray
+    """Their summed fallback costs, of the same shape."""
+    proposal_cost: FloatArray
+    """Summed costs of proposing and judging, which every row pays, shape (groups,)."""
+    n: int
+    num_clusters: int
+
+    @classmethod
+    def of(
+        cls,
+        p_accept: ArrayLike,
+        cheap_correct: ArrayLike,
+        strong_correct: ArrayLike,
+        clusters: Clusters,
+        *,
+        thresholds: ArrayLike,
+        proposal_costs: ArrayLike | float,
+        fallback_costs: ArrayLike | float,
+        rng: np.random.Generator,
+    ) -> GateTable:
+        """Sum up.
+
+        Args:
+            p_accept: What the gate decides on, shape (n,); NaN where it may not accept.
+            cheap_correct: Whether the proposal is right, shape (n,).
+            strong_correct: Whether the fallback is, shape (n,).
+            clusters: One id per row.
+            thresholds: Chosen without these rows.
+            proposal_costs: Paid at every row, shape (n,) or one number; not negative.
+            fallback_costs: Paid at a row that is rejected, likewise.
+            rng: Deals the clusters into groups.
+        """
+        c, s = _pair(cheap_correct, strong_correct)
+        p = np.asarray(p_accept, dtype=np.float64)
+        paid = np.broadcast_to(np.asarray(proposal_costs, dtype=np.float64), c.shape)
+        saved = np.broadcast_to(np.asarray(fallback_costs, dtype=np.float64), c.shape)
+        check_lengths(p_accept=p, cheap_correct=c)
+        for name, values in (("proposal_costs", paid), ("fallback_costs", saved)):
+            if not (np.isfinite(values).all() and (values >= 0.0).all()):
+                raise ValueError(f"{name} must be finite and not negative at every row")
+        cuts = np.sort(as_scores(thresholds, "thresholds"))
+        codes, num_clusters = cluster_codes(clusters, c.size)
+        num_groups = min(NUM_GROUPS, num_clusters)
+        group = (rng.permutation(num_clusters) % num_groups)[codes]
+        # p >= t for the first time at descending t: as many of the ascending ones are at most p.
+        place = cuts.size - np.searchsorted(cuts, np.nan_to_num(p, nan=-np.inf), side="right")
+        place[np.isnan(p)] = cuts.size
+        shape = (num_groups, cuts.size + 1, 4)
+        index = np.ravel_multi_index((group, place, 2 * c + s), shape)
+        size = int(np.prod(shape))
+        return cls(
+            thresholds=cuts[::-1],
+            rows=np.bincount(index, minlength=size).reshape(shape).astype(np.float64),
+            fallback_cost=_sums(index, saved, size).reshape(shape),
+            proposal_cost=_sums(group, paid, num_groups),
+            n=c.size,
+            num_clusters=num_clusters,
+        )
+
+    def without(self, group: int) -> GateTable:
+        """The same of all other groups."""
+        kept = np.arange(self.rows.shape[0]) != group
+        return replace(
+            self,
+            rows=self.rows[kept],
+            fallback_cost=self.fallback_cost[kept],
+            proposal_cost=self.proposal_cost[kept],
+        )
+
+    def statistic(
+        self, compute: Callable[[GateTable], float], *, level: float = 0.95
+    ) -> MetricValue:
+        """A number of the curves with a delete-a-group jackknife interval; NaN is undefined.
+
+        Source: Kott (2001): with R groups, (R-1)/R times the sum of squares around the mean, and
+        Student's quantile at R - 1 degrees of freedom.
+        """
+        value, num_groups = compute(self), self.rows.shape[0]
+        if np.isnan(value):
+            return MetricValue(value=None, n=self.n, num_clusters=self.num_clusters)
+        left_out = (
+            np.array([compute(self.without(group)) for group in range(num_groups)])
+            if num_groups > 1
+            else np.array([np.nan])
+        )
+        found = MetricValue(value=value, n=self.n, num_clusters=self.num_clusters)
+        if np.isnan(left_out).any():
+            why = "one cluster only" if num_groups < 2 else "undefined without some clusters"
+            return replace(found, note=f"no interval: {why}")
+        squares = float(((left_out - left_out.mean()) ** 2).sum())
+        error = math.sqrt(squares * (num_groups - 1) / num_groups)
+        if error < SAME:
+            return replace(found, note="no interval: the same without any of the clusters")
+        reach = float(stats.t.ppf((1.0 + level) / 2.0, num_groups - 1)) * error
+        return replace(found, low=value - reach, high=value + reach)
+
+    @property
+    def cheap(self) -> float:
+        """E C."""
+        total = self.rows.sum(axis=(0, 1))
+        return float((total[2] + total[3]) / total.sum())
+
+    @property
+    def strong(self) -> float:
+        """E S."""
+        total = self.rows.sum(axis=(0, 1))
+        return float((total[1] + total[3]) / total.sum())
+
+    def gate_curve(self) -> Curve:
+        """The gate at every threshold, from never accepting to accepting all rows.
+
+        The last point accepts what no threshold does, too: the proposer alone, unjudged.
+        """
+        return self._curve(self.rows.sum(axis=0), self.fallback_cost.sum(axis=0))
+
+    def oracle_curve(self) -> Curve:
+        """The best gate of each rate: first where only the proposal is right, last the opposite."""
+        return self._by_class((2,), (0, 3), (1,))
+
+    def worst_curve(self) -> Curve:
+        """The worst gate of each rate."""
+        return self._by_class((1,), (0, 3), (2,))
+
+    def random_curve(self) -> Curve:
+        """Random gates: the straight line between the two ends."""
+        return self._by_class((0, 1, 2, 3))
+
+    def _by_class(self, *steps: tuple[int, ...]) -> Curve:
+        rows, costs = np.zeros((len(steps), 4)), np.zeros((len(steps), 4))
+        all_rows, all_costs = self.rows.sum(axis=(0, 1)), self.fallback_cost.sum(axis=(0, 1))
+        for step, classes in enumerate(steps):
+            rows[step, list(classes)] = all_rows[list(classes)]
+            costs[step, list(classes)] = all_costs[list(classes)]
+        return self._curve(rows, costs)
+
+    def _curve(self, rows: FloatArray, costs: FloatArray) -> Curve:
+        n = rows.sum()
+        gain = np.append(0.0, np.cumsum(rows[:, 2] - rows[:, 1]))
+        accepted = np.append(0.0, np.cumsum(rows.sum(axis=1)))
+        saved = np.append(0.0, np.cumsum(costs.sum(axis=1)))
+        return Curve(
+            accept_rate=accepted / n,
+            accuracy=self.strong + gain / n,
+            cost=(float(self.proposal_cost.sum()) + saved[-1] - saved) / n,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Gates from never accepting to always; arrays of one length. Between points: a coin flip."""
+
+    accept_rate: FloatArray
+    """From 0 to 1."""
+    accuracy: FloatArray
+    cost: FloatArray
+    """Mean per row, falling."""
+
+    def area(self) -> float:
+        """Integral of the accuracy over cost."""
+        return float(np.trapezoid(self.accuracy[::-1], self.cost[::-1]))
+
+
+def envelope_share(table: GateTable) -> float:
+    """Where a gate's curve lies between random and oracle, as areas over cost.
+
+    1: at the oracle's curve throughout; 0: no better than random gates on the whole; below 0 worse
+    than those. NaN where the oracle's curve is the random one's, or where falling back is free.
+    """
+    random, oracle = table.random_curve().area(), table.oracle_curve().area()
+    if oracle - random < SAME * max(1.0, float(table.proposal_cost.sum())):
+        return float("nan")
+    return (table.gate_curve().area() - random) / (oracle - random)
+
+
+def recovered_gap(accuracy: float, cheap: float, strong: float) -> float:
+    """PGR: (accuracy - cheap) / (strong - cheap); NaN where the strong model is no better.
+
+    With strong < cheap the sign would turn: the higher the number, the worse the system.
+
+    Source: Ong et al. (2024), RouteLLM, arXiv 2406.18665, for this and the next two.
+    """
+    return (accuracy - cheap) / (strong - cheap) if strong > cheap else float("nan")
+
+
+def average_recovered_gap(table: GateTable) -> float:
+    """APGR: PGR averaged over the share of strong calls; 1/2 is a random gate. NaN as PGR."""
+    curve = table.gate_curve()
+    mean = float(np.trapezoid(curve.accuracy, curve.accept_rate))
+    return recovered_gap(mean, table.cheap, table.strong)
+
+
+def call_share_for_gap(table: GateTable, gap: float) -> float:
+    """CPT(gap): the smallest share of strong calls with a PGR of at least `gap`; NaN as PGR.
+
+    Read off this very curve: it says what the score could do, and chooses no threshold.
+    """
+    if not table.strong > table.cheap:
+        return float("nan")
+    curve = table.gate_curve()
+    target = table.cheap + check_fraction(gap, "gap") * (table.strong - table.cheap)
+    reached = np.flatnonzero(curve.accuracy >= target - SAME)
+    last = int(reached[-1])  # never accepting reaches any gap
+    if last == curve.accuracy.size - 1:
+        return 0.0
+    rise = curve.accuracy[last] - curve.accuracy[last + 1]
+    beyond = (curve.accuracy[last] - target) / rise
+    step = curve.accept_rate[last + 1] - curve.accept_rate[last]
+    return float(1.0 - curve.accept_rate[last] - beyond * step)
+
+
+def why_no_gap(difference: MetricValue) -> str | None:
+    """Why PGR, APGR and CPT mean nothing, in words, or what to mind; None when all is well.
+
+    Args:
+        difference: Accuracy of the strong model minus that of the cheap one, with its interval.
+    """
+    if difference.value is None:
+        return "whether the strong model is better than the cheap one is not known"
+    if difference.value <= 0.0:
+        turned = "" if difference.value == 0.0 else ", and its sign would turn"
+        return (
+            "undefined: the strong model is no better than the cheap one here, so there is no gap "
+            f"to recover{turned}; read the area over cost instead"
+        )
+    if difference.low is None or difference.low <= 0.0:
+        return (
+            "it is not shown that the strong model is better than the cheap one: the gap that this "
+            "is a share of may be 0 or of the other sign"
+        )
+    return None
+
+
+def _sums(places: IntArray, weights: FloatArray, size: int) -> FloatArray:
+    return np.bincount(places, weights=weights, minlength=size).astype(np.float64)
+
+
+def _area(cost: FloatArray, accuracy: FloatArray, low: float, high: float) -> float:
+    """Under a rising line of points that is flat beyond its last one, from low to high."""
+    inside = (cost > low) & (cost < high)
+    x = np.concatenate([[low], cost[inside], [high]])
+    return float(np.trapezoid(np.interp(x, cost, accuracy), x))
 
 
 def _pair(cheap_correct: ArrayLike, strong_correct: ArrayLike) -> tuple[BoolArray, BoolArray]:
