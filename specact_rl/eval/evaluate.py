@@ -27,6 +27,7 @@ from specact_rl.eval.replay import (
     run_system,
 )
 from specact_rl.eval.system_report import family_rows, system_report
+from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -196,6 +197,15 @@ def evaluate(
         if name in gates:
             row |= {"threshold": gates[name].threshold, "gate_id": gates[name].gate_id}
         reports.append(row)
+    parts = Parts(
+        table=table,
+        columns=test.columns,
+        judged=test.judged,
+        sizes=test.sizes,
+        runs=runs,
+        gates=gates,
+    )
+    of_value = rng.spawn(1)[0]
     return {
         "num_steps": len(table.steps),
         "num_out_of_reach": table.num_out_of_reach,
@@ -218,6 +228,8 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
+        "value": value_report(parts, FREE_VERIFIERS, of_value),
+        "frontier": frontier_report(parts, reports, of_value),
     }
 
 

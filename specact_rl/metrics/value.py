@@ -263,7 +263,9 @@ def gain_at_equal_rate(
     return linear_values({"": column}, codes, num_clusters, level)[""]
 
 
-def self_oracle(correct: ArrayLike, clusters: Clusters, *, level: float = 0.95) -> MetricValue:
+def self_oracle(
+    correct: ArrayLike, clusters: Clusters, *, first_apart: bool = False, level: float = 0.95
+) -> MetricValue:
     """Share of rows on which at least one of two runs of the same model is right.
 
     What an oracle over two models has to be held against: part of its headroom is luck of a second
@@ -274,6 +276,8 @@ def self_oracle(correct: ArrayLike, clusters: Clusters, *, level: float = 0.95) 
         correct: Runs that are alike (trials, or samples of one temperature), 1 or 0, NaN where
             unknown, shape (n, k). A row with fewer than two known runs takes no part.
         clusters: One id per row.
+        first_apart: The first run is of another kind (greedy, the others drawn), so that only the
+            pairs with it count; rows without it take no part.
         level: Of the interval.
 
     Returns:
@@ -288,11 +292,15 @@ def self_oracle(correct: ArrayLike, clusters: Clusters, *, level: float = 0.95) 
         raise ValueError("correct must be 1, 0 or NaN")
     codes, _ = cluster_codes(clusters, runs.shape[0])
     k = (~np.isnan(runs)).sum(axis=1).astype(np.float64)
-    here = k >= 2
+    here = (k >= 2) & ~(first_apart & np.isnan(runs[:, 0]))
     if not here.any():
         return MetricValue(value=None, n=0, note="no row has two runs")
-    k, wrong = k[here], k[here] - np.nansum(runs[here], axis=1)
-    either = 1.0 - wrong * (wrong - 1.0) / (k * (k - 1.0))
+    runs, k = runs[here], k[here]
+    if first_apart:
+        either = np.maximum(runs[:, 0], np.nansum(runs[:, 1:], axis=1) / (k - 1.0))
+    else:
+        wrong = k - np.nansum(runs, axis=1)
+        either = 1.0 - wrong * (wrong - 1.0) / (k * (k - 1.0))
     codes, num_clusters = cluster_codes(codes[here], int(here.sum()))
     return linear_values({"": either}, codes, num_clusters, level)[""]
 

@@ -374,6 +374,13 @@ def test_self_oracle_is_the_mean_over_pairs_of_runs():
     assert m.n == 4
 
 
+def test_self_oracle_of_a_first_run_apart_pairs_it_with_each_other_one():
+    runs = np.array([[0, 1, 0], [1, 0, 0], [0, 1, NAN], [NAN, 1, 1], [0, NAN, NAN]])
+    m = self_oracle(runs, np.arange(5), first_apart=True)
+    assert m.value == pytest.approx((1 / 2 + 1 + 1) / 3)
+    assert m.n == 3
+
+
 def test_one_run_has_no_self_oracle():
     m = self_oracle(np.ones((3, 1)), np.arange(3))
     assert m.value is None
