@@ -373,7 +373,7 @@ def _curve_row(
         rng=rng,
     )
     accuracy = float(np.where(rows.accepted, rows.cheap, rows.strong).mean())
-    gap = recovered_gap(accuracy, table.cheap, table.strong)
+    gap = float(recovered_gap(accuracy, table.sums.cheap, table.sums.strong))
     undefined = "the two models are right on the same steps, or a fallback costs nothing"
     share = table.statistic(envelope_share)
     return {
@@ -408,7 +408,7 @@ def _costs(run: SystemRun, parts: Parts, key: str) -> tuple[FloatArray, FloatArr
 
 def _points(table: GateTable) -> list[dict[str, float | None]]:
     """The ends of the curve, and every `SHOWN_EVERY`th threshold between them."""
-    curve = table.gate_curve()
+    curve = table.sums.gate_curve()
     thresholds: list[float | None] = [None, *map(float, table.thresholds), None]
     kept = [0, *range(1, len(thresholds) - 1, SHOWN_EVERY), len(thresholds) - 1]
     return [

@@ -5,13 +5,11 @@ C and S: the cheap proposal and the strong fallback are right (0/1 per row); g: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from specact_rl.metrics.resampling import (
     SAME,
@@ -31,8 +29,8 @@ from specact_rl.metrics.values import (
     check_lengths,
 )
 
-NUM_GROUPS = 50
-"""Groups of clusters that the jackknife leaves out in turn."""
+NUM_GROUPS = 400
+"""Groups of clusters that are drawn for the intervals of a gate's curve."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,22 +287,100 @@ def hull_quality(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateTable:
-    """What a gate's curves are computed from: sums over the rows, by group and threshold.
+class GateSums:
+    """All that a gate's curves need of the rows; of one sample, or of several along axis 0.
 
-    Everything that a curve needs of n rows, so that leaving out a group of clusters costs no pass
-    over them.
+    Shapes below are those of one sample.
     """
 
-    thresholds: FloatArray
-    """m of them, strict to lax: descending."""
     rows: FloatArray
-    """Rows by group, by the first threshold that accepts them (m: none does), and by 2C + S, shape
-    (groups, m + 1, 4)."""
+    """Rows by the first of m thresholds that accepts them, strict to lax (m: none does), and by
+    2C + S, shape (m + 1, 4)."""
     fallback_cost: FloatArray
     """Their summed fallback costs, of the same shape."""
     proposal_cost: FloatArray
-    """Summed costs of proposing and judging, which every row pays, shape (groups,)."""
+    """Summed costs of proposing and judging, which every row pays, shape ()."""
+
+    @property
+    def by_class(self) -> FloatArray:
+        """Shares of the rows with 2C + S of 0 to 3, shape (4,)."""
+        total = self.rows.sum(axis=-2)
+        shares: FloatArray = total / total.sum(axis=-1, keepdims=True)
+        return shares
+
+    @property
+    def cheap(self) -> FloatArray:
+        """E C."""
+        return _of_array(self.by_class[..., 2:].sum(axis=-1))
+
+    @property
+    def strong(self) -> FloatArray:
+        """E S."""
+        return _of_array(self.by_class[..., [1, 3]].sum(axis=-1))
+
+    def gate_curve(self) -> Curve:
+        """The gate at every threshold, from never accepting to accepting all rows.
+
+        The last point accepts what no threshold does, too: the proposer alone, unjudged.
+        """
+        return self._curve(self.rows, self.fallback_cost)
+
+    def oracle_curve(self) -> Curve:
+        """The best gate of each rate: first where only the proposal is right, last the opposite."""
+        return self._by_class((2,), (0, 3), (1,))
+
+    def worst_curve(self) -> Curve:
+        """The worst gate of each rate."""
+        return self._by_class((1,), (0, 3), (2,))
+
+    def random_curve(self) -> Curve:
+        """Random gates: the straight line between the two ends."""
+        return self._by_class((0, 1, 2, 3))
+
+    def _by_class(self, *steps: tuple[int, ...]) -> Curve:
+        member = np.array([[float(kind in step) for kind in range(4)] for step in steps])
+        rows = self.rows.sum(axis=-2)[..., None, :] * member
+        return self._curve(rows, self.fallback_cost.sum(axis=-2)[..., None, :] * member)
+
+    def _curve(self, rows: FloatArray, costs: FloatArray) -> Curve:
+        n = rows.sum(axis=(-2, -1))[..., None]
+        saved = _running(costs.sum(axis=-1))
+        return Curve(
+            accept_rate=_running(rows.sum(axis=-1)) / n,
+            accuracy=self.strong[..., None] + _running(rows[..., 2] - rows[..., 1]) / n,
+            cost=(self.proposal_cost[..., None] + saved[..., -1:] - saved) / n,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Gates from never accepting to always, along the last axis. Between points: a coin flip."""
+
+    accept_rate: FloatArray
+    """From 0 to 1."""
+    accuracy: FloatArray
+    cost: FloatArray
+    """Mean per row, falling."""
+
+    def area(self) -> FloatArray:
+        """Integral of the accuracy over cost."""
+        return _of_array(-np.trapezoid(self.accuracy, self.cost, axis=-1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateTable:
+    """A gate's sums, and those of resampled clusters.
+
+    Clusters are dealt into groups, and groups are drawn: with up to `NUM_GROUPS` clusters that is
+    the cluster bootstrap, and with more its interval is a little less certain, for a table that
+    does not grow with the rows.
+    """
+
+    thresholds: FloatArray
+    """Strict to lax: descending."""
+    sums: GateSums
+    draws: GateSums
+    """Of every draw, along axis 0."""
     n: int
     num_clusters: int
 
@@ -320,6 +396,7 @@ class GateTable:
         proposal_costs: ArrayLike | float,
         fallback_costs: ArrayLike | float,
         rng: np.random.Generator,
+        num_resamples: int = 1000,
     ) -> GateTable:
         """Sum up.
 
@@ -331,7 +408,8 @@ class GateTable:
             thresholds: Chosen without these rows.
             proposal_costs: Paid at every row, shape (n,) or one number; not negative.
             fallback_costs: Paid at a row that is rejected, likewise.
-            rng: Deals the clusters into groups.
+            rng: Deals the clusters into groups, and draws those.
+            num_resamples: Number of draws.
         """
         c, s = _pair(cheap_correct, strong_correct)
         p = np.asarray(p_accept, dtype=np.float64)
@@ -345,170 +423,91 @@ class GateTable:
         codes, num_clusters = cluster_codes(clusters, c.size)
         num_groups = min(NUM_GROUPS, num_clusters)
         group = (rng.permutation(num_clusters) % num_groups)[codes]
-        # p >= t for the first time at descending t: as many of the ascending ones are at most p.
+        # The first of the descending thresholds with p >= t, from how many of them p reaches.
         place = cuts.size - np.searchsorted(cuts, np.nan_to_num(p, nan=-np.inf), side="right")
-        place[np.isnan(p)] = cuts.size
         shape = (num_groups, cuts.size + 1, 4)
         index = np.ravel_multi_index((group, place, 2 * c + s), shape)
         size = int(np.prod(shape))
+        parts = [
+            _sums(index, np.ones(c.size), size).reshape(num_groups, -1),
+            _sums(index, saved, size).reshape(num_groups, -1),
+            _sums(group, paid, num_groups)[:, None],
+        ]
+        columns = np.concatenate(parts, axis=1)
+        weights = rng.multinomial(num_groups, np.full(num_groups, 1.0 / num_groups), num_resamples)
         return cls(
             thresholds=cuts[::-1],
-            rows=np.bincount(index, minlength=size).reshape(shape).astype(np.float64),
-            fallback_cost=_sums(index, saved, size).reshape(shape),
-            proposal_cost=_sums(group, paid, num_groups),
+            sums=_unpacked(columns.sum(axis=0), shape[1:]),
+            draws=_unpacked(weights.astype(np.float64) @ columns, shape[1:]),
             n=c.size,
             num_clusters=num_clusters,
         )
 
-    def without(self, group: int) -> GateTable:
-        """The same of all other groups."""
-        kept = np.arange(self.rows.shape[0]) != group
-        return replace(
-            self,
-            rows=self.rows[kept],
-            fallback_cost=self.fallback_cost[kept],
-            proposal_cost=self.proposal_cost[kept],
-        )
-
     def statistic(
-        self, compute: Callable[[GateTable], float], *, level: float = 0.95
+        self, compute: Callable[[GateSums], FloatArray], *, level: float = 0.95
     ) -> MetricValue:
-        """A number of the curves with a delete-a-group jackknife interval; NaN is undefined.
-
-        Source: Kott (2001): with R groups, (R-1)/R times the sum of squares around the mean, and
-        Student's quantile at R - 1 degrees of freedom.
-        """
-        value, num_groups = compute(self), self.rows.shape[0]
+        """A number of the curves with a percentile interval over the draws; NaN is undefined."""
+        value = float(compute(self.sums))
         if np.isnan(value):
             return MetricValue(value=None, n=self.n, num_clusters=self.num_clusters)
-        left_out = (
-            np.array([compute(self.without(group)) for group in range(num_groups)])
-            if num_groups > 1
-            else np.array([np.nan])
-        )
-        found = MetricValue(value=value, n=self.n, num_clusters=self.num_clusters)
-        if np.isnan(left_out).any():
-            why = "one cluster only" if num_groups < 2 else "undefined without some clusters"
-            return replace(found, note=f"no interval: {why}")
-        squares = float(((left_out - left_out.mean()) ** 2).sum())
-        error = math.sqrt(squares * (num_groups - 1) / num_groups)
-        if error < SAME:
-            return replace(found, note="no interval: the same without any of the clusters")
-        reach = float(stats.t.ppf((1.0 + level) / 2.0, num_groups - 1)) * error
-        return replace(found, low=value - reach, high=value + reach)
-
-    @property
-    def cheap(self) -> float:
-        """E C."""
-        total = self.rows.sum(axis=(0, 1))
-        return float((total[2] + total[3]) / total.sum())
-
-    @property
-    def strong(self) -> float:
-        """E S."""
-        total = self.rows.sum(axis=(0, 1))
-        return float((total[1] + total[3]) / total.sum())
-
-    def gate_curve(self) -> Curve:
-        """The gate at every threshold, from never accepting to accepting all rows.
-
-        The last point accepts what no threshold does, too: the proposer alone, unjudged.
-        """
-        return self._curve(self.rows.sum(axis=0), self.fallback_cost.sum(axis=0))
-
-    def oracle_curve(self) -> Curve:
-        """The best gate of each rate: first where only the proposal is right, last the opposite."""
-        return self._by_class((2,), (0, 3), (1,))
-
-    def worst_curve(self) -> Curve:
-        """The worst gate of each rate."""
-        return self._by_class((1,), (0, 3), (2,))
-
-    def random_curve(self) -> Curve:
-        """Random gates: the straight line between the two ends."""
-        return self._by_class((0, 1, 2, 3))
-
-    def _by_class(self, *steps: tuple[int, ...]) -> Curve:
-        rows, costs = np.zeros((len(steps), 4)), np.zeros((len(steps), 4))
-        all_rows, all_costs = self.rows.sum(axis=(0, 1)), self.fallback_cost.sum(axis=(0, 1))
-        for step, classes in enumerate(steps):
-            rows[step, list(classes)] = all_rows[list(classes)]
-            costs[step, list(classes)] = all_costs[list(classes)]
-        return self._curve(rows, costs)
-
-    def _curve(self, rows: FloatArray, costs: FloatArray) -> Curve:
-        n = rows.sum()
-        gain = np.append(0.0, np.cumsum(rows[:, 2] - rows[:, 1]))
-        accepted = np.append(0.0, np.cumsum(rows.sum(axis=1)))
-        saved = np.append(0.0, np.cumsum(costs.sum(axis=1)))
-        return Curve(
-            accept_rate=accepted / n,
-            accuracy=self.strong + gain / n,
-            cost=(float(self.proposal_cost.sum()) + saved[-1] - saved) / n,
+        return bootstrap_value(
+            value, compute(self.draws), n=self.n, num_clusters=self.num_clusters, level=level
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """Gates from never accepting to always; arrays of one length. Between points: a coin flip."""
-
-    accept_rate: FloatArray
-    """From 0 to 1."""
-    accuracy: FloatArray
-    cost: FloatArray
-    """Mean per row, falling."""
-
-    def area(self) -> float:
-        """Integral of the accuracy over cost."""
-        return float(np.trapezoid(self.accuracy[::-1], self.cost[::-1]))
-
-
-def envelope_share(table: GateTable) -> float:
+def envelope_share(sums: GateSums) -> FloatArray:
     """Where a gate's curve lies between random and oracle, as areas over cost.
 
     1: at the oracle's curve throughout; 0: no better than random gates on the whole; below 0 worse
     than those. NaN where the oracle's curve is the random one's, or where falling back is free.
     """
-    random, oracle = table.random_curve().area(), table.oracle_curve().area()
-    if oracle - random < SAME * max(1.0, float(table.proposal_cost.sum())):
-        return float("nan")
-    return (table.gate_curve().area() - random) / (oracle - random)
+    random, oracle = sums.random_curve().area(), sums.oracle_curve().area()
+    above, whole = sums.gate_curve().area() - random, oracle - random
+    return _ratio(above, whole, whole > SAME * np.maximum(1.0, oracle))
 
 
-def recovered_gap(accuracy: float, cheap: float, strong: float) -> float:
+def recovered_gap(
+    accuracy: FloatArray | float, cheap: FloatArray | float, strong: FloatArray | float
+) -> FloatArray:
     """PGR: (accuracy - cheap) / (strong - cheap); NaN where the strong model is no better.
 
     With strong < cheap the sign would turn: the higher the number, the worse the system.
 
     Source: Ong et al. (2024), RouteLLM, arXiv 2406.18665, for this and the next two.
     """
-    return (accuracy - cheap) / (strong - cheap) if strong > cheap else float("nan")
+    gap = _of_array(strong - cheap)
+    return _ratio(accuracy - cheap, gap, gap > SAME)
 
 
-def average_recovered_gap(table: GateTable) -> float:
+def average_recovered_gap(sums: GateSums) -> FloatArray:
     """APGR: PGR averaged over the share of strong calls; 1/2 is a random gate. NaN as PGR."""
-    curve = table.gate_curve()
-    mean = float(np.trapezoid(curve.accuracy, curve.accept_rate))
-    return recovered_gap(mean, table.cheap, table.strong)
+    curve = sums.gate_curve()
+    mean = np.trapezoid(curve.accuracy, curve.accept_rate, axis=-1)
+    return recovered_gap(mean, sums.cheap, sums.strong)
 
 
-def call_share_for_gap(table: GateTable, gap: float) -> float:
+def call_share_for_gap(sums: GateSums, gap: float) -> FloatArray:
     """CPT(gap): the smallest share of strong calls with a PGR of at least `gap`; NaN as PGR.
 
     Read off this very curve: it says what the score could do, and chooses no threshold.
     """
-    if not table.strong > table.cheap:
-        return float("nan")
-    curve = table.gate_curve()
-    target = table.cheap + check_fraction(gap, "gap") * (table.strong - table.cheap)
-    reached = np.flatnonzero(curve.accuracy >= target - SAME)
-    last = int(reached[-1])  # never accepting reaches any gap
-    if last == curve.accuracy.size - 1:
-        return 0.0
-    rise = curve.accuracy[last] - curve.accuracy[last + 1]
-    beyond = (curve.accuracy[last] - target) / rise
-    step = curve.accept_rate[last + 1] - curve.accept_rate[last]
-    return float(1.0 - curve.accept_rate[last] - beyond * step)
+    curve = sums.gate_curve()
+    whole = sums.strong - sums.cheap
+    above = curve.accuracy - (sums.cheap + check_fraction(gap, "gap") * whole)[..., None]
+    # The last point that reaches it, as never accepting does, and the way to the next one.
+    size = above.shape[-1]
+    last = size - 1 - np.argmax(above[..., ::-1] >= -SAME, axis=-1)
+    after = np.minimum(last + 1, size - 1)
+
+    def at(values: FloatArray, place: IntArray) -> FloatArray:
+        return np.take_along_axis(values, place[..., None], axis=-1)[..., 0]
+
+    left = np.maximum(0.0, at(above, last))
+    fall = left - at(above, after)
+    onwards = np.nan_to_num(_ratio(left, fall, (fall > 0.0) & (after > last)))
+    rate = at(curve.accept_rate, last)
+    accepted = rate + onwards * (at(curve.accept_rate, after) - rate)
+    return _ratio(1.0 - accepted, np.ones_like(accepted), whole > SAME)
 
 
 def why_no_gap(difference: MetricValue) -> str | None:
@@ -531,6 +530,35 @@ def why_no_gap(difference: MetricValue) -> str | None:
             "is a share of may be 0 or of the other sign"
         )
     return None
+
+
+def _running(values: FloatArray) -> FloatArray:
+    """Running sums along the last axis, from 0 on."""
+    start = np.zeros((*values.shape[:-1], 1))
+    return np.concatenate([start, np.cumsum(values, axis=-1)], axis=-1)
+
+
+def _ratio(above: ArrayLike, below: ArrayLike, defined: ArrayLike) -> FloatArray:
+    """NaN where it is not defined."""
+    a, b = np.broadcast_arrays(above, below)
+    result: FloatArray = np.divide(
+        a, b, out=np.full(a.shape, np.nan), where=np.broadcast_to(defined, a.shape)
+    )
+    return result
+
+
+def _of_array(value: ArrayLike) -> FloatArray:
+    return np.asarray(value, dtype=np.float64)
+
+
+def _unpacked(columns: FloatArray, shape: tuple[int, int]) -> GateSums:
+    size = shape[0] * shape[1]
+    lead = columns.shape[:-1]
+    return GateSums(
+        rows=columns[..., :size].reshape(*lead, *shape),
+        fallback_cost=columns[..., size : 2 * size].reshape(*lead, *shape),
+        proposal_cost=columns[..., -1],
+    )
 
 
 def _sums(places: IntArray, weights: FloatArray, size: int) -> FloatArray:

@@ -201,7 +201,7 @@ def test_a_further_system_never_lowers_the_hull():
 # Curves of a gate ---------------------------------------------------------------------------------
 
 
-def table_of(p, c, s, clusters=None, thresholds=None, proposal=0.25, fallback=1.0):
+def table_of(p, c, s, clusters=None, thresholds=None, proposal=0.25, fallback=1.0, draws=1000):
     return GateTable.of(
         p,
         c,
@@ -211,6 +211,7 @@ def table_of(p, c, s, clusters=None, thresholds=None, proposal=0.25, fallback=1.
         proposal_costs=proposal,
         fallback_costs=fallback,
         rng=np.random.default_rng(0),
+        num_resamples=draws,
     )
 
 
@@ -228,7 +229,7 @@ def test_gate_curve_is_every_thresholds_accuracy_and_cost():
     fallback, proposal = rng.random(p.size), rng.random(p.size)
     thresholds = [0.0, 0.3, 0.55, 0.8]
     table = table_of(p, c, s, clusters, thresholds, proposal, fallback)
-    curve = table.gate_curve()
+    curve = table.sums.gate_curve()
     gates = [np.zeros(p.size, dtype=bool)]
     gates += [np.nan_to_num(p, nan=-1.0) >= t for t in thresholds[::-1]]
     gates += [np.ones(p.size, dtype=bool)]
@@ -242,12 +243,12 @@ def test_envelope_share_is_1_at_the_oracle_0_at_random_and_never_outside_the_wor
     p, c, s, clusters = many(2)
     gain = c.astype(float) - s
     oracle = table_of((gain + 1) / 2, c, s, clusters)
-    assert envelope_share(oracle) == pytest.approx(1.0)
-    assert envelope_share(table_of(np.full(c.size, 0.5), c, s)) == pytest.approx(0.0)
+    assert envelope_share(oracle.sums) == pytest.approx(1.0)
+    assert envelope_share(table_of(np.full(c.size, 0.5), c, s).sums) == pytest.approx(0.0)
     worst = table_of((1 - gain) / 2, c, s, clusters)
-    area = worst.worst_curve().area()
-    assert worst.gate_curve().area() == pytest.approx(area)
-    assert envelope_share(worst) <= envelope_share(table_of(p, c, s)) <= 1.0
+    area = worst.sums.worst_curve().area()
+    assert worst.sums.gate_curve().area() == pytest.approx(area)
+    assert envelope_share(worst.sums) <= envelope_share(table_of(p, c, s).sums) <= 1.0
 
 
 def test_envelope_share_weighs_by_real_cost():
@@ -256,35 +257,43 @@ def test_envelope_share_weighs_by_real_cost():
     table = table_of(
         [0.9, 0.1], [1, 0], [0, 1], thresholds=[0.5], proposal=0.0, fallback=[3.0, 1.0]
     )
-    assert table.oracle_curve().area() == pytest.approx(1.5 * 0.75 + 0.5 * 0.75)
-    assert table.random_curve().area() == pytest.approx(2 * 0.5)
-    assert envelope_share(table) == pytest.approx(1.0)
+    assert table.sums.oracle_curve().area() == pytest.approx(1.5 * 0.75 + 0.5 * 0.75)
+    assert table.sums.random_curve().area() == pytest.approx(2 * 0.5)
+    assert envelope_share(table.sums) == pytest.approx(1.0)
 
 
 def test_envelope_share_is_undefined_where_the_models_never_differ_or_falling_back_is_free():
     same = table_of([0.1, 0.9, 0.5], [1, 0, 1], [1, 0, 1])
-    assert np.isnan(envelope_share(same))
+    assert np.isnan(envelope_share(same.sums))
     free = table_of([0.1, 0.9, 0.5], [1, 0, 1], [0, 1, 1], fallback=0.0)
-    assert np.isnan(envelope_share(free))
+    assert np.isnan(envelope_share(free.sums))
     assert free.statistic(envelope_share).value is None
 
 
 def test_interval_of_the_share_covers_at_the_nominal_rate():
-    truth = envelope_share(table_of(*many(99_999, 200_000)))
+    truth = float(envelope_share(table_of(*many(99_999, 200_000)).sums))
     misses = 0
     for seed in range(100):
-        m = table_of(*many(seed)).statistic(envelope_share)
+        m = table_of(*many(seed), draws=300).statistic(envelope_share)
         misses += not m.low <= truth <= m.high
     assert 1 <= misses <= 12  # 5, standard error 2.2
 
 
-def test_jackknife_of_a_mean_is_its_textbook_error():
-    # The accuracy of never accepting is the mean of S; 50 clusters of one row are 50 groups.
-    rng = np.random.default_rng(3)
-    s = rng.random(50) < 0.6
-    m = table_of(rng.random(50), rng.random(50) < 0.5, s).statistic(lambda t: t.strong)
-    error = s.std(ddof=1) / np.sqrt(50)
-    assert m.high - m.value == pytest.approx(2.009575 * error, rel=1e-5)
+def test_interval_of_a_mean_is_the_cluster_bootstraps():
+    # The accuracy of never accepting is the mean of S, of 4 rows a cluster that are alike.
+    s = np.repeat(np.random.default_rng(3).random(60) < 0.6, 4)
+    clusters = np.repeat(np.arange(60), 4)
+    m = table_of(np.full(240, 0.5), ~s, s, clusters).statistic(lambda sums: sums.strong)
+    error = s.std() / np.sqrt(60)
+    # Ends of 1,000 draws are known to about a tenth of the error.
+    assert (m.low, m.high) == pytest.approx(
+        (m.value - 1.96 * error, m.value + 1.96 * error), abs=0.25 * error
+    )
+
+
+def test_share_of_calls_has_an_interval_within_0_and_1():
+    m = table_of(*many(4)).statistic(lambda sums: call_share_for_gap(sums, 0.95))
+    assert 0.0 <= m.low <= m.value <= m.high <= 1.0
 
 
 def test_one_cluster_has_no_interval():
@@ -303,29 +312,29 @@ def test_recovered_gap_and_what_a_random_gate_recovers():
     # One block: the curve is the straight line from strong to cheap.
     c, s = np.array([1, 0, 0, 1, 0]), np.array([1, 1, 0, 1, 1])
     table = table_of(np.full(5, 0.5), c, s)
-    assert average_recovered_gap(table) == pytest.approx(0.5)
-    assert call_share_for_gap(table, 0.8) == pytest.approx(0.8)
+    assert average_recovered_gap(table.sums) == pytest.approx(0.5)
+    assert call_share_for_gap(table.sums, 0.8) == pytest.approx(0.8)
 
 
 def test_call_share_by_hand():
     # Sorted by p, D is 0, 0, -1, -1: half of the calls recover everything, a quarter half of it.
     table = table_of([0.9, 0.8, 0.3, 0.2], [1, 0, 0, 0], [1, 0, 1, 1])
-    assert call_share_for_gap(table, 1.0) == pytest.approx(0.5)
-    assert call_share_for_gap(table, 0.5) == pytest.approx(0.25)
-    assert call_share_for_gap(table, 0.0) == pytest.approx(0.0)
+    assert call_share_for_gap(table.sums, 1.0) == pytest.approx(0.5)
+    assert call_share_for_gap(table.sums, 0.5) == pytest.approx(0.25)
+    assert call_share_for_gap(table.sums, 0.0) == pytest.approx(0.0)
     # Over accept rates 0, 1/4, 1/2, 3/4, 1 it recovers 1, 1, 1, 1/2, 0.
-    assert average_recovered_gap(table) == pytest.approx(0.5 + 0.25 * 0.75 + 0.25 * 0.25)
+    assert average_recovered_gap(table.sums) == pytest.approx(0.5 + 0.25 * 0.75 + 0.25 * 0.25)
 
 
 def test_call_share_may_reach_the_gap_with_fewer_calls_than_a_dip_suggests():
     # Accuracy .5, .25, .5, .75, .5 at accept rates 0 to 1, and cheap .5 < strong is false: refused.
     table = table_of([0.9, 0.8, 0.7, 0.1], [0, 1, 1, 0], [1, 0, 0, 1])
-    assert np.isnan(call_share_for_gap(table, 0.5))
-    assert np.isnan(average_recovered_gap(table))
+    assert np.isnan(call_share_for_gap(table.sums, 0.5))
+    assert np.isnan(average_recovered_gap(table.sums))
     # A fifth row that the strong model alone has right makes the gap 1/5.
     table = table_of([0.9, 0.8, 0.7, 0.1, 0.05], [0, 1, 1, 0, 0], [1, 0, 0, 1, 1])
     # Gains 0, -1, 0, 1, 0, -1 of 5; all of the gap again until four rows are accepted.
-    assert call_share_for_gap(table, 1.0) == pytest.approx(1 / 5)
+    assert call_share_for_gap(table.sums, 1.0) == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize(
