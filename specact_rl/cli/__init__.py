@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from specact_rl import __version__
+from specact_rl.cli.audit import add_audit
 from specact_rl.cli.evaluate import add_evaluate
 from specact_rl.cli.logs import add_check, add_import, add_study
 from specact_rl.cli.runs import add_recipes, add_repeats, add_report, add_run
@@ -32,6 +33,7 @@ example:
   specact import my_logs/ --out runs/rollouts
   specact study my_logs/ --cheap small --strong large --out runs/study
   specact outcomes --rollouts runs/rollouts --model my_proposer --out runs/proposals
+  specact audit published.csv
   specact recipes --list
   specact evaluate table.parquet --cheap small --strong large --out runs/table
   specact calibrate --table scores.csv --score log_odds --label acceptable --cluster task_id
@@ -50,6 +52,7 @@ SUBCOMMANDS: tuple[Callable[[Subparsers], None], ...] = (
     add_outcomes,
     add_evaluate,
     add_calibrate,
+    add_audit,
     add_recipes,
 )
 """In the order of `specact --help`."""

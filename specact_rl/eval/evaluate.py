@@ -36,6 +36,7 @@ from specact_rl.eval.system_report import (
     relative_costs,
     system_report,
 )
+from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -237,6 +238,19 @@ def evaluate(
         results["contrasts"] = contrast_rows(runs, reports, table.task_ids, rng, num_resamples)
     with timed("examples"):
         results["examples"] = _examples(runs.get("D"), test)
+    parts = Parts(
+        table=table,
+        columns=test.columns,
+        judged=test.judged,
+        sizes=test.sizes,
+        runs=runs,
+        gates=gates,
+    )
+    of_value = rng.spawn(1)[0]
+    with timed("value"):
+        results["value"] = value_report(parts, rivals, of_value)
+    with timed("frontier"):
+        results["frontier"] = frontier_report(parts, reports, of_value)
     with timed("certificates"):
         results["certificates"] = (
             _certificates(calibration, runs, table, gates, systems, rng) if calibration else []

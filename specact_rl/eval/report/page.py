@@ -24,6 +24,7 @@ from specact_rl.eval.report.system_sections import (
     live_section,
     replay_section,
 )
+from specact_rl.eval.report.value_sections import frontier_section, value_section
 from specact_rl.eval.report.verdicts import findings
 
 HOW_TO_READ = (
@@ -68,6 +69,8 @@ SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     _verdicts_section,
     log_section,
     replay_section,
+    value_section,
+    frontier_section,
     live_section,
     proposers_section,
     verifiers_section,

@@ -7,9 +7,10 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from specact_rl.eval.report.blocks import Cell, Table
+from specact_rl.eval.report.blocks import Cell, Finding, Findings, Paragraph, Table
 from specact_rl.eval.report.markdown import STATUS_WORDS
 from specact_rl.eval.report.numbers import JSON
+from specact_rl.eval.report.page import Page
 from specact_rl.eval.report.system_sections import systems_table
 from specact_rl.eval.report.verdicts import findings
 
@@ -41,13 +42,40 @@ def terminal_summary(results: JSON, console: Console) -> None:
     else:
         console.print(_rich(systems))
     for finding in findings(results):
-        colour = COLOURS[finding.status]
-        status = STATUS_WORDS[finding.status]
-        console.print(
-            f"[{colour}]{status}[/{colour}]: [bold]{escape(finding.claim)}[/bold] "
-            f"{escape(finding.evidence)}",
-            highlight=False,
-        )
+        _print_finding(finding, console)
+
+
+def print_page(page: Page, console: Console) -> None:
+    """Print a page of words, tables and verdicts; other blocks are left to files."""
+    console.print(f"[bold]{escape(page.title)}[/bold]", highlight=False)
+    for block in [*page.summary, *(block for s in page.sections for block in s.blocks)]:
+        match block:
+            case Paragraph():
+                console.print(escape(block.text), highlight=False)
+            case Findings():
+                for finding in block.items:
+                    _print_finding(finding, console)
+            case Table():
+                console.print(_whole(block))
+                console.print(f"[dim]{escape(block.caption)}[/dim]", highlight=False)
+
+
+def _print_finding(finding: Finding, console: Console) -> None:
+    colour, status = COLOURS[finding.status], STATUS_WORDS[finding.status]
+    console.print(
+        f"[{colour}]{status}[/{colour}]: [bold]{escape(finding.claim)}[/bold] "
+        f"{escape(finding.evidence)}".rstrip(),
+        highlight=False,
+    )
+
+
+def _whole(block: Table) -> RichTable:
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for j, header in enumerate(block.headers):
+        shown.add_column(escape(header), justify="left" if j < block.num_word_columns else "right")
+    for row in block.rows:
+        shown.add_row(*(_text(cell, "") for cell in row))
+    return shown
 
 
 def _rich(systems: Table) -> RichTable:

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from specact_rl.eval.report.blocks import Finding, Status
 from specact_rl.eval.report.judging import ALPHA, beats_all, claim, listed, status_of
-from specact_rl.eval.report.lookup import action_type_title, part, verifier, verifier_title
+from specact_rl.eval.report.lookup import (
+    action_type_title,
+    part,
+    rows,
+    verifier,
+    verifier_title,
+)
 from specact_rl.eval.report.numbers import (
     JSON,
     detectable,
@@ -16,9 +22,23 @@ from specact_rl.eval.report.numbers import (
     say,
     say_p,
     say_percent,
+    say_points,
+    say_rows,
 )
 
 AUROC_TARGET = 0.80
+FREE = (
+    "proposer_logprob",
+    "sample_agreement",
+    "linear",
+    "linear_with_confidence",
+    "trees",
+)
+"""Verifiers that cost nothing to run."""
+BESIDE = ("proposer_logprob", "linear")
+"""What others are held against: the first of these that there is."""
+CERTIFIED_RISK = 0.05
+MOST_TASKS = 1_000_000
 ECE_TARGET = 0.03
 """What a trained verifier is asked to reach on its proposer's test proposals."""
 
@@ -52,6 +72,72 @@ def gain_over_free(results: JSON) -> Iterator[Finding]:
     if limits:
         evidence += f" Smaller true gains than about {listed(limits)} would mostly go unseen."
     yield Finding(status=status, claim=text, evidence=evidence)
+
+
+def worth_of_verifiers(results: JSON) -> Iterator[Finding]:
+    """What each verifier that costs something adds over one that costs nothing, in plain words.
+
+    Of several systems with one verifier the first speaks for it.
+    """
+    told: set[str] = set()
+    for row in rows(results, "replay", "value", "systems"):
+        key = f"{row.get('verifier')} of {row.get('proposer')}"
+        if row.get("verifier") in FREE or key in told:
+            continue
+        told.add(key)
+        over = part(row, "at_equal_rate")
+        name = next((free for free in BESIDE if free in over), None)
+        if name is not None:
+            yield _worth(results, row, name)
+
+
+def _worth(results: JSON, row: JSON, name: str) -> Finding:
+    against = part(row, "at_equal_rate", name)
+    gain, system = metric(against, "gain"), str(row["name"])
+    status = status_of(gain)
+    mine, other = f"The {verifier_title(str(row['verifier']))} ({system})", verifier_title(name)
+    if name == "proposer_logprob":
+        other = "the proposer's own confidence"
+    judged = verifier(results, system)
+    auroc = metric(part(judged or {}, "gain_over"), name)
+    claims = {
+        "shown": f"{mine} adds {say_points(gain)} over {other}.",
+        "against": f"{mine} takes away from {other}: {say_points(gain)}.",
+        "open": f"It is not shown that the {mine[4:]} adds anything over {other}.",
+    }
+    evidence = f"At an equal accept rate {say_points(gain)}, {say_rows(gain)}"
+    if auroc is not None and auroc.value is not None:
+        evidence += f"; in AUROC {say(auroc, signed=True)}"
+    evidence += f".{_certified(results, system)}{_more_tasks(against)}"
+    unknown = f"Whether the {mine[4:]} adds anything over {other} cannot be said."
+    return Finding(status=status, claim=claims.get(status, unknown), evidence=evidence)
+
+
+def _certified(results: JSON, system: str) -> str:
+    """Whether some threshold certifies the risk that is asked for; empty where it was not tried."""
+    for row in rows(results, "replay", "certificates"):
+        if row.get("system") != system:
+            continue
+        for target in rows(row, "targets"):
+            if abs(float(target.get("target") or 0.0) - CERTIFIED_RISK) > 1e-9:
+                continue
+            risk = f"{fixed(100 * CERTIFIED_RISK, 0)} % wrong among the accepted"
+            held = [c for c in rows(target, "certificates") if c.get("threshold") is not None]
+            exact = [c for c in held if c.get("method") == "exact"]
+            if not exact:
+                return f" No threshold certifies {risk}."
+            accepted = say_percent(metric(exact[0], "accept_rate"))
+            return f" A threshold certifies {risk} and accepts {accepted}."
+    return ""
+
+
+def _more_tasks(against: JSON) -> str:
+    count = against.get("more_tasks")
+    if not count:
+        return ""
+    if count > MOST_TASKS:
+        return f" More than {MOST_TASKS:,} further tasks would be needed to settle it."
+    return f" If it is as large as it looks, about {count:,} more tasks would settle it."
 
 
 def ranking(results: JSON) -> Iterator[Finding]:
