@@ -17,7 +17,9 @@ from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
+from specact_rl.eval.cost_report import Parts, cost_rows
 from specact_rl.eval.labelled import known
+from specact_rl.eval.latency_report import latency_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
     Judged,
@@ -58,6 +60,11 @@ class Outcomes:
     """By key of the verifier and role of the proposer."""
     sizes: dict[str, ModelSize | None]
     """Of the models, by role; None where it is not known."""
+
+    @property
+    def parts(self) -> Parts:
+        """What costs and latencies are counted from."""
+        return Parts(table=self.table, columns=self.columns, judged=self.judged, sizes=self.sizes)
 
     def take(self, keep: BoolArray) -> Outcomes:
         """Those of the chosen steps; `keep` has shape (n,)."""
@@ -218,6 +225,8 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
+        **cost_rows(runs, test.parts, rng.spawn(1)[0]),
+        "latency": latency_rows(runs, test.parts, rng.spawn(1)[0]),
     }
 
 

@@ -126,7 +126,7 @@ def worthwhile_breadth(coverage: Sequence[float] | FloatArray, saving: float, co
         0 when not even the first one is worth it.
     """
     added = np.diff(np.asarray(coverage, dtype=np.float64), prepend=0.0)
-    worth = added * saving >= cost
+    worth = (added > 0.0) & (added * saving >= cost)
     return int(added.size if worth.all() else worth.argmin())
 
 

@@ -82,6 +82,8 @@ def test_breadth_ends_where_one_more_guess_is_not_worth_its_cost():
     assert worthwhile_breadth(coverage, saving=10.0, cost=4.0) == 0
     assert worthwhile_breadth(coverage, saving=10.0, cost=1.2) == 1
     assert worthwhile_breadth(coverage, saving=10.0, cost=0.9) == 3
+    assert worthwhile_breadth([0.3, 0.3, 0.4], saving=10.0, cost=0.0) == 1
+    assert worthwhile_breadth([0.0, 0.0], saving=0.0, cost=0.0) == 0
 
 
 @pytest.mark.parametrize(
