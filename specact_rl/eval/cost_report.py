@@ -94,7 +94,8 @@ def _priceless(run: SystemRun, parts: Parts) -> bool:
 def role_costs(run: SystemRun, unit: Unit, parts: Parts) -> FloatArray | None:
     """What a system paid to its proposer, verifier and strong model at each step, shape (n, 3).
 
-    None where it is not known at every step. Where the strong model judges, its reading is its own.
+    None where it is not known at every step. A strong model that judges reads the history for its
+    own action; only the proposals that it reads beyond are the verifier's.
     """
     n, system = len(parts.table.steps), run.system
     if unit == "assumed":

@@ -233,9 +233,9 @@ class _Bench:
         before = np.maximum(run.seconds - np.where(run.called, self.calls, 0.0), 0.0)
         cost = self._cost_before(run, before)
         waits = judged is not None and judged.shares_strong
-        self._add_gated(run, before, cost, parallel=False)
+        self._add_gated(run, before, parallel=False)
         if system.fallback and not waits:
-            self._add_gated(run, before, cost, parallel=True)
+            self._add_gated(run, before, parallel=True)
         if waits or not self.long:
             return  # the judge needs the strong model's own action, or nothing follows a step
         guesses = self._guesses_of(role, system.num_proposals)
@@ -332,19 +332,16 @@ class _Bench:
             )
         return self.guesses[role, k]
 
-    def _add_gated(
-        self, run: SystemRun, before: FloatArray, cost: FloatArray, *, parallel: bool
-    ) -> None:
-        """The proposal stands where it is accepted; `before` and `cost` are of what precedes that.
+    def _add_gated(self, run: SystemRun, before: FloatArray, *, parallel: bool) -> None:
+        """The proposal stands where it is accepted; `before` are the seconds of what precedes that.
 
         The strong model that judges acts at every step, accepted or not.
         """
         stands = run.accepted & ~run.called if not parallel else run.accepted
         seconds, calls = gated_seconds(before, self.calls, stands, parallel=parallel)
-        if parallel:  # reads on at every step, so that it never has to catch up
-            cost = cost + calls * self.call_cost
-        else:
-            cost = run.flops if self.unit == "flops" else run.seconds
+        cost = run.flops if self.unit == "flops" else run.seconds
+        if parallel:  # what a cancelled call had read is read again by the next one
+            cost = cost + np.where(stands, calls, 0.0) * self.call_cost
         # With acceptance dealt at random each step has either time with its chance: exactly.
         every, rate = np.ones(before.size, dtype=np.bool_), float(stands.mean())
         either = [

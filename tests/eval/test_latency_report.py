@@ -177,6 +177,10 @@ def test_a_gates_schedules_by_hand(world, found):
     calls = np.where(accepted, before / call, 1.0).mean()
     assert row(found, "D", "parallel")["strong_calls"] == pytest.approx(calls)
     assert row(found, "D", "sequential")["strong_calls"] == pytest.approx(1 - accepted.mean())
+    # Whatever a cancelled call had read is lost.
+    of_a, of_d = (world.runs()[name].flops for name in "AD")
+    cost = (of_d + np.where(accepted, before / call, 0.0) * of_a).sum() / of_a.sum()
+    assert row(found, "D", "parallel")["relative_cost"]["value"] == pytest.approx(cost)
 
 
 def test_one_after_the_other_takes_the_seconds_and_flops_of_the_systems_table(world, found):
@@ -318,7 +322,9 @@ def test_roles_add_up_to_what_a_system_costs(world):
         seconds = role_costs(run, "seconds", world.parts)
         assert seconds.sum(axis=1) == pytest.approx(run.seconds)
         assert role_costs(run, "price", world.parts) is None
-        assert flops[:, 1].any() == (name == "D")  # C's judge is the strong model itself
+        assert flops[:, 1].any() == (name in "CD")
+        # C's judge is the strong model: it reads the history once, to act, then the proposal.
+        assert flops[:, 2].sum() >= (10.0 * 2 * 12 if name in "AC" else 0.0)
 
 
 def test_waste_is_what_was_paid_for_proposals_that_were_not_executed(world):

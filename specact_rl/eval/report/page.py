@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
+from specact_rl.eval.report.latency_sections import cost_and_latency_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.run_sections import (
@@ -68,6 +69,7 @@ SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     log_section,
     replay_section,
     live_section,
+    cost_and_latency_section,
     proposers_section,
     verifiers_section,
     unseen_section,
