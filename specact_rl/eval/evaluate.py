@@ -21,7 +21,10 @@ from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.certificates import certificate_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
+from specact_rl.eval.cost_report import Parts as CostParts
+from specact_rl.eval.cost_report import cost_rows
 from specact_rl.eval.labelled import known
+from specact_rl.eval.latency_report import latency_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
     Judged,
@@ -69,6 +72,11 @@ class Outcomes:
     """By key of the verifier and role of the proposer."""
     sizes: dict[str, ModelSize | None]
     """Of the models, by role; None where it is not known."""
+
+    @property
+    def parts(self) -> CostParts:
+        """What costs and latencies are counted from."""
+        return CostParts(table=self.table, columns=self.columns, judged=self.judged, sizes=self.sizes)
 
     def take(self, keep: BoolArray) -> Outcomes:
         """Those of the chosen steps; `keep` has shape (n,)."""
@@ -251,6 +259,10 @@ def evaluate(
         results["value"] = value_report(parts, rivals, of_value)
     with timed("frontier"):
         results["frontier"] = frontier_report(parts, reports, of_value)
+    with timed("costs"):
+        results |= cost_rows(runs, test.parts, rng.spawn(1)[0])
+    with timed("latency"):
+        results["latency"] = latency_rows(runs, test.parts, rng.spawn(1)[0])
     with timed("certificates"):
         results["certificates"] = (
             _certificates(calibration, runs, table, gates, systems, rng) if calibration else []

@@ -208,6 +208,10 @@ def _row(
     excess = steps - np.array([episode.expert_steps for episode in episodes])
     flops = np.array([episode.flops for episode in episodes], dtype=np.float64)
     strong_flops = np.array([episode.flops for episode in strong], dtype=np.float64)
+    seconds, strong_seconds = (
+        np.array([episode.seconds for episode in each], dtype=np.float64)
+        for each in (episodes, strong)
+    )
     row: dict[str, Any] = {
         "name": name,
         "title": SYSTEMS[name].title if name in SYSTEMS else name,
@@ -219,7 +223,9 @@ def _row(
         "unparsable_rate": sum(e.num_unparsable for e in episodes) / int(steps.sum()),
         "mflops_per_task": float(flops.mean()) / 1e6,
         "relative_flops": ratio_of_totals(flops, strong_flops, tasks, rng),
-        "seconds_per_task": float(np.mean([episode.seconds for episode in episodes])),
+        "seconds_per_task": float(seconds.mean()),
+        # Draws of its own leave all other intervals as they are.
+        "relative_seconds": ratio_of_totals(seconds, strong_seconds, tasks, rng.spawn(1)[0]),
         "difference_from_a": paired_cluster_bootstrap(
             success,
             np.array([episode.success for episode in strong]),

@@ -168,7 +168,7 @@ def run_system(
             acceptable=strong.acceptable[:, 0],
             same_state=strong.same_state[:, 0],
             levels={level: hit[:, 0] for level, hit in strong.levels.items()},
-            flops=_flops(strong_size, table, strong, every, every[:, None]),
+            flops=forward_flops(strong_size, table, strong, every, every[:, None]),
             seconds=strong.seconds[:, 0],
             price=strong.price[:, 0],
             num_distinct=np.zeros(n),
@@ -182,20 +182,22 @@ def run_system(
     drawn = max(system.num_proposals, system.num_compared)
     accepted = _accepted(system, offered, p_accept, gate)
     rows = np.arange(n)
-    flops = _flops(proposer_size, table, proposer, every, np.ones((n, drawn), dtype=np.bool_))
+    flops = forward_flops(
+        proposer_size, table, proposer, every, np.ones((n, drawn), dtype=np.bool_)
+    )
     seconds = proposer.seconds[:, :drawn].sum(axis=1)
     price = proposer.price[:, :drawn].sum(axis=1)
     called = ~accepted if system.fallback else np.zeros(n, dtype=np.bool_)
     if judged is not None:
         # Where the strong model judges, its reading is counted with its own action.
         reads = np.asarray(offered.any(axis=1) & (not judged.shares_strong))
-        flops += _flops(judged.size, table, proposer, reads, offered)
+        flops += forward_flops(judged.size, table, proposer, reads, offered)
         if judged.shares_strong:  # it compares with its own best action, which it has to write
             called = every
         seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
             axis=1
         )
-    flops += _flops(strong_size, table, strong, called, called[:, None])
+    flops += forward_flops(strong_size, table, strong, called, called[:, None])
     seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
     price = price + np.where(called, strong.price[:, 0], 0.0)
     return SystemRun(
@@ -231,7 +233,7 @@ def _accepted(
     return gate.decide(p_accept)
 
 
-def _flops(
+def forward_flops(
     size: ModelSize | None,
     table: StepTable,
     columns: ProposalColumns,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
 from specact_rl.eval.report.certificate_sections import certificates_section
+from specact_rl.eval.report.latency_sections import cost_and_latency_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.run_sections import (
@@ -72,6 +73,7 @@ SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     value_section,
     frontier_section,
     live_section,
+    cost_and_latency_section,
     proposers_section,
     verifiers_section,
     certificates_section,

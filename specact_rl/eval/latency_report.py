@@ -1,0 +1,440 @@
+"""What the measured steps of a replay would take in other schedules, and what hits depend on.
+
+Steps stand in the order of their logged rollout. Seconds are shares of the batches in which
+outcomes were collected, not those of a request alone; the environment's own time is not logged, so
+that all of this is the models' time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from specact_rl.actions.canonical import proposal_hash
+from specact_rl.actions.schema import find_tool
+from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.cost_report import NUM_RESAMPLES, STRONG_ONLY, Parts, role_costs
+from specact_rl.eval.replay import SystemRun, forward_flops
+from specact_rl.metrics.latency.closed_forms import (
+    coverage_curve,
+    effective_draws,
+    exponential_saving,
+)
+from specact_rl.metrics.latency.simulator import (
+    SPECULATED,
+    Trace,
+    gated_seconds,
+    may_speculate,
+    speculative,
+)
+from specact_rl.metrics.resampling import bootstrap_value, cluster_codes, draw_cluster_weights
+from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
+from specact_rl.policy.systems import PANEL, PEERS
+from specact_rl.types import Action, Proposal, Step
+
+GUESSES = "B"
+"""System whose proposals are acted on without a verifier."""
+SCHEDULES = ((1, SPECULATED), (3, SPECULATED), (3, ("read", "write")))
+"""Steps that speculation may be ahead, and the effects that it may cause."""
+DEALT_STEPS = 200_000
+"""About so many steps are dealt anew to see what independent hits would promise."""
+MAX_DEALS = 20
+STEPS, SECONDS, COST = 0, 1, 2
+"""Columns of the totals that all rows are held against: of A."""
+Mode = Literal["sequential", "parallel", "speculative"]
+
+
+def latency_rows(
+    runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The part "latency" of the replay's results: one row per system and schedule.
+
+    Empty where the strong model's seconds, or all others', are not known.
+
+    Args:
+        runs: By name, "A" among them.
+        parts: What they were joined from.
+        rng: Of resamples, and of hits dealt anew.
+    """
+    alone = runs[STRONG_ONLY]
+    systems = [run for run in runs.values() if _takes_part(run, parts)]
+    if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
+        return {}
+    bench = _Bench(parts, alone, rng)
+    for run in systems:
+        bench.add_system(run)
+    breadth = bench.add_breadths(runs.get(GUESSES))
+    values = bench.values()
+    return {
+        "effects": bench.effects,
+        "cost_unit": bench.unit,
+        "ms_per_step": 1e3 * float(alone.seconds.mean()),
+        "seconds_per_episode": float(alone.seconds.sum() / bench.num_episodes),
+        "rows": [row.as_json(values) for row in bench.rows if row.breadth is None],
+        "breadth": breadth
+        | {"rows": [row.as_json(values) for row in bench.rows if row.breadth is not None]}
+        if breadth
+        else {},
+    }
+
+
+def _takes_part(run: SystemRun, parts: Parts) -> bool:
+    system = run.system
+    if system.proposer in (None, PEERS, PANEL) or not np.isfinite(run.seconds).all():
+        return False
+    return system.name == GUESSES or system.fallback
+
+
+def same_action(step: Step, one: Proposal, other: Proposal) -> bool:
+    """Whether two proposals would do the same; False where one of them cannot be parsed."""
+    if one.action is not None and other.action is not None:
+        if one.action == other.action:
+            return True
+        if one.action.tool != other.action.tool:
+            return False
+    key = proposal_hash(one, step.tools)
+    return key is not None and key == proposal_hash(other, step.tools)
+
+
+def effect_of(step: Step, proposal: Proposal) -> str:
+    """Effect of what a proposal would do; "" where it is not known or cannot be parsed.
+
+    What is said to a user cannot be taken back.
+    """
+    actions: Sequence[Action] = [proposal.action] if proposal.action else proposal.actions
+    effects = {_effect(step, action) for action in actions}
+    for worst in ("", "irreversible", "write", "read"):
+        if worst in effects:
+            return worst
+    return ""
+
+
+def _effect(step: Step, action: Action) -> str:
+    if action.tool is None:
+        return "irreversible"
+    spec = find_tool(action.tool, step.tools)
+    return (spec.effect if spec else None) or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guesses:
+    """A proposer's samples as guesses of what the strong model does; all of shape (n, k)."""
+
+    right: BoolArray
+    distinct: BoolArray
+    """Parsable, and no repetition."""
+    effects: np.ndarray
+
+    @classmethod
+    def of(
+        cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns, k: int
+    ) -> _Guesses:
+        steps = zip(table.steps, columns.proposals, strong.proposals, strict=True)
+        right, effects = [], []
+        for step, samples, (own, *_) in steps:
+            right.append([same_action(step, sample, own) for sample in samples[:k]])
+            effects.append([effect_of(step, sample) for sample in samples[:k]])
+        return cls(
+            right=np.array(right, dtype=np.bool_),
+            distinct=columns.first_of_its_kind[:, :k],
+            effects=np.array(effects),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """One system in one schedule; numbers of its columns among the totals of each task."""
+
+    system: str
+    mode: Mode
+    depth: int | None = None
+    effects: tuple[str, ...] | None = None
+    breadth: int | None = None
+    place: int
+    facts: dict[str, Any]
+
+    def as_json(self, values: _Values) -> dict[str, Any]:
+        seconds, calls, cost, wasted_runs, apart = range(self.place, self.place + 5)
+        return {
+            "system": self.system,
+            "mode": self.mode,
+            "depth": self.depth,
+            "effects": self.effects and list(self.effects),
+            "breadth": self.breadth,
+            "n": values.num_rows,
+            "relative_seconds": values.ratio(seconds, SECONDS),
+            "speed_up": values.ratio(SECONDS, seconds),
+            "relative_cost": values.ratio(cost, COST),
+            "strong_calls": values.ratio(calls, STEPS).value,
+            "wasted_runs": values.ratio(wasted_runs, STEPS).value,
+            "independent": values.ratio(apart, SECONDS).value,
+            "over_promise": values.ratio(seconds, SECONDS, less=apart),
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Values:
+    """Ratios of totals, with intervals over the same resamples of tasks."""
+
+    table: FloatArray
+    draws: FloatArray
+    num_rows: int
+
+    def ratio(self, above: int, below: int, less: int | None = None) -> MetricValue:
+        """Total of a column, less that of another, over a third one's."""
+
+        def of(totals: FloatArray) -> FloatArray:
+            left = totals[..., above] - (0.0 if less is None else totals[..., less])
+            whole = totals[..., below]
+            return np.asarray(
+                np.divide(left, whole, out=np.full_like(whole, np.nan), where=whole > 0.0)
+            )
+
+        value = float(of(self.table.sum(axis=0)[None])[0])
+        if np.isnan(value):
+            return MetricValue(value=None, n=self.num_rows, note="nothing to compare with")
+        return bootstrap_value(
+            value, of(self.draws), n=self.num_rows, num_clusters=self.table.shape[0]
+        )
+
+
+class _Bench:
+    """Collects the columns of all rows, by task."""
+
+    def __init__(self, parts: Parts, alone: SystemRun, rng: np.random.Generator) -> None:
+        self.parts, self.rng = parts, rng
+        self.calls = alone.seconds
+        flops = role_costs(alone, "flops", parts)
+        self.unit: Literal["flops", "seconds"] = "seconds" if flops is None else "flops"
+        self.call_cost = alone.seconds if flops is None else flops.sum(axis=1)
+        self.codes, self.num_tasks = cluster_codes(parts.table.task_ids, alone.seconds.size)
+        rollouts = parts.table.rollouts
+        firsts = np.flatnonzero(np.append(True, rollouts[1:] != rollouts[:-1]))
+        self.num_episodes = firsts.size
+        self.of_episode = self.codes[firsts]
+        self.long = bool(np.diff(np.append(firsts, rollouts.size)).max() > 1)
+        self.rows: list[_Row] = []
+        self.columns = [
+            self._by_step(np.ones(alone.seconds.size)),
+            self._by_step(alone.seconds),
+            self._by_step(self.call_cost),
+        ]
+        self.guesses: dict[tuple[str, int], _Guesses] = {}
+        self.effects: dict[str, float] = {}  # share of the first guesses with each effect
+
+    def add_system(self, run: SystemRun) -> None:
+        """Its schedules: those of a gate, and acting on its guesses ahead of the strong model."""
+        system, role = run.system, str(run.system.proposer)
+        judged = self.parts.judged.get((str(system.verifier), role))
+        before = np.maximum(run.seconds - np.where(run.called, self.calls, 0.0), 0.0)
+        cost = self._cost_before(run, before)
+        waits = judged is not None and judged.shares_strong
+        self._add_gated(run, before, parallel=False)
+        if system.fallback and not waits:
+            self._add_gated(run, before, parallel=True)
+        if waits or not self.long:
+            return  # the judge needs the strong model's own action, or nothing follows a step
+        guesses = self._guesses_of(role, system.num_proposals)
+        rows = np.arange(before.size)
+        right, distinct = guesses.right[rows, run.pick], guesses.distinct[rows, run.pick]
+        effects = guesses.effects[rows, run.pick]
+        chosen = distinct & run.accepted
+        if system.name == GUESSES:
+            named, counts = np.unique(effects, return_counts=True)
+            shares = (counts / effects.size).tolist()
+            self.effects = dict(zip((name or "unknown" for name in named), shares, strict=True))
+        for depth, allowed in SCHEDULES:
+            may = (chosen & may_speculate(effects, allowed))[:, None]
+            if may.any():
+                self._add_speculative(
+                    system.name, depth, allowed, before, cost, right[:, None], may
+                )
+
+    def add_breadths(self, run: SystemRun | None) -> dict[str, Any]:
+        """Several guesses of the cheap proposer at once, one step ahead; {} without several."""
+        if run is None or not self.long or not np.isfinite(run.seconds).all():
+            return {}
+        columns = self.parts.columns[str(run.system.proposer)]
+        most = columns.parsed.shape[1]
+        if most < 2 or not np.isfinite(columns.seconds).all():
+            return {}
+        guesses = self._guesses_of(str(run.system.proposer), most)
+        may = guesses.distinct & may_speculate(guesses.effects)
+        if not may.any():
+            return {}
+        covered = coverage_curve(guesses.right & may)
+        first = len(self.columns)
+        for breadth in range(1, most + 1):
+            before = columns.seconds[:, :breadth].sum(axis=1)
+            self._add_speculative(
+                GUESSES,
+                1,
+                SPECULATED,
+                before,
+                self._cost_of_samples(run, before, breadth),
+                guesses.right[:, :breadth],
+                may[:, :breadth],
+                breadth=breadth,
+            )
+        totals = [
+            [c.sum() for c in self.columns[i : i + 2]] for i in range(first, first + 5 * most, 5)
+        ]
+        alone = [float(self.calls.sum()), float(self.calls.size)]
+        steps = np.diff(np.array([alone, *totals]), axis=0)
+        ran = steps[:, 1] * self.calls.mean()
+        return {
+            "coverage": covered.tolist(),
+            "effective_draws": [effective_draws(float(c), float(covered[0])) for c in covered],
+            "num_distinct": [float(may[:, : b + 1].sum(axis=1).mean()) for b in range(most)],
+            # Of one guess more, per second that cancelled calls ran for it; None if none did.
+            "saved_per_second_run": [
+                float(-saved / more) if more > 0.0 else None
+                for saved, more in zip(steps[:, 0], ran, strict=True)
+            ],
+        }
+
+    def values(self) -> _Values:
+        """Draw the tasks."""
+        table = np.stack(self.columns, axis=1)
+        chunks = draw_cluster_weights(self.num_tasks, NUM_RESAMPLES, self.rng)
+        draws = np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
+        return _Values(table=table, draws=draws, num_rows=self.calls.size)
+
+    def _cost_before(self, run: SystemRun, before: FloatArray) -> FloatArray:
+        """Of proposing and verifying at each step."""
+        if self.unit == "seconds":
+            return before
+        paid = role_costs(run, "flops", self.parts)
+        return np.full_like(before, np.nan) if paid is None else paid[:, 0] + paid[:, 1]
+
+    def _cost_of_samples(self, run: SystemRun, before: FloatArray, breadth: int) -> FloatArray:
+        """Of writing so many samples at each step; the prompt is read once."""
+        if self.unit == "seconds":
+            return before
+        n, role = before.size, str(run.system.proposer)
+        return forward_flops(
+            self.parts.sizes[role],
+            self.parts.table,
+            self.parts.columns[role],
+            np.ones(n, dtype=np.bool_),
+            np.ones((n, breadth), dtype=np.bool_),
+        )
+
+    def _guesses_of(self, role: str, k: int) -> _Guesses:
+        if (role, k) not in self.guesses:
+            columns = self.parts.columns
+            self.guesses[role, k] = _Guesses.of(
+                self.parts.table, columns[role], columns["strong"], k
+            )
+        return self.guesses[role, k]
+
+    def _add_gated(self, run: SystemRun, before: FloatArray, *, parallel: bool) -> None:
+        """The proposal stands where it is accepted; `before` are the seconds of what precedes that.
+
+        The strong model that judges acts at every step, accepted or not.
+        """
+        stands = run.accepted & ~run.called if not parallel else run.accepted
+        seconds, calls = gated_seconds(before, self.calls, stands, parallel=parallel)
+        cost = run.flops if self.unit == "flops" else run.seconds
+        if parallel:  # what a cancelled call had read is read again by the next one
+            cost = cost + np.where(stands, calls, 0.0) * self.call_cost
+        # With acceptance dealt at random each step has either time with its chance: exactly.
+        every, rate = np.ones(before.size, dtype=np.bool_), float(stands.mean())
+        either = [
+            gated_seconds(before, self.calls, every & stand, parallel=parallel)[0]
+            for stand in (True, False)
+        ]
+        apart = rate * either[0] + (1.0 - rate) * either[1]
+        self._add(
+            _Row(
+                system=run.system.name,
+                mode="parallel" if parallel else "sequential",
+                place=len(self.columns),
+                facts=_on_hits(self.calls, stands),
+            ),
+            [self._by_step(v) for v in (seconds, calls, cost, np.zeros_like(seconds), apart)],
+        )
+
+    def _add(self, row: _Row, columns: list[FloatArray]) -> None:
+        self.rows.append(row)
+        self.columns += columns
+
+    def _add_speculative(
+        self,
+        system: str,
+        depth: int,
+        effects: tuple[str, ...],
+        before: FloatArray,
+        cost: FloatArray,
+        right: BoolArray,
+        may: BoolArray,
+        breadth: int | None = None,
+    ) -> None:
+        hit = np.asarray((right & may).any(axis=1))
+        known = bool(np.isfinite(cost).all())
+        trace = Trace(
+            episodes=self.parts.table.rollouts,
+            speculator=before,
+            call=self.calls,
+            tool=np.zeros_like(before),
+            hit=hit,
+            wrong=(may & ~right).sum(axis=1),
+            call_cost=self.call_cost,
+            speculator_cost=cost if known else np.zeros_like(before),
+        )
+        found = speculative(trace, depth)
+        copies = int(np.clip(DEALT_STEPS // hit.size, 1, MAX_DEALS))
+        dealt = speculative(trace.shuffled(self.rng, copies), depth).seconds
+        self._add(
+            _Row(
+                system=system,
+                mode="speculative",
+                depth=depth,
+                effects=effects,
+                breadth=breadth,
+                place=len(self.columns),
+                facts={
+                    "launch_rate": float(may.any(axis=1).mean()),
+                    "hit_rate": float(hit.mean()),
+                    **_on_hits(self.calls, hit),
+                    **(_formula(trace) if depth == 1 else {}),
+                },
+            ),
+            [
+                self._by_episode(found.seconds),
+                self._by_episode(found.calls),
+                self._by_episode(found.cost) * (1.0 if known else np.nan),
+                self._by_episode(found.wasted_runs),
+                self._by_episode(dealt.reshape(copies, -1).mean(axis=0)),
+            ],
+        )
+
+    def _by_step(self, values: FloatArray) -> FloatArray:
+        return np.bincount(self.codes, values, minlength=self.num_tasks).astype(np.float64)
+
+    def _by_episode(self, values: FloatArray) -> FloatArray:
+        return np.bincount(self.of_episode, values, minlength=self.num_tasks).astype(np.float64)
+
+
+def _on_hits(calls: FloatArray, hit: BoolArray) -> dict[str, float | None]:
+    """Mean milliseconds of the strong call where a guess is right, or accepted, and where not."""
+    return {
+        name: 1e3 * float(calls[here].mean()) if here.any() else None
+        for name, here in (("call_ms_on_hits", hit), ("call_ms_on_misses", ~hit))
+    }
+
+
+def _formula(trace: Trace) -> dict[str, float | None]:
+    """What the published formula promises of this hit rate and these mean times, and half of it."""
+    means = float(trace.speculator.mean()), float(trace.call.mean())
+    if min(means) <= 0.0:
+        return {"formula_saving": None, "formula_saving_committed": None}
+    p, alpha, beta = float(trace.hit.mean()), 1.0 / means[0], 1.0 / means[1]
+    return {
+        "formula_saving": exponential_saving(p, alpha, beta, commit=False),
+        "formula_saving_committed": exponential_saving(p, alpha, beta),
+    }

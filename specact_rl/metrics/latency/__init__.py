@@ -1,0 +1,1 @@
+"""How long an agent takes when it acts one step after the other, and when it speculates."""
