@@ -21,13 +21,13 @@ from specact_rl.metrics import MetricValue
 from specact_rl.metrics.calibration import (
     brier_score,
     brier_skill_interval,
-    calibration_null_band,
     debiased_ece,
     expected_calibration_error,
     log_loss,
     reliability_curve,
 )
 from specact_rl.metrics.discrimination import auroc_interval
+from specact_rl.metrics.null_bands import calibration_null_band
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.selective import aurc, e_aurc, gate_errors, risk_coverage

@@ -12,7 +12,6 @@ from specact_rl.eval.replay import Judged
 from specact_rl.metrics.calibration import (
     ReliabilityCurve,
     brier_skill_interval,
-    calibration_null_band,
     debiased_ece,
     expected_calibration_error,
     reliability_curve,
@@ -22,6 +21,7 @@ from specact_rl.metrics.discrimination import (
     auroc_interval,
     within_group_auroc,
 )
+from specact_rl.metrics.null_bands import calibration_null_band
 from specact_rl.metrics.paired import wilson_interval
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
