@@ -152,8 +152,9 @@ def spiegelhalter_test(
     """Is the Brier score what the probabilities themselves promise? Needs no bins.
 
     z = sum (y - p)(1 - 2p) / sqrt(sum (1 - 2p)^2 p (1 - p)), standard normal when the probabilities
-    are right, Student's t where clusters gave the variance. Positive: the Brier score is worse than promised, as of overconfident probabilities.
-    It can be 0 for wrong probabilities, too, whose errors cancel.
+    are right, Student's t where clusters gave the variance. Positive: the Brier score is worse than
+    promised, as of overconfident probabilities. It can be 0 for wrong probabilities, too, whose
+    errors cancel.
 
     Args:
         p_accept: Probabilities, shape (n,).
