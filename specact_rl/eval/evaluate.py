@@ -15,6 +15,7 @@ import numpy as np
 
 from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
+from specact_rl.eval.calibration_report import calibration_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
 from specact_rl.eval.labelled import known
@@ -155,6 +156,7 @@ def evaluate(
     *,
     ranked: Ranked | None = None,
     systems: Mapping[str, System] = SYSTEMS,
+    calibration: Outcomes | None = None,
     seed: int,
 ) -> dict[str, Any]:
     """The replay part of results.json.
@@ -170,6 +172,8 @@ def evaluate(
             none, where there are none.
         ranked: For rows of their own; None leaves them out.
         systems: By name; those whose parts are missing are left out. A is needed.
+        calibration: Outcomes that the gates were fitted on, for what is compared without looking
+            at the test split; None leaves that out.
         seed: Of every interval.
 
     Raises:
@@ -218,6 +222,14 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
+        "calibration": calibration_rows(
+            test,
+            gates,
+            systems,
+            rng.spawn(1)[0],
+            calibration=calibration,
+            everything=everything,
+        ),
     }
 
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from specact_rl.metrics.resampling import (
     Clusters,
@@ -239,9 +238,13 @@ def bin_numbers(p: FloatArray, n_bins: int, binning: Binning) -> IntArray:
         inner = np.arange(1, n_bins) / n_bins
         return np.searchsorted(inner, p, side="right").astype(np.int64)
     if binning == "equal_mass":
-        # The mean rank of equal probabilities decides for all of them.
-        rank = stats.rankdata(p, method="average") - 0.5
-        bins: IntArray = np.floor(rank * n_bins / p.size).astype(np.int64)
+        # The mean rank of equal probabilities decides for all of them; twice it is a whole number.
+        order = np.argsort(p)
+        starts = np.append(0, np.flatnonzero(np.diff(p[order])) + 1)
+        count = np.diff(np.append(starts, p.size))
+        twice_rank = 2 * np.cumsum(count) - count
+        bins = np.empty(p.size, dtype=np.int64)
+        bins[order] = np.repeat(twice_rank * n_bins // (2 * p.size), count)
         return bins
     raise ValueError(f"binning must be 'equal_width' or 'equal_mass', got {binning!r}")
 

@@ -311,7 +311,7 @@ def _interval_of_influence(
 
 def _weighted_auprc(s: FloatArray, y: BoolArray, weights: NDArray[np.generic]) -> FloatArray:
     """Average precision under each of many row weightings; NaN without an acceptable row."""
-    order = np.argsort(-s, kind="stable")
+    order = np.argsort(-s)
     starts = np.append(0, np.flatnonzero(np.diff(s[order])) + 1)
     w = np.asarray(weights, dtype=np.float64)[:, order]
     hits = np.add.reduceat(w * y[order], starts, axis=1)
@@ -330,7 +330,7 @@ def _weighted_auprc(s: FloatArray, y: BoolArray, weights: NDArray[np.generic]) -
 
 def _auprc_influence(s: FloatArray, y: BoolArray) -> FloatArray:
     """Derivative of the average precision by each row's weight, shape (n,)."""
-    order = np.argsort(-s, kind="stable")
+    order = np.argsort(-s)
     starts = np.append(0, np.flatnonzero(np.diff(s[order])) + 1)
     hits = np.add.reduceat(y[order].astype(np.float64), starts)
     rows = np.diff(np.append(starts, s.size)).astype(np.float64)

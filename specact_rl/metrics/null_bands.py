@@ -308,7 +308,7 @@ class _SortedRows:
 
     @classmethod
     def of(cls, p: FloatArray, num_draws: int) -> _SortedRows:
-        order = np.argsort(p, kind="stable")
+        order = np.argsort(p)
         ascending = p[order]
         lots = how = None
         if p.size * num_draws > EXACT_LABELS:

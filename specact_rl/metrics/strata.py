@@ -91,7 +91,9 @@ def strata(
     codes, _ = cluster_codes(clusters, p.size)
     found = []
     for name, partition in partitions.items():
-        order = np.argsort(partition.codes, kind="stable")
+        # Few parts are few bits, which a stable sort takes in one pass.
+        small = np.int16 if len(partition.names) < 2**15 else np.int64
+        order = np.argsort(partition.codes.astype(small), kind="stable")
         sizes = np.bincount(partition.codes + 1, minlength=len(partition.names) + 1)
         parts = np.split(order, np.cumsum(sizes)[:-1])[1:]
         for k in sorted(range(len(parts)), key=lambda k: (-parts[k].size, partition.names[k])):

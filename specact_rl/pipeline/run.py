@@ -384,5 +384,6 @@ class Run:
             self.artifacts.gates(),
             [step for rollout in rollouts for step in rollout.each_step()],
             ranked=self.artifacts.ranked(),
+            calibration=self.artifacts.outcomes("calibration"),
             seed=self.seed,
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
+from specact_rl.eval.report.calibration_sections import calibration_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.run_sections import (
@@ -70,6 +71,7 @@ SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     live_section,
     proposers_section,
     verifiers_section,
+    calibration_section,
     unseen_section,
     pairs_section,
     action_types_section,

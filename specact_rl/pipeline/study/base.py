@@ -501,5 +501,10 @@ class Study(ABC):
     def evaluate(self) -> dict[str, Any]:
         """The replay part of the results, on the test tasks."""
         return evaluate(
-            self.outcomes("test"), self.gates(), [], systems=self.systems, seed=self.plan.seed
+            self.outcomes("test"),
+            self.gates(),
+            [],
+            systems=self.systems,
+            calibration=self.outcomes("calibration"),
+            seed=self.plan.seed,
         )
