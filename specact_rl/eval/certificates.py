@@ -21,7 +21,7 @@ from specact_rl.metrics.selective import gate_errors
 from specact_rl.metrics.selective_intervals import risk_areas, risk_coverage_band
 from specact_rl.metrics.task_loss import RiskOf, TaskCounts
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
-from specact_rl.policy.fitting import fit_half
+from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.gates import Gate, decide
 from specact_rl.policy.thresholds import TargetCertificates, ThresholdChoice, certify
 
@@ -92,7 +92,7 @@ def certificate_rows(
         if name not in runs:
             continue
         before, after = calibration_runs[name], runs[name]
-        selects = ~fit_half(then, np.random.default_rng(gate.seed))
+        selects = ~fitting_half(then, np.random.default_rng(gate.seed))
         labelled = known(before.offered, strong_then)
         chosen_on = Judgements.of(before, then, selects & labelled)
         _check_same_rows(name, gate, chosen_on)

@@ -18,6 +18,7 @@ import numpy as np
 
 from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
+from specact_rl.eval.calibration_report import calibration_rows
 from specact_rl.eval.certificates import certificate_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
@@ -76,7 +77,9 @@ class Outcomes:
     @property
     def parts(self) -> CostParts:
         """What costs and latencies are counted from."""
-        return CostParts(table=self.table, columns=self.columns, judged=self.judged, sizes=self.sizes)
+        return CostParts(
+            table=self.table, columns=self.columns, judged=self.judged, sizes=self.sizes
+        )
 
     def take(self, keep: BoolArray) -> Outcomes:
         """Those of the chosen steps; `keep` has shape (n,)."""
@@ -192,7 +195,8 @@ def evaluate(
         train_steps: Steps with references that the proposers were trained on, for the baselines;
             none, where there are none.
         ranked: For rows of their own; None leaves them out.
-        calibration: What the gates were fitted on; None leaves certificates out.
+        calibration: What the gates were fitted on, for certificates and for what is compared
+            without looking at the test split; None leaves these out.
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
@@ -263,6 +267,10 @@ def evaluate(
         results |= cost_rows(runs, test.parts, rng.spawn(1)[0])
     with timed("latency"):
         results["latency"] = latency_rows(runs, test.parts, rng.spawn(1)[0])
+    with timed("calibration"):
+        results["calibration"] = calibration_rows(
+            test, gates, systems, rng.spawn(1)[0], calibration=calibration, everything=everything
+        )
     with timed("certificates"):
         results["certificates"] = (
             _certificates(calibration, runs, table, gates, systems, rng) if calibration else []

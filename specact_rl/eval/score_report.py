@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from specact_rl.metrics import METRICS_VERSION, MetricValue
-from specact_rl.metrics.calibration import NullBand, ReliabilityCurve
+from specact_rl.metrics.calibration import ReliabilityCurve
+from specact_rl.metrics.null_bands import NullBand
 from specact_rl.metrics.selective import RiskCoverage
 from specact_rl.policy.calibrators import Calibrator
 from specact_rl.policy.thresholds import Feasibility, ThresholdChoice

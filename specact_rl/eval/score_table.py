@@ -20,13 +20,13 @@ from specact_rl.eval.score_report import PartCounts, PartName, ScoreScale, Score
 from specact_rl.metrics.calibration import (
     brier_score,
     brier_skill_interval,
-    calibration_null_band,
     debiased_ece,
     expected_calibration_error,
     log_loss,
     reliability_curve,
 )
 from specact_rl.metrics.discrimination import auroc_interval
+from specact_rl.metrics.null_bands import calibration_null_band
 from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.metrics.selective import gate_errors, risk_coverage
 from specact_rl.metrics.selective_intervals import risk_areas

@@ -11,8 +11,8 @@ from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import Judged
 from specact_rl.metrics.calibration import (
     ReliabilityCurve,
+    bin_numbers,
     brier_skill_interval,
-    calibration_null_band,
     debiased_ece,
     expected_calibration_error,
     reliability_curve,
@@ -22,10 +22,11 @@ from specact_rl.metrics.discrimination import (
     auroc_interval,
     within_group_auroc,
 )
-from specact_rl.metrics.paired import wilson_interval
+from specact_rl.metrics.null_bands import calibration_null_band, consistency_band
 from specact_rl.metrics.rates import cluster_rate
+from specact_rl.metrics.resampling import cluster_codes
 from specact_rl.metrics.selective import aurc, e_aurc, risk_coverage
-from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
+from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
 from specact_rl.policy.gates import Gate
 from specact_rl.types import ACTION_TYPES
 
@@ -34,6 +35,8 @@ MIN_ROWS_OF_A_TYPE = 30
 NUM_CURVE_POINTS = 60
 MAX_AUROC_RESAMPLES = 2_000
 """An AUROC's draws sort and add up every row, so fewer are made than of a mean's."""
+NUM_BINS = 10
+"""Of the reliability curve, of equal mass."""
 
 
 def verifier_report(
@@ -64,7 +67,8 @@ def verifier_report(
     scores, labels = judged.log_odds[:, 0], proposer.acceptable[:, 0]
     scored, labelled = ~np.isnan(scores), known(labels)
     rows = np.flatnonzero(scored & labelled)
-    z, y, tasks = scores[rows], labels[rows] == 1.0, table.task_ids[rows]
+    z, y = scores[rows], labels[rows] == 1.0
+    tasks, _ = cluster_codes(table.task_ids[rows], rows.size)  # numbers are sorted faster
     types = proposer.action_types[rows, 0]
     report: dict[str, Any] = {
         "name": name,
@@ -90,7 +94,7 @@ def verifier_report(
         "gate_message": gate.message,
     }
     p = gate.p_accept(z)
-    curve = reliability_curve(p, y, 10, "equal_mass")
+    curve = reliability_curve(p, y, NUM_BINS, "equal_mass")
     band = calibration_null_band(
         p, y, rng=rng, statistic="debiased_ece", binning="equal_mass", num_draws=1000
     )
@@ -101,7 +105,7 @@ def verifier_report(
         "null_band": band,
         "aurc": aurc(p, y),
         "e_aurc": e_aurc(p, y),
-        "reliability": _reliability_rows(curve),
+        "reliability": _reliability_rows(curve, p, y, tasks, rng.spawn(1)[0]),
         "risk_coverage": _risk_rows(p, y),
         "accepted": _accepted(p, y, tasks, gate),
     }
@@ -164,20 +168,30 @@ def _within_types(
     return found
 
 
-def _reliability_rows(curve: ReliabilityCurve) -> list[dict[str, float | None]]:
-    """Bins with Wilson intervals that take steps as independent."""
-    rows: list[dict[str, float | None]] = []
-    for mean, fraction, count in zip(
-        curve.mean_predicted, curve.fraction_acceptable, curve.count, strict=True
-    ):
-        band = wilson_interval(round(float(fraction) * int(count)), int(count))
+def _reliability_rows(
+    curve: ReliabilityCurve,
+    p: FloatArray,
+    y: BoolArray,
+    tasks: IntArray,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Bins with the interval of what was observed, and where a calibrated bin would be."""
+    bins = bin_numbers(p, NUM_BINS, "equal_mass")
+    low, high = consistency_band(p, rng=rng, n_bins=NUM_BINS, binning="equal_mass")
+    rows: list[dict[str, Any]] = []
+    for i, number in enumerate(np.unique(bins).tolist()):
+        here = bins == number
+        observed = cluster_rate(y[here], tasks[here])
         rows.append(
             {
-                "p_accept": float(mean),
-                "acceptable": float(fraction),
-                "low": band.low,
-                "high": band.high,
-                "n": int(count),
+                "p_accept": float(curve.mean_predicted[i]),
+                "acceptable": float(curve.fraction_acceptable[i]),
+                "low": observed.low,
+                "high": observed.high,
+                "n": int(curve.count[i]),
+                "num_tasks": observed.num_clusters,
+                "calibrated_low": float(low[i]),
+                "calibrated_high": float(high[i]),
             }
         )
     return rows

@@ -17,6 +17,7 @@ from specact_rl.metrics.calibration import (
 )
 from specact_rl.metrics.discrimination import auprc, auroc
 from specact_rl.metrics.selective import augrc, aurc, e_aurc
+from specact_rl.metrics.sweep import sweep_ece
 from specact_rl.metrics.values import Interval, MetricValue, as_labels
 
 __all__ = ["METRICS", "METRICS_VERSION", "Interval", "Metric", "MetricValue"]
@@ -78,6 +79,11 @@ METRICS: dict[str, Metric] = {
         ),
         higher_is_better=False,
         summary="the same over 10 bins of equal size; biased upwards",
+    ),
+    "ece_sweep": Metric(
+        compute=sweep_ece,
+        higher_is_better=False,
+        summary="the same over as many bins as keep the frequencies rising; biased upwards",
     ),
     "debiased_ece": Metric(
         compute=lambda p, y: debiased_ece(reliability_curve(p, y, binning="equal_mass")),

@@ -7,20 +7,16 @@ perfectly calibrated: the Brier skill says whether there is any information.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from specact_rl.metrics.resampling import (
     Clusters,
     bootstrap_value,
-    check_num_resamples,
     cluster_codes,
-    percentile_interval,
     resampled_sums,
 )
 from specact_rl.metrics.values import (
@@ -35,7 +31,6 @@ from specact_rl.metrics.values import (
 )
 
 Binning = Literal["equal_width", "equal_mass"]
-CalibrationStatistic = Literal["ece", "debiased_ece"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +49,6 @@ class ReliabilityCurve:
     def n(self) -> int:
         """Rows in all bins."""
         return int(self.count.sum())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NullBand:
-    """Where a calibration statistic falls when the probabilities are exactly right."""
-
-    observed: float | None
-    """The statistic on the real labels; None when it is undefined."""
-    mean: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    """Share of perfectly calibrated data sets that look at least this bad, (1+k)/(1+draws)."""
-    num_draws: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +87,8 @@ def reliability_curve(
 
     Source: Niculescu-Mizil and Caruana (2005); equal mass: Nixon et al. (2019).
     """
-    p, y = _checked(p_accept, acceptable)
-    return _curve(p, y, _bins(p, n_bins, binning), n_bins, binning)
+    p, y = checked_rows(p_accept, acceptable)
+    return _curve(p, y, bin_numbers(p, n_bins, binning), n_bins, binning)
 
 
 def expected_calibration_error(curve: ReliabilityCurve) -> float:
@@ -150,50 +131,9 @@ def debiased_ece(curve: ReliabilityCurve) -> MetricValue:
     return MetricValue(value=max(squared.value, 0.0) ** 0.5, n=squared.n, note=squared.note)
 
 
-def calibration_null_band(
-    p_accept: ArrayLike,
-    acceptable: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    statistic: CalibrationStatistic = "ece",
-    n_bins: int = 10,
-    binning: Binning = "equal_width",
-    num_draws: int = 1000,
-    level: float = 0.95,
-) -> NullBand:
-    """Distribution of the statistic over labels drawn as y ~ Bernoulli(p), same p and bins.
-
-    Labels are drawn independently: where steps of one task depend on each other the true band is
-    wider than this one.
-    """
-    check_num_resamples(num_draws)
-    p, y = _checked(p_accept, acceptable)
-    bins = _bins(p, n_bins, binning)
-    compute = _STATISTICS[statistic]
-    observed = compute(_curve(p, y, bins, n_bins, binning))
-    if observed is None:
-        return NullBand(
-            observed=None, mean=None, low=None, high=None, p_value=None, num_draws=num_draws
-        )
-    null = np.empty(num_draws)
-    for draw in range(num_draws):
-        value = compute(_curve(p, rng.random(p.size) < p, bins, n_bins, binning))
-        assert value is not None  # defined by the bins' counts, which are the same in each draw
-        null[draw] = value
-    interval = percentile_interval(null, level)
-    return NullBand(
-        observed=observed,
-        mean=float(null.mean()),
-        low=interval.low,
-        high=interval.high,
-        p_value=(1 + int((null >= observed).sum())) / (1 + num_draws),
-        num_draws=num_draws,
-    )
-
-
 def brier_score(p_accept: ArrayLike, acceptable: ArrayLike) -> float:
     """Mean squared difference of probability and label, in [0, 1], lower is better."""
-    p, y = _checked(p_accept, acceptable)
+    p, y = checked_rows(p_accept, acceptable)
     return float(np.mean((p - y) ** 2))
 
 
@@ -211,7 +151,7 @@ def brier_skill(
     Returns:
         None with a note when the constant is never wrong (one class only).
     """
-    p, y = _checked(p_accept, acceptable)
+    p, y = checked_rows(p_accept, acceptable)
     constant = float(y.mean()) if base_rate is None else check_fraction(base_rate, "base_rate")
     reference = float(np.mean((constant - y) ** 2))
     if reference == 0.0:
@@ -232,7 +172,7 @@ def brier_skill_interval(
     point = brier_skill(p_accept, acceptable)
     if point.value is None:
         return point
-    p, y = _checked(p_accept, acceptable)
+    p, y = checked_rows(p_accept, acceptable)
     codes, num_clusters = cluster_codes(clusters, p.size)
     sums = np.stack(
         [np.bincount(codes, column) for column in ((p - y) ** 2, y, np.ones(p.size))], axis=1
@@ -254,8 +194,8 @@ def brier_decomposition(
 
     Source: Murphy (1973); the two within-bin terms: Stephenson et al. (2008).
     """
-    p, y = _checked(p_accept, acceptable)
-    bins = _bins(p, n_bins, binning)
+    p, y = checked_rows(p_accept, acceptable)
+    bins = bin_numbers(p, n_bins, binning)
     count = np.bincount(bins, minlength=n_bins)
     filled = np.maximum(count, 1)
     p_bin = (np.bincount(bins, weights=p, minlength=n_bins) / filled)[bins]
@@ -277,18 +217,19 @@ def log_loss(p_accept: ArrayLike, acceptable: ArrayLike, clip: float = 1e-15) ->
     Probabilities are clipped to [clip, 1 - clip], so that one certain mistake costs 34.5 nats
     and not infinity.
     """
-    p, y = _checked(p_accept, acceptable)
+    p, y = checked_rows(p_accept, acceptable)
     p = np.clip(p, clip, 1.0 - clip)
     return float(-np.mean(np.where(y, np.log(p), np.log1p(-p))))
 
 
-def _checked(p_accept: ArrayLike, acceptable: ArrayLike) -> tuple[FloatArray, BoolArray]:
+def checked_rows(p_accept: ArrayLike, acceptable: ArrayLike) -> tuple[FloatArray, BoolArray]:
+    """Probabilities and labels of equal length, or ValueError."""
     p, y = as_probabilities(p_accept), as_labels(acceptable)
     check_lengths(p_accept=p, acceptable=y)
     return p, y
 
 
-def _bins(p: FloatArray, n_bins: int, binning: Binning) -> IntArray:
+def bin_numbers(p: FloatArray, n_bins: int, binning: Binning) -> IntArray:
     """Bin number of each row; depends on the probabilities alone."""
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins!r}")
@@ -297,9 +238,13 @@ def _bins(p: FloatArray, n_bins: int, binning: Binning) -> IntArray:
         inner = np.arange(1, n_bins) / n_bins
         return np.searchsorted(inner, p, side="right").astype(np.int64)
     if binning == "equal_mass":
-        # The mean rank of equal probabilities decides for all of them.
-        rank = stats.rankdata(p, method="average") - 0.5
-        bins: IntArray = np.floor(rank * n_bins / p.size).astype(np.int64)
+        # The mean rank of equal probabilities decides for all of them; twice it is a whole number.
+        order = np.argsort(p)
+        starts = np.append(0, np.flatnonzero(np.diff(p[order])) + 1)
+        count = np.diff(np.append(starts, p.size))
+        twice_rank = 2 * np.cumsum(count) - count
+        bins = np.empty(p.size, dtype=np.int64)
+        bins[order] = np.repeat(twice_rank * n_bins // (2 * p.size), count)
         return bins
     raise ValueError(f"binning must be 'equal_width' or 'equal_mass', got {binning!r}")
 
@@ -325,9 +270,3 @@ def _curve(
         / count,
         count=count.astype(np.int64),
     )
-
-
-_STATISTICS: dict[CalibrationStatistic, Callable[[ReliabilityCurve], float | None]] = {
-    "ece": expected_calibration_error,
-    "debiased_ece": lambda curve: debiased_ece(curve).value,
-}

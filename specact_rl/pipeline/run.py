@@ -30,8 +30,7 @@ from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
-from specact_rl.policy.calibrators import CALIBRATORS
-from specact_rl.policy.fitting import COST_WEIGHT, NUM_FOLDS
+from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.systems import SYSTEMS, num_judged
 from specact_rl.presets import Preset, model_path
 from specact_rl.programs import programs_root
@@ -361,7 +360,7 @@ class Run:
             inputs={**inputs, "strong": self.folders.proposals("strong")},
             arguments={
                 "systems": [asdict(system) for system in SYSTEMS.values() if system.gated],
-                "calibrators": list(CALIBRATORS),
+                "calibrators": AUTOMATIC,
                 "num_folds": NUM_FOLDS,
                 "cost_weight": COST_WEIGHT,
             },

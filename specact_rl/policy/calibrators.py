@@ -23,6 +23,11 @@ MAX_LOG_ODDS = 1e6
 """Raw scores are cut here, so that an infinite one times a slope of 0 is not NaN."""
 
 
+MAX_HISTOGRAM_BINS = 10
+MIN_ROWS_OF_A_BIN = 30
+"""A share of fewer rows is mostly noise."""
+
+
 class Calibrator(Protocol):
     """A fitted map, frozen and JSON-able."""
 
@@ -125,26 +130,8 @@ class PlattCalibrator:
         """As `Calibrator.fit`."""
         z, y = _checked(log_odds, acceptable)
         targets = _platt_targets(y)
-        # Fitted on standardised scores: raw ones may have any scale, which stalls the optimiser.
-        centre, scale = float(z.mean()), float(z.std()) or 1.0
-        x = (z - centre) / scale
-
-        def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
-            logits = parameters[0] * x + parameters[1]
-            error = (special.expit(logits) - targets) / x.size
-            return _cross_entropy(logits, targets), np.array([error @ x, error.sum()])
-
-        start = np.array([0.0, float(special.logit(targets.mean()))])
-        found = optimize.minimize(
-            loss,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(0.0, None), (None, None)],
-            options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000},
-        )
-        slope = float(found.x[0]) / scale
-        return cls(slope=slope, intercept=float(found.x[1]) - slope * centre)
+        (slope,), intercept = _fit_logistic(z[:, None], targets)
+        return cls(slope=slope, intercept=intercept)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -158,6 +145,98 @@ class PlattCalibrator:
     def to_json(self) -> dict[str, Any]:
         """As `Calibrator.to_json`."""
         return {"kind": self.kind, "slope": self.slope, "intercept": self.intercept}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BetaCalibrator:
+    """sigmoid(a ln q - b ln(1 - q) + c) of q = sigmoid(z), a and b >= 0: Platt if a = b.
+
+    Non-decreasing. It can bend the two ends apart, which suits scores that are themselves
+    probabilities; on scores of any other scale the bend is at z = 0, wherever that is.
+
+    Source: Kull, Silva Filho and Flach (2017), with Platt's targets as in `PlattCalibrator`.
+    """
+
+    kind: ClassVar[str] = "beta"
+    a: float
+    b: float
+    c: float
+
+    def __post_init__(self) -> None:
+        """Reject a or b below 0, which would turn the verifier round, and infinite numbers."""
+        if not (0.0 <= self.a < math.inf and 0.0 <= self.b < math.inf and math.isfinite(self.c)):
+            raise ConfigError(
+                "beta needs finite numbers, a and b not negative, "
+                f"got {self.a!r}, {self.b!r} and {self.c!r}"
+            )
+
+    @classmethod
+    def fit(cls, log_odds: ArrayLike, acceptable: ArrayLike) -> Self:
+        """As `Calibrator.fit`."""
+        z, y = _checked(log_odds, acceptable)
+        (a, b), c = _fit_logistic(_beta_features(z), _platt_targets(y))
+        return cls(a=a, b=b, c=c)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """As `Calibrator.from_json`."""
+        return cls(a=_number(data, "a"), b=_number(data, "b"), c=_number(data, "c"))
+
+    def predict(self, log_odds: Sequence[float | None] | FloatArray) -> FloatArray:
+        """As `Calibrator.predict`."""
+        return _sigmoid(_beta_features(_scores(log_odds)) @ np.array([self.a, self.b]) + self.c)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Calibrator.to_json`."""
+        return {"kind": self.kind, "a": self.a, "b": self.b, "c": self.c}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorShiftCalibrator:
+    """sigmoid(z - logit(train) + logit(deploy)), for a score that was trained on balanced rows.
+
+    Assumes that scores of each class look the same in both places. It takes raw scores and gives
+    probabilities, as every calibrator does, and a gate holds one calibrator: so that it cannot come
+    after one that was fitted at natural prevalence, which has moved the prior already.
+    """
+
+    kind: ClassVar[str] = "prior_shift"
+    train_prior: float
+    """Share of acceptable rows in the verifier's training, in (0, 1)."""
+    deploy_prior: float
+    """Share of acceptable rows where the score is used, in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Reject shares at which a prior is no longer one."""
+        for name in ("train_prior", "deploy_prior"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} must be in (0, 1), got {getattr(self, name)!r}")
+
+    @classmethod
+    def fit(cls, log_odds: ArrayLike, acceptable: ArrayLike) -> Self:
+        """As `Calibrator.fit`, for training rows that were half acceptable."""
+        _, y = _checked(log_odds, acceptable)
+        return cls(train_prior=0.5, deploy_prior=float(y.mean()))
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """As `Calibrator.from_json`."""
+        return cls(
+            train_prior=_number(data, "train_prior"), deploy_prior=_number(data, "deploy_prior")
+        )
+
+    def predict(self, log_odds: Sequence[float | None] | FloatArray) -> FloatArray:
+        """As `Calibrator.predict`."""
+        shift = float(special.logit(self.deploy_prior) - special.logit(self.train_prior))
+        return _sigmoid(_scores(log_odds) + shift)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Calibrator.to_json`."""
+        return {
+            "kind": self.kind,
+            "train_prior": self.train_prior,
+            "deploy_prior": self.deploy_prior,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +298,87 @@ class IsotonicCalibrator:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramCalibrator:
+    """The acceptable share of the score's bin; bins of equal mass, 30 rows or more in each.
+
+    Neighbours whose shares fall are pooled, so that it is non-decreasing, which histogram binning
+    as published is not. Kept away from 0 and 1 as `IsotonicCalibrator` is. Proposals of one bin get
+    one probability: no gate can tell them apart.
+
+    Source: Zadrozny and Elkan (2001).
+    """
+
+    kind: ClassVar[str] = "histogram"
+    edges: tuple[float, ...]
+    """Log-odds between bins, strictly increasing; a score on an edge is in the upper bin."""
+    probabilities: tuple[float, ...]
+    """Per bin, one more than edges, non-decreasing, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Reject edges that do not rise or probabilities that fall."""
+        p = np.array((0.0, *self.probabilities, 1.0))
+        if len(self.probabilities) != len(self.edges) + 1:
+            raise ConfigError(
+                "histogram needs one probability more than edges, "
+                f"got {len(self.probabilities)} and {len(self.edges)}"
+            )
+        # Written so that NaN fails too.
+        if not (np.all(np.diff(self.edges) > 0) and np.all(np.diff(p) >= 0)):
+            raise ConfigError(
+                "histogram edges must rise and probabilities must not fall within [0, 1]"
+            )
+
+    @classmethod
+    def fit(cls, log_odds: ArrayLike, acceptable: ArrayLike) -> Self:
+        """As `Calibrator.fit`."""
+        z, y = _checked(log_odds, acceptable)
+        num_bins = max(1, min(MAX_HISTOGRAM_BINS, z.size // MIN_ROWS_OF_A_BIN))
+        rows = np.sort(z)
+        upper = np.unique(rows[np.arange(1, num_bins) * z.size // num_bins])
+        # Equal scores share a bin; its edge is half-way to the next score below.
+        upper = upper[upper > rows[0]]
+        below = rows[np.searchsorted(rows, upper) - 1]
+        edges = below + (upper - below) / 2.0
+        edges = np.where(edges > below, edges, upper)  # neighbours that nothing is between
+        codes = np.searchsorted(edges, z, side="right")
+        counts = np.bincount(codes, minlength=edges.size + 1)
+        share = np.bincount(codes, weights=y.astype(np.float64), minlength=edges.size + 1) / counts
+        fitted = optimize.isotonic_regression(share, weights=counts).x
+        fitted = np.clip(fitted, 1.0 / (z.size + 2), 1.0 - 1.0 / (z.size + 2))
+        kept = np.diff(fitted) > 0.0
+        return cls(
+            edges=tuple(edges[kept].tolist()),
+            probabilities=tuple(fitted[np.append(True, kept)].tolist()),
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """As `Calibrator.from_json`."""
+        return cls(edges=_numbers(data, "edges"), probabilities=_numbers(data, "probabilities"))
+
+    def predict(self, log_odds: Sequence[float | None] | FloatArray) -> FloatArray:
+        """As `Calibrator.predict`."""
+        z = _scores(log_odds)
+        p = np.array(self.probabilities)[np.searchsorted(self.edges, z, side="right")]
+        return np.where(np.isnan(z), np.nan, p)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Calibrator.to_json`."""
+        return {
+            "kind": self.kind,
+            "edges": list(self.edges),
+            "probabilities": list(self.probabilities),
+        }
+
+
 CALIBRATORS: dict[str, type[Calibrator]] = {
     "temperature": TemperatureCalibrator,
     "platt": PlattCalibrator,
     "isotonic": IsotonicCalibrator,
+    "beta": BetaCalibrator,
+    "histogram": HistogramCalibrator,
+    "prior_shift": PriorShiftCalibrator,
 }
 
 
@@ -236,24 +392,6 @@ def calibrator_from_json(data: dict[str, Any]) -> Calibrator:
     if kind not in CALIBRATORS:
         raise ConfigError(f"calibrator kind must be one of {sorted(CALIBRATORS)}, got {kind!r}")
     return CALIBRATORS[kind].from_json(data)
-
-
-def prior_shift(log_odds: ArrayLike, train_prior: float, deploy_prior: float) -> FloatArray:
-    """Log-odds z - logit(train) + logit(deploy), for a score that was trained on balanced rows.
-
-    Assumes that scores of each class look the same in both places. Never after a calibrator that
-    was fitted at natural prevalence: that one has moved the prior already.
-
-    Args:
-        log_odds: Raw scores, shape (n,); NaN stays NaN.
-        train_prior: Share of acceptable rows in training, in (0, 1).
-        deploy_prior: Share of acceptable rows where the score is used, in (0, 1).
-    """
-    for name, prior in (("train_prior", train_prior), ("deploy_prior", deploy_prior)):
-        if not 0.0 < prior < 1.0:
-            raise ValueError(f"{name} must be in (0, 1), got {prior!r}")
-    shift = float(special.logit(deploy_prior) - special.logit(train_prior))
-    return np.asarray(log_odds, dtype=np.float64) + shift
 
 
 def _checked(log_odds: ArrayLike, acceptable: ArrayLike) -> tuple[FloatArray, BoolArray]:
@@ -277,6 +415,38 @@ def _platt_targets(y: BoolArray) -> FloatArray:
     positives = int(y.sum())
     high, low = (positives + 1.0) / (positives + 2.0), 1.0 / (y.size - positives + 2.0)
     return np.where(y, high, low)
+
+
+def _beta_features(z: FloatArray) -> FloatArray:
+    """Features ln q and -ln(1 - q) of q = sigmoid(z), shape (n, 2); both rise with z."""
+    # Written out, as logaddexp warns of the NaN of an unscored row.
+    upper = np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
+    return np.stack([z - upper, upper], axis=1)
+
+
+def _fit_logistic(features: FloatArray, targets: FloatArray) -> tuple[list[float], float]:
+    """Weights >= 0 and intercept of the lowest cross-entropy, features of shape (n, k)."""
+    # On standardised features: raw ones may have any scale, which stalls the optimiser.
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    scale[scale == 0.0] = 1.0
+    x = (features - centre) / scale
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        logits = x @ parameters[:-1] + parameters[-1]
+        error = (special.expit(logits) - targets) / targets.size
+        return _cross_entropy(logits, targets), np.append(error @ x, error.sum())
+
+    start = np.append(np.zeros(x.shape[1]), float(special.logit(targets.mean())))
+    found = optimize.minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * x.shape[1] + [(None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000},
+    )
+    weights = found.x[:-1] / scale
+    return [float(w) for w in weights], float(found.x[-1] - weights @ centre)
 
 
 def _cross_entropy(logits: FloatArray, targets: FloatArray) -> float:

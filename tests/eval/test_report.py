@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, write_report
-from specact_rl.eval.report.figures import frontier, reliability, render
+from specact_rl.eval.report.figures import frontier, render
 from specact_rl.eval.report.lookup import agreement
 from specact_rl.eval.report.numbers import (
     cell,
@@ -22,6 +22,7 @@ from specact_rl.eval.report.numbers import (
     points,
 )
 from specact_rl.eval.report.placement import Box, place_labels
+from specact_rl.eval.report.reliability_figure import reliability
 from specact_rl.eval.report.verdicts import findings
 from specact_rl.metrics.frontier import agreement_rates
 from specact_rl.metrics.values import MetricValue

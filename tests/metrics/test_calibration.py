@@ -11,13 +11,13 @@ from specact_rl.metrics.calibration import (
     brier_score,
     brier_skill,
     brier_skill_interval,
-    calibration_null_band,
     debiased_ece,
     debiased_squared_calibration_error,
     expected_calibration_error,
     log_loss,
     reliability_curve,
 )
+from specact_rl.metrics.null_bands import calibration_null_band
 
 
 def calibrated_rows(n, seed):

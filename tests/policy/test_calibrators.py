@@ -7,15 +7,18 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 
 from specact_rl.errors import ConfigError
 from specact_rl.policy.calibrators import (
     CALIBRATORS,
+    BetaCalibrator,
+    HistogramCalibrator,
     IsotonicCalibrator,
     PlattCalibrator,
+    PriorShiftCalibrator,
     TemperatureCalibrator,
     calibrator_from_json,
-    prior_shift,
 )
 
 
@@ -110,7 +113,7 @@ def test_one_class_is_refused_with_advice(name, label):
 
 @pytest.mark.parametrize("name", CALIBRATORS)
 def test_separable_rows_have_a_finite_fit_that_is_not_certain(name):
-    z = np.concatenate([np.linspace(-3, -1, 20), np.linspace(1, 3, 20)])
+    z = np.concatenate([np.linspace(-4, -2, 60), np.linspace(2, 4, 60)])
     p = CALIBRATORS[name].fit(z, z > 0).predict(z)
     assert np.all(p[z > 0] > 0.8)
     assert np.all(p[z < 0] < 0.2)
@@ -118,7 +121,7 @@ def test_separable_rows_have_a_finite_fit_that_is_not_certain(name):
     assert p.min() > 0.0
 
 
-@pytest.mark.parametrize("name", ["platt", "isotonic"])
+@pytest.mark.parametrize("name", ["platt", "isotonic", "beta", "histogram"])
 def test_scores_that_point_the_wrong_way_become_the_base_rate(name):
     z, y = scored_rows(8)
     p = CALIBRATORS[name].fit(-z, y).predict(z)
@@ -126,7 +129,7 @@ def test_scores_that_point_the_wrong_way_become_the_base_rate(name):
     assert p.mean() == pytest.approx(y.mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["platt", "isotonic"])
+@pytest.mark.parametrize("name", ["platt", "isotonic", "beta", "histogram"])
 def test_constant_scores_become_the_base_rate(name):
     p = CALIBRATORS[name].fit([2.0] * 400, [1, 1, 1, 0] * 100).predict([2.0])
     assert p[0] == pytest.approx(0.75, abs=0.01)
@@ -149,6 +152,12 @@ def test_fitting_refuses_unscored_and_unlabelled_rows(name):
         ({"kind": "temperature", "temperature": 0}, "positive"),
         ({"kind": "isotonic", "knots": [0.0, 1.0], "probabilities": [0.7, 0.2]}, "must not fall"),
         ({"kind": "isotonic", "knots": [0.0], "probabilities": []}, "as many"),
+        ({"kind": "beta", "a": 1.0, "b": -1.0, "c": 0.0}, "not negative"),
+        ({"kind": "beta", "a": 1.0, "b": 1.0}, "c must be a number"),
+        ({"kind": "histogram", "edges": [0.0], "probabilities": [0.7, 0.2]}, "must not fall"),
+        ({"kind": "histogram", "edges": [1.0, 1.0], "probabilities": [0, 0.5, 1]}, "must rise"),
+        ({"kind": "histogram", "edges": [1.0], "probabilities": [0.5]}, "one probability more"),
+        ({"kind": "prior_shift", "train_prior": 0.0, "deploy_prior": 0.5}, "train_prior"),
         ({"kind": "isotonic", "knots": "0", "probabilities": []}, "must be a list"),
     ],
 )
@@ -159,8 +168,85 @@ def test_an_edited_calibrator_is_refused(data, match):
 
 def test_prior_shift_undoes_balancing():
     # Trained half and half, used where 20 % are acceptable: even odds become 1 to 4.
-    assert special.expit(prior_shift([0.0], 0.5, 0.2)) == pytest.approx([0.2])
-    there = prior_shift([1.0, -2.0], 0.5, 0.2)
-    assert prior_shift(there, 0.2, 0.5) == pytest.approx([1.0, -2.0])
-    with pytest.raises(ValueError, match="deploy_prior"):
-        prior_shift([0.0], 0.5, 1.0)
+    shift = PriorShiftCalibrator(train_prior=0.5, deploy_prior=0.2)
+    assert shift.predict([0.0, None])[0] == pytest.approx(0.2)
+    back = PriorShiftCalibrator(train_prior=0.2, deploy_prior=0.5)
+    there = special.logit(shift.predict([1.0, -2.0]))
+    assert special.logit(back.predict(there)) == pytest.approx([1.0, -2.0])
+
+
+def test_prior_shift_of_a_balanced_verifier_is_calibrated():
+    # p(z | y) as in N(+-1, 1): with balanced rows the log-odds are 2 z, with one in ten it shifts.
+    rng = np.random.default_rng(0)
+    y = rng.random(50_000) < 0.1
+    z = 2.0 * (rng.normal(size=y.size) + np.where(y, 1.0, -1.0))
+    p = PriorShiftCalibrator.fit(z, y).predict(z)
+    platt = PlattCalibrator.fit(z, y).predict(z)
+    assert p == pytest.approx(platt, abs=0.03)
+
+
+def bent_rows(seed, n=2000):
+    """Labels of a beta map: steep on one side of z = 0, flat on the other."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0.0, 2.0, size=n)
+    logit = -1.5 * np.logaddexp(0.0, -z) + 0.3 * np.logaddexp(0.0, z) + 0.7
+    return z, rng.random(n) < special.expit(logit)
+
+
+def test_beta_is_scikit_learns_logistic_regression_on_its_two_features():
+    z, y = bent_rows(0)
+    q = special.expit(z)
+    features = np.stack([np.log(q), -np.log1p(-q)], axis=1)
+    high, low = (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2)
+    target = np.where(y, high, low)
+    # A target between 0 and 1 is a row of each label, weighted.
+    peer = LogisticRegression(C=np.inf, tol=1e-10, max_iter=5000).fit(
+        np.tile(features, (2, 1)),
+        np.repeat([1, 0], y.size),
+        sample_weight=np.concatenate([target, 1 - target]),
+    )
+    ours = BetaCalibrator.fit(z, y)
+    assert (ours.a, ours.b) == pytest.approx(tuple(peer.coef_[0]), abs=2e-3)
+    assert ours.c == pytest.approx(peer.intercept_[0], abs=2e-3)
+    assert ours.a > 2 * ours.b > 0
+
+
+def test_beta_never_turns_a_verifier_round():
+    # The best unbounded a or b is negative here; ours stops at 0.
+    z, y = scored_rows(9, n=2000)
+    fitted = BetaCalibrator.fit(z, y ^ (z > 2))
+    assert min(fitted.a, fitted.b) == 0.0
+    with pytest.raises(ConfigError, match="not negative"):
+        BetaCalibrator(a=1.0, b=-0.1, c=0.0)
+
+
+def test_histogram_by_hand():
+    # 120 rows, four bins of 30 scores: 3, 12, 9 and 27 of 30 acceptable. The middle two fall and
+    # are pooled: 21 of 60. Edges half-way between scores.
+    z = np.arange(120.0)
+    y = np.concatenate([np.arange(30) < k for k in (3, 12, 9, 27)])
+    order = np.random.default_rng(0).permutation(120)
+    fitted = HistogramCalibrator.fit(z[order], y[order])
+    assert fitted.edges == (29.5, 89.5)
+    assert fitted.probabilities == pytest.approx((0.1, 0.35, 0.9))
+    assert fitted.predict([-5.0, 29.5, 89.4, 500.0]) == pytest.approx([0.1, 0.35, 0.35, 0.9])
+
+
+def test_histogram_never_parts_equal_scores_and_makes_few_bins_of_few_rows():
+    few = HistogramCalibrator.fit(np.arange(59.0), np.arange(59) % 3 == 0)
+    assert few.edges == ()
+    assert few.probabilities == pytest.approx((20 / 59,))
+    z = np.repeat([0.0, 1.0], [140, 10])
+    tied = HistogramCalibrator.fit(z, np.arange(150) % 2 == 0)
+    assert len(tied.edges) <= 1
+    assert all(0.0 < edge <= 1.0 for edge in tied.edges)
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
+def test_shuffling_rows_changes_no_calibrator(name):
+    z, y = scored_rows(10)
+    z = z.round(1)
+    order = np.random.default_rng(0).permutation(z.size)
+    grid = np.linspace(-10, 10, 101)
+    one = CALIBRATORS[name].fit(z, y).predict(grid)
+    assert CALIBRATORS[name].fit(z[order], y[order]).predict(grid) == pytest.approx(one, abs=1e-6)

@@ -18,7 +18,6 @@ from specact_rl.eval.report.lookup import (
     part,
     rows,
     system,
-    verifier,
     verifier_title,
 )
 from specact_rl.eval.report.numbers import JSON, fixed, metric
@@ -37,62 +36,6 @@ from specact_rl.metrics.values import MetricValue
 
 MIN_ACCEPTED_SHOWN = 10
 """A selective risk of fewer accepted proposals than this is not drawn: it is mostly noise."""
-
-
-def reliability(results: JSON) -> Picture | None:
-    """Are D's probabilities right?"""
-    row = verifier(results, "D")
-    bins = rows(row or {}, "reliability")
-    if row is None or not bins:
-        return None
-    return Picture(
-        name="reliability",
-        alt="Reliability diagram of system D's verifier: share acceptable against p_accept",
-        caption=(
-            f"Reliability of D's verifier on the test split, n = {row['n']} proposals in "
-            f"{len(bins)} bins of equal mass; on the dashed line they are right. Bars are Wilson "
-            "95 % intervals; they take steps as independent, so that steps of one task make them "
-            "a little too short."
-        ),
-        draw=lambda: _draw_reliability(row, bins),
-    )
-
-
-def _draw_reliability(row: JSON, bins: list[JSON]) -> Figure:
-    figure = Figure(figsize=(5.6, 5.6))
-    top, strip = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (5, 1)})
-    p, share = [b["p_accept"] for b in bins], [b["acceptable"] for b in bins]
-    top.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
-    below = [max(0.0, s - b["low"]) for s, b in zip(share, bins, strict=True)]
-    above = [max(0.0, b["high"] - s) for s, b in zip(share, bins, strict=True)]
-    top.plot(p, share, color=BLUE, linewidth=1.2, alpha=0.5)
-    top.errorbar(
-        p, share, yerr=[below, above], fmt="o", color=BLUE, markersize=6, elinewidth=1.6, capsize=3
-    )
-    threshold = row.get("threshold")
-    for axes in (top, strip):
-        if threshold is not None and 0.0 < threshold <= 1.0:
-            axes.axvline(threshold, color=ORANGE, linewidth=1.4)
-    if threshold is not None and 0.0 < threshold <= 1.0:
-        left = threshold > 0.7
-        top.text(
-            threshold + (-0.015 if left else 0.015),
-            1.11,
-            f"accepted from {fixed(threshold, 2)}",
-            color=ORANGE,
-            ha="right" if left else "left",
-            va="top",
-        )
-    top.set(
-        ylabel="share acceptable",
-        xlim=(-0.02, 1.02),
-        ylim=(-0.03, 1.12),
-        yticks=[0, 0.2, 0.4, 0.6, 0.8, 1],
-    )
-    strip.bar(p, [b["n"] for b in bins], width=0.018, color=SKY)
-    strip.set(ylabel="proposals", xlabel="calibrated probability that the proposal is acceptable")
-    figure.align_ylabels()
-    return figure
 
 
 def risk_coverage(results: JSON) -> Picture | None:

@@ -156,7 +156,6 @@ def verifiers_section(results: JSON) -> Section | None:
     blocks: list[Block | None] = [
         _verifiers(found),
         _gains(found),
-        figures.reliability(results),
         figures.risk_coverage(results),
         _within_types(found),
     ]

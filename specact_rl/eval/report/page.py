@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
+from specact_rl.eval.report.calibration_sections import calibration_section
 from specact_rl.eval.report.certificate_sections import certificates_section
 from specact_rl.eval.report.latency_sections import cost_and_latency_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
@@ -76,6 +77,7 @@ SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
     cost_and_latency_section,
     proposers_section,
     verifiers_section,
+    calibration_section,
     certificates_section,
     unseen_section,
     pairs_section,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from specact_rl.errors import ConfigError
+from specact_rl.eval.calibration_report import calibration_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.labelled import known
 from specact_rl.eval.log_outcomes import LogAnswers
@@ -173,4 +174,11 @@ class AloneStudy(Study):
                 for name, system in self.systems.items()
                 if name in gates
             ],
+            "calibration": calibration_rows(
+                test,
+                gates,
+                self.systems,
+                rng.spawn(1)[0],
+                calibration=self.outcomes("calibration"),
+            ),
         }

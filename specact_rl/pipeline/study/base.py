@@ -34,8 +34,7 @@ from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.pipeline.results import split_rows
-from specact_rl.policy.calibrators import CALIBRATORS
-from specact_rl.policy.fitting import COST_WEIGHT, NUM_FOLDS
+from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
 from specact_rl.progress import ProgressBar
@@ -445,7 +444,7 @@ class Study(ABC):
             arguments={
                 **self.models,
                 "systems": [asdict(system) for system in self.systems.values() if system.gated],
-                "calibrators": list(CALIBRATORS),
+                "calibrators": AUTOMATIC,
                 "num_folds": NUM_FOLDS,
                 "cost_weight": self.plan.cost_weight,
             },
