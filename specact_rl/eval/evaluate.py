@@ -18,6 +18,7 @@ from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
 from specact_rl.eval.labelled import known
+from specact_rl.eval.mistakes import mistake_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
     Judged,
@@ -27,6 +28,7 @@ from specact_rl.eval.replay import (
     run_system,
 )
 from specact_rl.eval.system_report import family_rows, system_report
+from specact_rl.eval.threshold_curves import curve_rows
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -218,6 +220,10 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
+        "curves": curve_rows(
+            runs, gates, test.judged, table.rollouts, test.columns[STRONG], test.sizes[STRONG]
+        ),
+        "mistakes": mistake_rows(runs, table, test.columns),
     }
 
 
