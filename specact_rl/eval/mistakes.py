@@ -11,7 +11,7 @@ from specact_rl.actions.serialise import shown_text
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.replay import SystemRun
 from specact_rl.metrics.values import BoolArray, FloatArray
-from specact_rl.types import Message
+from specact_rl.types import Message, Proposal
 
 NUM_EACH = 100
 """Mistakes of each kind that are kept."""
@@ -58,7 +58,7 @@ def mistake_rows(
                     "p_accept": float(run.p_accept[i]),
                     "step_id": step.step_id,
                     "task_id": step.task_id,
-                    "action_type": offered.action.type if offered.action else None,
+                    "action_type": _action_type(offered),
                     "request": _shortened(_request(step.history)),
                     "last": _shortened(str(step.history[-1].get("content") or "")),
                     "proposal": _shortened(offered.text),
@@ -78,6 +78,12 @@ def _first(chosen: BoolArray, key: FloatArray) -> list[int]:
     """Indices of the chosen steps with a score, by rising key."""
     found = np.flatnonzero(chosen & ~np.isnan(key))
     return [int(i) for i in found[np.argsort(key[found], kind="stable")][:NUM_EACH]]
+
+
+def _action_type(proposal: Proposal) -> str | None:
+    """Of its first action; None where it has none."""
+    actions = [proposal.action] if proposal.action else proposal.actions
+    return actions[0].type if actions else None
 
 
 def _request(history: Sequence[Message]) -> str:

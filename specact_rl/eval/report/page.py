@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
+from specact_rl.eval.report.explorer_section import explorer_section
+from specact_rl.eval.report.mistakes_section import mistakes_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.run_sections import (
@@ -23,7 +25,7 @@ from specact_rl.eval.report.system_sections import (
     live_section,
     replay_section,
 )
-from specact_rl.eval.report.verdicts import findings
+from specact_rl.eval.report.verdicts import findings, headlines
 
 HOW_TO_READ = (
     "Shown: the whole 95 % interval is on one side, and a declared contrast also survives Holm's "
@@ -49,9 +51,10 @@ class Page:
 def build_page(results: JSON) -> Page:
     """The page of a results dict; a section without data is left out."""
     found = [section(results) for section in SECTIONS]
+    first = headlines(results)
     return Page(
         title=title(results),
-        summary=summary(results),
+        summary=[*([Findings(items=tuple(first))] if first else []), *summary(results)],
         sections=[section for section in found if section is not None],
     )
 
@@ -64,17 +67,23 @@ def _verdicts_section(results: JSON) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
+    # What came out.
     _verdicts_section,
-    log_section,
     replay_section,
-    live_section,
-    proposers_section,
-    verifiers_section,
-    unseen_section,
-    pairs_section,
-    action_types_section,
     contrasts_section,
+    explorer_section,
+    live_section,
+    # Why: is the score right, what can be promised of it, what is it worth, what does it cost?
+    verifiers_section,
+    # Where.
+    action_types_section,
+    unseen_section,
+    mistakes_section,
     examples_section,
+    # What it was made from.
+    log_section,
+    proposers_section,
+    pairs_section,
     training_section,
     reproduce_section,
 )
