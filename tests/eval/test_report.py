@@ -15,7 +15,7 @@ from rich.console import Console
 
 from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, write_report
 from specact_rl.eval.report.figures import frontier, reliability, render
-from specact_rl.eval.report.html import page_html
+from specact_rl.eval.report.html import drawn_svg, page_html
 from specact_rl.eval.report.inline_svg import SVG, XLINK
 from specact_rl.eval.report.lookup import agreement
 from specact_rl.eval.report.numbers import (
@@ -34,10 +34,10 @@ from specact_rl.metrics.values import MetricValue
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
 PARTS = ("meta", "splits", "replay", "live", "pairs", "training")
-REPLAY_PARTS = (
-    (
-        "proposers ranking baselines verifiers systems references contrasts examples curves mistakes"  # of evaluate()
-    ).split()
+REPLAY_PARTS = (  # of evaluate()
+    *"proposers ranking baselines verifiers systems references contrasts examples".split(),
+    "curves",
+    "mistakes",
 )
 
 
@@ -132,7 +132,8 @@ def test_names_of_systems_cannot_end_the_data_of_the_script(results):
     hostile = "</script><script>alert(1)</script>"
     for row in (results["replay"]["systems"][3], results["replay"]["curves"][1]):
         row["system" if "system" in row else "name"] = hostile
-    html = page_html(build_page(results))
+    page = build_page(results)
+    html = page_html(page, drawn_svg(page))
     assert hostile not in html
     data = re.search(r'id="explorer-data">(.*?)</script>', html, re.DOTALL).group(1)
     assert json.loads(data)["systems"][1]["name"] == hostile

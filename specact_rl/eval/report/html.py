@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 
+from specact_rl.eval.report.figures import render
 from specact_rl.eval.report.inline_svg import inline_svg
 from specact_rl.eval.report.markdown import STATUS_WORDS
 from specact_rl.eval.report.page import Page
@@ -15,7 +17,12 @@ from specact_rl.eval.report.page import Page
 HERE = Path(__file__).parent
 
 
-def page_html(page: Page) -> str:
+def drawn_svg(page: Page) -> dict[str, bytes]:
+    """The figures of a page as SVG, by name."""
+    return {picture.name: render(picture, "svg") for picture in page.pictures}
+
+
+def page_html(page: Page, drawn: Mapping[str, bytes]) -> str:
     """A page as HTML; text from logs and models is escaped.
 
     The page's policy lets the browser load nothing and run no script but the page's own, so that
@@ -33,7 +40,7 @@ def page_html(page: Page) -> str:
     template = environment.get_template("page.html.jinja")
     return template.render(
         page=page,
-        inline_svg=inline_svg,
+        inline_svg=lambda picture: inline_svg(drawn[picture.name], picture),
         status_words=STATUS_WORDS,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=script,

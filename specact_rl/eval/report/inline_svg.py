@@ -6,7 +6,6 @@ import re
 from xml.etree import ElementTree
 
 from specact_rl.eval.report.blocks import Picture
-from specact_rl.eval.report.figures import render
 from specact_rl.eval.report.palette import CSS_NAMES
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -14,8 +13,8 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
-def inline_svg(picture: Picture) -> str:
-    """A picture's SVG element without comments, titles and styles of its own.
+def inline_svg(drawn: bytes, picture: Picture) -> str:
+    """A picture's SVG element, of what was drawn, without comments and styles of its own.
 
     Ids get the picture's name in front, because a page has one space of them, and the palette's
     colours become CSS variables.
@@ -23,7 +22,7 @@ def inline_svg(picture: Picture) -> str:
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     # Ours, written by matplotlib a moment ago; comments, which hold texts, are not read.
-    root = ElementTree.fromstring(render(picture, "svg"))
+    root = ElementTree.fromstring(drawn)
     for parent in root.iter():
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):

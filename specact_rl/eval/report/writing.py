@@ -6,16 +6,13 @@ import logging
 from pathlib import Path
 
 from specact_rl.eval.report.figures import render
-from specact_rl.eval.report.html import page_html
+from specact_rl.eval.report.html import drawn_svg, page_html
 from specact_rl.eval.report.markdown import FIGURES, page_markdown
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.page import Page, build_page
 from specact_rl.store import atomic_write
 
 logger = logging.getLogger(__name__)
-
-FORMS = ("png", "svg")
-"""Of the figures beside the pages, for papers; the HTML page has its own inside."""
 
 
 def write_report(results: JSON, folder: Path) -> list[Path]:
@@ -32,13 +29,12 @@ def write_report(results: JSON, folder: Path) -> list[Path]:
 
 def write_page(page: Page, folder: Path, name: str) -> list[Path]:
     """Write name.md, name.html and the figures, and return them, the HTML page last."""
-    files: dict[Path, bytes] = {
-        folder / FIGURES / f"{picture.name}.{form}": render(picture, form)
-        for picture in page.pictures
-        for form in FORMS
-    }
+    drawn = drawn_svg(page)
+    files = {folder / FIGURES / f"{figure}.svg": svg for figure, svg in drawn.items()}
+    for picture in page.pictures:
+        files[folder / FIGURES / f"{picture.name}.png"] = render(picture, "png")
     files[folder / f"{name}.md"] = page_markdown(page).encode()
-    files[folder / f"{name}.html"] = page_html(page).encode()
+    files[folder / f"{name}.html"] = page_html(page, drawn).encode()
     for path, content in files.items():
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
