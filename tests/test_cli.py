@@ -4,9 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from specact_rl import cli
+from specact_rl.eval.columns import StepTable
+from specact_rl.eval.replay import SystemRun
+from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
+from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import read_manifest
 
 
@@ -136,6 +141,48 @@ def test_report_is_written_again_from_the_results(tmp_path, capsys):
     assert page.is_file()
     assert cli.main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "other")]) == 0
     assert (tmp_path / "other" / "report.md").read_text() == page.with_name("report.md").read_text()
+
+
+@pytest.fixture
+def two_runs(tmp_path, make):
+    turns = [(make.say("done"), "next", make.say("done"))] * 4
+    table = StepTable.of_references([make.rollout(turns, task=f"t{i}") for i in range(5)])
+    nothing = np.zeros(20)
+    for i, name in enumerate(("one", "two")):
+        run = SystemRun(
+            system=SYSTEMS["A"], accepted=nothing > 1, called=nothing < 1, p_accept=nothing,
+            pick=nothing.astype(int), offered=nothing, parsed=nothing > 1, levels={},
+            acceptable=(np.arange(20) % (i + 2) == 0) * 1.0, same_state=nothing,
+            flops=nothing + 1, seconds=nothing, price=nothing, num_distinct=nothing,
+        )  # fmt: skip
+        folder = tmp_path / name / "evaluation"
+        folder.mkdir(parents=True)
+        shutil.copy(RESULTS, folder / "results.json")
+        write_step_outcomes(folder / STEPS_FILE, table, {"A": run})
+    return [str(tmp_path / name) for name in ("one", "two")]
+
+
+def test_two_runs_are_compared_on_the_terminal_and_as_pages(two_runs, tmp_path, capsys):
+    assert cli.main(["report", "--compare", *two_runs]) == 0
+    page = capsys.readouterr().out
+    # Of steps 0 to 19 half are multiples of 2, and 7 of 3.
+    assert "| A | 50" in page
+    assert "−15" in page
+    out = tmp_path / "out"
+    assert cli.main(["report", "--compare", *two_runs, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{page}{out / 'compare.html'}\n"
+    assert (out / "compare.md").read_text() == page
+    assert not (Path(two_runs[0]) / "report").exists()
+
+
+def test_report_takes_one_run_or_two_to_compare(two_runs, capsys):
+    for arguments, told in (
+        ([], "or --compare"),
+        ([two_runs[0], "--compare", *two_runs], "or --compare"),
+        ([two_runs[0], "--unpaired"], "goes with --compare"),
+    ):
+        assert cli.main(["report", *arguments]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_report_of_a_run_that_has_not_finished_is_refused(tmp_path, capsys):

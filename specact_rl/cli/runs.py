@@ -73,22 +73,75 @@ def add_report(subparsers: Subparsers) -> None:
     """Declare `specact report`."""
     parser = subparsers.add_parser(
         "report",
-        help="write the report of a finished run again",
+        help="write the report of a finished run again, or compare two runs",
         description="Write report.html, report.md and figures from a run's results, which stay as "
-        "they are; no model runs and nothing is measured again.",
+        "they are; no model runs and nothing is measured again. With --compare, print how the "
+        "systems of two runs differ, with paired tests on the test steps that both have.",
     )
-    parser.add_argument("results", type=Path, metavar="DIR", help="folder that `specact run` wrote")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the report (default: DIR/report)"
+        "results",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="folder that `specact run` or `specact study` wrote",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("RUN1", "RUN2"),
+        help="two such folders, instead of DIR",
+    )
+    parser.add_argument(
+        "--unpaired",
+        action="store_true",
+        help="with --compare: compare runs with other test steps, too, as independent samples",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the report (default: DIR/report; with --compare: none, compare.html and "
+        "compare.md are not written)",
     )
     parser.set_defaults(run=run_report)
 
 
 def run_report(args: argparse.Namespace) -> int:
-    """Write the files and print the page's path."""
+    """Write the files and print the page's path, or print the comparison."""
     from specact_rl.eval.report import write_report
 
+    if (args.results is None) == (args.compare is None):
+        raise ConfigError("give the folder of one run, or --compare with the folders of two")
+    if args.compare is not None:
+        return _compare(args.compare, args.out, unpaired=args.unpaired)
+    if args.unpaired:
+        raise ConfigError("--unpaired goes with --compare")
     print(write_report(_read_results(args.results), args.out or args.results / "report")[-1])
+    return EXIT_OK
+
+
+def _compare(runs: list[Path], out: Path | None, *, unpaired: bool) -> int:
+    import numpy as np
+
+    from specact_rl.eval.compare import compare_runs
+    from specact_rl.eval.report.compare_page import compare_page
+    from specact_rl.eval.report.markdown import page_markdown
+    from specact_rl.eval.report.writing import write_page
+    from specact_rl.eval.step_outcomes import read_step_outcomes
+
+    results = (_read_results(runs[0]), _read_results(runs[1]))
+    names = (str(runs[0]), str(runs[1]))
+    compared = compare_runs(
+        *map(read_step_outcomes, runs),
+        names=names,
+        unpaired=unpaired,
+        rng=np.random.default_rng(0),
+    )
+    page = compare_page(compared, results, names)
+    print(page_markdown(page), end="")
+    if out is not None:
+        print(write_page(page, out, "compare")[-1])
     return EXIT_OK
 
 

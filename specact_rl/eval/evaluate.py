@@ -26,6 +26,7 @@ from specact_rl.eval.cost_report import Parts as CostParts
 from specact_rl.eval.cost_report import cost_rows
 from specact_rl.eval.labelled import known
 from specact_rl.eval.latency_report import latency_rows
+from specact_rl.eval.mistakes import mistake_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
     Judged,
@@ -40,6 +41,7 @@ from specact_rl.eval.system_report import (
     relative_costs,
     system_report,
 )
+from specact_rl.eval.threshold_curves import curve_rows
 from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.eval.verifier_report import verifier_report
 from specact_rl.metrics.cost import ModelSize
@@ -271,6 +273,12 @@ def evaluate(
         results["calibration"] = calibration_rows(
             test, gates, systems, rng.spawn(1)[0], calibration=calibration, everything=everything
         )
+    with timed("curves"):
+        results["curves"] = curve_rows(
+            runs, gates, test.judged, table.rollouts, test.columns[STRONG], test.sizes[STRONG]
+        )
+    with timed("mistakes"):
+        results["mistakes"] = mistake_rows(runs, table, test.columns)
     with timed("certificates"):
         results["certificates"] = (
             _certificates(calibration, runs, table, gates, systems, rng) if calibration else []

@@ -73,7 +73,7 @@ def system_report(
         "relative_seconds": costs["seconds"],
         "price_per_step": _mean(run.price),
         "relative_price": costs["price"],
-        "assumed_cost": _assumed_cost(run),
+        "assumed_cost": assumed_cost(run, run.accept_rate),
         "num_distinct": float(run.num_distinct.mean()),
         "difference_from_a": _from_a(run, strong_only, tasks, rng, num_resamples),
         "by_type": _by_type(run, table, strong_only),
@@ -254,7 +254,7 @@ def _selective_risk(run: SystemRun, tasks: IntArray) -> MetricValue:
     return rate(1.0 - run.offered[run.accepted], tasks[run.accepted])
 
 
-def _assumed_cost(run: SystemRun) -> float | None:
+def assumed_cost(run: SystemRun, accept_rate: float) -> float | None:
     """With the source report's constants (cheap 0.15, verifier 0.10, strong 1), fallback paid.
 
     None where other models propose.
@@ -267,7 +267,7 @@ def _assumed_cost(run: SystemRun) -> float | None:
     scored = float(run.num_distinct.mean()) if run.system.verifier is not None else 0.0
     return gated_cost(
         costs,
-        run.accept_rate,
+        accept_rate,
         num_proposals=max(run.system.num_proposals, run.system.num_compared),
         num_scored=scored,
         fallback=run.system.fallback,

@@ -64,7 +64,7 @@ class Folders:
 
     @property
     def evaluation(self) -> Path:
-        """results.json."""
+        """results.json, and steps.parquet of all systems step by step."""
         return self.root / "evaluation"
 
     @property

@@ -1,4 +1,6 @@
+import base64
 import copy
+import hashlib
 import io
 import itertools
 import json
@@ -13,6 +15,8 @@ from rich.console import Console
 
 from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, write_report
 from specact_rl.eval.report.figures import frontier, render
+from specact_rl.eval.report.html import drawn_svg, page_html
+from specact_rl.eval.report.inline_svg import SVG, XLINK
 from specact_rl.eval.report.lookup import agreement
 from specact_rl.eval.report.numbers import (
     cell,
@@ -21,6 +25,8 @@ from specact_rl.eval.report.numbers import (
     percent,
     points,
 )
+from specact_rl.eval.report.page import build_page
+from specact_rl.eval.report.palette import CSS_NAMES
 from specact_rl.eval.report.placement import Box, place_labels
 from specact_rl.eval.report.reliability_figure import reliability
 from specact_rl.eval.report.verdicts import findings
@@ -29,9 +35,11 @@ from specact_rl.metrics.values import MetricValue
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
 PARTS = ("meta", "splits", "replay", "live", "pairs", "training")
-REPLAY_PARTS = (
-    "proposers ranking baselines verifiers systems references contrasts examples"  # of evaluate()
-).split()
+REPLAY_PARTS = (  # of evaluate()
+    *"proposers ranking baselines verifiers systems references contrasts examples".split(),
+    "curves",
+    "mistakes",
+)
 
 
 @pytest.fixture
@@ -73,35 +81,73 @@ def only(results):
 
 def test_report_has_both_pages_and_the_figures(report_dir):
     figures = {path.name for path in (report_dir / "figures").iterdir()}
-    assert figures == {
-        "frontier.png",
-        "reliability.png",
-        "risk_coverage.png",
-        "accept_by_type.png",
-        "live_success.png",
-    }
+    names = ("frontier", "reliability", "risk_coverage", "accept_by_type", "live_success")
+    assert figures == {f"{name}.{form}" for name in names for form in ("png", "svg")}
     assert {path.name for path in report_dir.iterdir()} == {"report.md", "report.html", "figures"}
 
 
-def test_html_needs_no_other_file_no_network_and_no_script(report_dir):
+def test_html_needs_no_other_file_and_runs_no_script_but_its_own(report_dir):
     html = (report_dir / "report.html").read_text(encoding="utf-8")
-    sources = re.findall(r'src="([^"]{0,30})', html)
-    assert len(sources) == 5
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
-    assert not re.search(r"<script|<link|https?://|@import|url\(", html)
+    assert not re.search(r"<link|<img|<iframe|@import|<\w[^<>]*\ssrc=|url\((?!#)", html)
+    assert set(re.findall(r"https?://[^\"\s<]*", html)) <= {SVG, XLINK}  # names, never fetched
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL)
+    assert [bool(attributes) for attributes, _ in scripts] == [True, False]
+    assert 'type="application/json"' in scripts[0][0]
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html).group(1)
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_html_has_no_id_twice_and_every_reference_has_its_target(report_dir):
+    html = (report_dir / "report.html").read_text(encoding="utf-8")
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    wanted = set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html))
+    assert wanted <= set(ids)
+
+
+def test_figures_in_html_have_the_colours_of_the_page(report_dir):
+    html = (report_dir / "report.html").read_text(encoding="utf-8")
+    style = html.split("<style>")[1].split("</style>")[0]
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    used = set(re.findall(r"var\(--([\w-]+)\)", html))
+    assert set(CSS_NAMES.values()) <= used | {"purple", "olive", "steel"}
+    for name in used:
+        assert f"--{name}:" in light
+        assert f"--{name}:" in dark
+    drawn = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "#ffffff" not in drawn.lower()
 
 
 def test_html_shows_text_of_logs_as_text(report_dir, results):
     assert "<b>Ada</b>" in results["replay"]["examples"][0]["request"]
+    assert "</script>" in results["replay"]["mistakes"][0]["request"]
     html = (report_dir / "report.html").read_text(encoding="utf-8")
     assert "<b>Ada</b>" not in html
     assert "&lt;b&gt;Ada&lt;/b&gt;" in html
+    assert "&lt;/script&gt;&lt;script&gt;" in html
+
+
+def test_names_of_systems_cannot_end_the_data_of_the_script(results):
+    hostile = "</script><script>alert(1)</script>"
+    for row in (results["replay"]["systems"][3], results["replay"]["curves"][1]):
+        row["system" if "system" in row else "name"] = hostile
+    page = build_page(results)
+    html = page_html(page, drawn_svg(page))
+    assert hostile not in html
+    data = re.search(r'id="explorer-data">(.*?)</script>', html, re.DOTALL).group(1)
+    assert json.loads(data)["systems"][1]["name"] == hostile
 
 
 def test_markdown_links_only_figures_that_were_written(report_dir):
     markdown = (report_dir / "report.md").read_text(encoding="utf-8")
     linked = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
     assert len(linked) == 5
+    anchors = set(re.findall(r"^- \[[^\]]*\]\(#([^)]*)\)$", markdown, re.MULTILINE))
+    titles = re.findall(r"^## (.*)", markdown, re.MULTILINE)
+    # As GitHub makes them: without punctuation, with hyphens for spaces.
+    assert anchors == {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
     assert all((report_dir / path).is_file() for path in linked)
 
 
@@ -152,6 +198,8 @@ def test_a_missing_part_leaves_out_its_headings_only(results, missing):
             "## Verifiers",
             "## Accept rate by action type",
             "## Declared contrasts",
+            "## Threshold explorer",
+            "## Most confident mistakes",
             "## Examples of D's decisions",
         },
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +109,48 @@ class Example:
     kind: Literal["example"] = "example"
 
 
-Block = Table | Paragraph | Code | Picture | Findings | Example
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explorer:
+    """Curves over thresholds: a slider and plots where a script runs, tables where none does."""
+
+    data: Mapping[str, Any]
+    """JSON that the script draws from; see `explorer_section`."""
+    tables: tuple[Table, ...]
+    kind: Literal["explorer"] = "explorer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """One step at which a gate was sure, and wrong."""
+
+    group: str
+    """Which kind of mistake, in words."""
+    action_type: str
+    score: str
+    """The gate's probability, as text."""
+    lines: tuple[tuple[str, str], ...]
+    """As (word, text), the first one in sight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistakes:
+    """A list to browse; a script adds filters and pages."""
+
+    items: tuple[Mistake, ...]
+    kind: Literal["mistakes"] = "mistakes"
+
+    @property
+    def groups(self) -> list[str]:
+        """Kinds of mistakes, in order of appearance."""
+        return list(dict.fromkeys(item.group for item in self.items))
+
+    @property
+    def action_types(self) -> list[str]:
+        """Action types of the proposals, in alphabetical order."""
+        return sorted({item.action_type for item in self.items})
+
+
+Block = Table | Paragraph | Code | Picture | Findings | Example | Explorer | Mistakes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +159,14 @@ class Section:
 
     title: str
     blocks: list[Block] = field(default_factory=list)
+    folded: bool = False
+    """Closed at first where a page can be folded: long, and not what most readers come for."""
 
     @property
     def anchor(self) -> str:
-        """The title as a fragment of an address."""
-        words = "".join(c if c.isalnum() else " " for c in self.title.lower()).split()
-        return "-".join(words)
+        """The title as a fragment of an address, as GitHub makes it of a Markdown heading."""
+        kept = (c for c in self.title.lower() if c.isalnum() or c in " -_")
+        return "".join(kept).replace(" ", "-")
 
 
 def words(text: object) -> Cell:

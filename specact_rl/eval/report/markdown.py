@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from specact_rl.eval.report.blocks import (
     Block,
     Cell,
     Code,
     Example,
+    Explorer,
     Findings,
+    Mistakes,
     Paragraph,
     Picture,
     Table,
@@ -25,7 +27,9 @@ STATUS_WORDS = {
     "note": "note",
 }
 FIGURES = "figures"
-"""Folder of the PNG files, beside the page."""
+"""Folder of the PNG and SVG files, beside the page."""
+NUM_MISTAKES = 10
+"""Of each kind that are shown."""
 
 
 def to_markdown(results: JSON) -> str:
@@ -38,6 +42,8 @@ def page_markdown(page: Page) -> str:
     lines = [f"# {escaped(page.title)}", ""]
     for block in page.summary:
         lines += _block(block)
+    if len(page.sections) > 1:
+        lines += [*(f"- [{escaped(s.title)}](#{s.anchor})" for s in page.sections), ""]
     for section in page.sections:
         lines += [f"## {escaped(section.title)}", ""]
         for block in section.blocks:
@@ -67,13 +73,34 @@ def _block(block: Block) -> Iterator[str]:
             yield ""
             yield f"*{escaped(block.caption)}*"
         case Example():
-            yield f"**{escaped(block.verdict)}**"
-            yield ""
-            for word, text in block.lines:
-                yield f"- {word}: {escaped(text)}"
+            yield from _example(block.verdict, block.lines)
+        case Explorer():
+            for shown in block.tables:
+                yield from _table(shown)
+                yield ""
+        case Mistakes():
+            yield from _mistakes(block)
         case Table():
             yield from _table(block)
     yield ""
+
+
+def _example(title: str, lines: Sequence[tuple[str, str]]) -> Iterator[str]:
+    yield f"**{escaped(title)}**"
+    yield ""
+    for word, text in lines:
+        yield f"- {word}: {escaped(text)}"
+
+
+def _mistakes(block: Mistakes) -> Iterator[str]:
+    for group in block.groups:
+        found = [item for item in block.items if item.group == group]
+        for item in found[:NUM_MISTAKES]:
+            yield from _example(f"{item.score} {item.group}, {item.action_type}", item.lines)
+            yield ""
+        if len(found) > NUM_MISTAKES:
+            yield f"{len(found) - NUM_MISTAKES} more of these are in report.html and results.json."
+            yield ""
 
 
 def _table(block: Table) -> Iterator[str]:

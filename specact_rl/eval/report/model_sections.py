@@ -52,7 +52,7 @@ def proposers_section(results: JSON) -> Section | None:
         )
         if block is not None
     ]
-    return Section(title="Proposers", blocks=list[Block](found)) if found else None
+    return Section(title="Proposers", blocks=list[Block](found), folded=True) if found else None
 
 
 def _proposers(found: Sequence[JSON], of_log: bool) -> Table | None:

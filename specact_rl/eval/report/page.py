@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from specact_rl.eval.report.blocks import Block, Findings, Paragraph, Picture, Section
 from specact_rl.eval.report.calibration_sections import calibration_section
 from specact_rl.eval.report.certificate_sections import certificates_section
+from specact_rl.eval.report.explorer_section import explorer_section
 from specact_rl.eval.report.latency_sections import cost_and_latency_section
+from specact_rl.eval.report.mistakes_section import mistakes_section
 from specact_rl.eval.report.model_sections import proposers_section, verifiers_section
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.run_sections import (
@@ -27,7 +29,7 @@ from specact_rl.eval.report.system_sections import (
     replay_section,
 )
 from specact_rl.eval.report.value_sections import frontier_section, value_section
-from specact_rl.eval.report.verdicts import findings
+from specact_rl.eval.report.verdicts import findings, headlines
 
 HOW_TO_READ = (
     "Shown: the whole 95 % interval is on one side, and a declared contrast also survives Holm's "
@@ -53,9 +55,10 @@ class Page:
 def build_page(results: JSON) -> Page:
     """The page of a results dict; a section without data is left out."""
     found = [section(results) for section in SECTIONS]
+    first = headlines(results)
     return Page(
         title=title(results),
-        summary=summary(results),
+        summary=[*([Findings(items=tuple(first))] if first else []), *summary(results)],
         sections=[section for section in found if section is not None],
     )
 
@@ -68,22 +71,28 @@ def _verdicts_section(results: JSON) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[JSON], Section | None], ...] = (
+    # What came out.
     _verdicts_section,
-    log_section,
     replay_section,
-    value_section,
-    frontier_section,
+    contrasts_section,
+    explorer_section,
     live_section,
-    cost_and_latency_section,
-    proposers_section,
+    # Why: is the score right, what can be promised of it, what is it worth, what does it cost?
     verifiers_section,
     calibration_section,
     certificates_section,
-    unseen_section,
-    pairs_section,
+    value_section,
+    frontier_section,
+    cost_and_latency_section,
+    # Where.
     action_types_section,
-    contrasts_section,
+    unseen_section,
+    mistakes_section,
     examples_section,
+    # What it was made from.
+    log_section,
+    proposers_section,
+    pairs_section,
     training_section,
     reproduce_section,
 )

@@ -151,7 +151,7 @@ def pairs_section(results: JSON) -> Section | None:
             "in tokens is far from 0."
         ),
     )
-    return Section(title="Preference pairs", blocks=[shown])
+    return Section(title="Preference pairs", blocks=[shown], folded=True)
 
 
 def _precision_cell(row: JSON) -> Cell:
@@ -183,7 +183,9 @@ def examples_section(results: JSON) -> Section | None:
     found = rows(results, "replay", "examples")
     if not found:
         return None
-    return Section(title="Examples of D's decisions", blocks=[_example(row) for row in found])
+    return Section(
+        title="Examples of D's decisions", blocks=[_example(row) for row in found], folded=True
+    )
 
 
 def _example(row: JSON) -> Example:
@@ -250,7 +252,7 @@ def training_section(results: JSON) -> Section | None:
                 caption="Stages in order.",
             )
         )
-    return Section(title="Training and times", blocks=blocks) if blocks else None
+    return Section(title="Training and times", blocks=blocks, folded=True) if blocks else None
 
 
 def _loss(row: JSON, key: str) -> Cell:

@@ -8,6 +8,7 @@ missing interval is "cannot say", never evidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from specact_rl.eval.report import (
     model_verdicts,
@@ -29,6 +30,19 @@ def findings(results: JSON) -> list[Finding]:
     return [finding for judge in JUDGES for finding in judge(results)]
 
 
+def headlines(results: JSON) -> list[Finding]:
+    """The claims that a reader asks about first, without their evidence."""
+    return [replace(finding, evidence="") for judge in FIRST for finding in judge(results)]
+
+
+FIRST: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
+    system_verdicts.accuracy_of_d,
+    system_verdicts.cost_of_d,
+    system_verdicts.gate_of_d,
+    verifier_verdicts.gain_over_free,
+    verifier_verdicts.calibration,
+)
+"""Is D right as often as A, what does it cost, and is its verifier worth it?"""
 JUDGES: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     model_verdicts.cheap_against_baselines,
     system_verdicts.strong_against_cheap,

@@ -17,10 +17,11 @@ import numpy as np
 from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
-from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, evaluate
+from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, evaluate, run_all
 from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
+from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -500,10 +501,14 @@ class Study(ABC):
         return found
 
     def evaluate(self) -> dict[str, Any]:
-        """The replay part of the results, on the test tasks."""
+        """The replay part of the results, on the test tasks; their steps go to a table."""
+        test, gates = self.outcomes("test"), self.gates()
+        write_step_outcomes(
+            self.folders.evaluation / STEPS_FILE, test.table, run_all(test, gates, self.systems)
+        )
         return evaluate(
-            self.outcomes("test"),
-            self.gates(),
+            test,
+            gates,
             [],
             calibration=self.outcomes("calibration"),
             systems=self.systems,
