@@ -142,19 +142,21 @@ class TableOutcomes:
         found: dict[str, System] = {}
         for system in SYSTEMS.values():
             several = system.num_proposals > 1 or system.num_compared > 1
-            if several and k < 2:
+            verifier = self.verifier if system.verifier == "classifier" else system.verifier
+            known = verifier in (None, *self.all_verifiers)
+            if not known or (several and k < 2) or system.proposer not in (None, *self.rows):
                 continue
             found[system.name] = replace(
                 system,
                 title=system.title.replace(f"{SYSTEMS['E'].num_proposals} ", f"{k} "),
-                verifier=self.verifier if system.verifier == "classifier" else system.verifier,
+                verifier=verifier,
                 num_proposals=k if system.num_proposals > 1 else 1,
                 num_compared=k if system.num_compared > 1 else 1,
             )
-        known = {(s.verifier, s.num_proposals > 1) for s in found.values()}
+        have = {(s.verifier, s.num_proposals > 1) for s in found.values()}
         for name in (n for n in self.rivals if n not in DERIVED):
             for letter in ("D", "E") if self._chooses(name) else ("D",):
-                if (name, letter == "E") not in known:
+                if (name, letter == "E") not in have:
                     title = f"cheap + {name}" if letter == "D" else f"{k} proposals + {name} picks"
                     found[f"{letter}-{name}"] = replace(
                         found[letter], name=f"{letter}-{name}", title=title, verifier=name
