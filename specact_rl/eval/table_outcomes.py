@@ -311,9 +311,11 @@ class _Joined:
                 )
                 for level in LEVELS
             },
+            keys=keys,
             first_of_its_kind=first_of_their_kind(keys),
             action_types=self.words("action_type", at),
             tools=self.words("tool", at),
+            effects=self.words("effect", at),
             logprob=floats(numbers, "logprob"),
             tokens_known=known,
             prompt_tokens=(prompt[:, 0] if known else np.zeros(at.shape[0])).astype(np.int64),
@@ -332,9 +334,8 @@ class _Joined:
 
     def keys(self, at: IntArray, parsed: BoolArray) -> IntArray:
         """Of the actions; each is one of its own where nothing tells."""
-        own = np.broadcast_to(NO_ACTION - 1 - np.arange(at.shape[1]), at.shape)
-        keys = self.outcomes.keys
-        found = own if keys is None else np.where(keys[at] < 0, own, keys[at])
+        own, keys = -1 - at, self.outcomes.keys
+        found = own if keys is None else np.where(keys[at] < 0, own, 1 + keys[at])
         return np.where(parsed, found, NO_ACTION)
 
     def judged(self, name: str, role: str, columns: ProposalColumns) -> Judged | None:
@@ -351,7 +352,7 @@ class _Joined:
             log_p = columns.logprob
             log_odds = log_p - np.log(-np.expm1(np.minimum(log_p, -1e-9)))
         else:
-            log_odds = _agreement(self.keys(at, columns.parsed))
+            log_odds = _agreement(columns.keys)
         # What cannot be executed may have a score; no gate accepts it.
         log_odds = np.where(columns.parsed, log_odds, np.nan)
         if np.isnan(log_odds).all():
