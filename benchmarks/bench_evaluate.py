@@ -106,7 +106,7 @@ def write_table(path: Path, num_rows: int, seed: int = 0) -> dict[str, Any]:
     right &= parsed
     scored = parsed & ~strong
     empty = np.where(scored, 0.0, np.nan)
-    tokens = 200 + 100 * (step % STEPS_OF_TASK) + 10 * rng.integers(20, size=num_steps)[step]
+    tokens = 200 + 100 * (step % STEPS_OF_TASK) + 10 * rng.integers(20, size=of_task.size)[task]
     wrong = rng.choice(["search", "cancel"], size=step.size)
     action = pa.array(np.where(right, "book", wrong), mask=~parsed)
     columns = {
