@@ -37,7 +37,7 @@ from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.table_evaluation import parse_table_sizes
-from specact_rl.types import Action, Proposal, Score, Step
+from specact_rl.types import Action, Proposal, Score, Step, ToolSpec
 from specact_rl.verifiers.base import Item
 from specact_rl.verifiers.free import SampleAgreement
 
@@ -50,6 +50,11 @@ CALIBRATION = 5
 TYPES = ("tool_call", "retrieval", "file_read", "file_write", "final_answer")
 COMPARED = 8_000
 """Rows of the table on which objects and columns are compared."""
+TOOLS = [
+    ToolSpec(name="book", effect="write"),
+    ToolSpec(name="search", effect="read"),
+    ToolSpec(name="cancel", effect="read"),
+]
 PARAMS = "cheap=1.7,strong=8,trained=4,features=0.001"
 PLAN = TablePlan(
     models={"cheap": "small", "strong": "large"},
@@ -101,7 +106,7 @@ def write_table(path: Path, num_rows: int, seed: int = 0) -> dict[str, Any]:
     right &= parsed
     scored = parsed & ~strong
     empty = np.where(scored, 0.0, np.nan)
-    tokens = 200 + 100 * (step % STEPS_OF_TASK) + 10 * rng.integers(20, size=num_steps)[step]
+    tokens = 200 + 100 * (step % STEPS_OF_TASK) + 10 * rng.integers(20, size=of_task.size)[task]
     wrong = rng.choice(["search", "cancel"], size=step.size)
     action = pa.array(np.where(right, "book", wrong), mask=~parsed)
     columns = {
@@ -116,6 +121,7 @@ def write_table(path: Path, num_rows: int, seed: int = 0) -> dict[str, Any]:
         "parsed": parsed,
         "action_hash": action,
         "tool": action,
+        "effect": pa.array(np.where(right, "write", "read"), mask=~parsed),
         "action_type": pa.array(rng.choice(TYPES, size=step.size), mask=~parsed),
         "reference_type": pa.array(np.array(TYPES)[step % len(TYPES)]),
         "match_level": pa.array(np.where(right, "arguments", "none")),
@@ -307,7 +313,7 @@ def as_step(row: dict[str, Any]) -> Step:
         split=row["split"],
         index=row["step_index"],
         history=[{"role": "user", "content": ""}],
-        tools=[],
+        tools=TOOLS,
         executed=None,
         reference=Action(type=row["reference_type"], text=""),
     )

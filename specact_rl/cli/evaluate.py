@@ -148,12 +148,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from specact_rl.eval.table_export import export_outcomes
-    from specact_rl.pipeline.artifacts import finished_run
-
     refuse_existing(args.export, "--export")
     if args.export.suffix != ".parquet":
         raise ConfigError(f"--export must name a .parquet file, got {args.export}")
+    from specact_rl.eval.table_export import export_outcomes
+    from specact_rl.pipeline.artifacts import finished_run
+
     artifacts = finished_run(args.table)
     test = artifacts.outcomes("test")
     outcomes = {"calibration": artifacts.outcomes("calibration"), "test": test}

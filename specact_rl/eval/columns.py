@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import TypeVar, overload
+from typing import TypeVar, get_args, overload
 
 import numpy as np
 
 from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.matching import reaches
+from specact_rl.actions.schema import find_tool
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
-from specact_rl.types import MatchLevel, Proposal, Rollout, Score, Step, StepRecord
+from specact_rl.types import Action, Effect, MatchLevel, Proposal, Rollout, Score, Step, StepRecord
 
 LEVELS: tuple[MatchLevel, ...] = ("type", "tool", "arguments")
-NO_ACTION = -1
+NO_ACTION = 0
 """Key of a proposal that could not be parsed."""
+EFFECTS: tuple[Effect, ...] = get_args(Effect)
+"""From the one that does nothing to the one that cannot be taken back."""
 T = TypeVar("T")
 
 
@@ -65,15 +68,28 @@ def numbered(ids: Iterable[str]) -> IntArray:
 
 
 def first_of_their_kind(keys: IntArray) -> BoolArray:
-    """Which proposals are actions that no earlier sample of the step is.
+    """Where a key is there for the first time in its row; never where it is NO_ACTION."""
+    firsts = keys != NO_ACTION
+    for k in range(1, keys.shape[1]):
+        firsts[:, k] &= (keys[:, :k] != keys[:, k : k + 1]).all(axis=1)
+    return np.asarray(firsts, dtype=np.bool_)
 
-    Args:
-        keys: Equal for the same actions of a step, NO_ACTION where there is none, shape (n, k).
+
+def effect_of(step: Step, proposal: Proposal) -> str:
+    """Effect of what a proposal would do; "" where it is not known or cannot be parsed.
+
+    What is said to a user cannot be taken back.
     """
-    repeats = np.tril(np.ones((keys.shape[1],) * 2, dtype=np.bool_), -1)
-    same = keys[:, :, None] == keys[:, None, :]
-    firsts: BoolArray = (keys != NO_ACTION) & ~(same & repeats).any(axis=2)
-    return firsts
+    actions: Sequence[Action] = [proposal.action] if proposal.action else proposal.actions
+    effects = {_effect(step, action) for action in actions}
+    return next((worst for worst in ("", *EFFECTS[::-1]) if worst in effects), "")
+
+
+def _effect(step: Step, action: Action) -> str:
+    if action.tool is None:
+        return "irreversible"
+    spec = find_tool(action.tool, step.tools)
+    return (spec.effect if spec else None) or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +183,17 @@ class ProposalColumns:
     """1 or 0, NaN where nothing can tell, shape (n, k)."""
     levels: dict[MatchLevel, BoolArray]
     """Whether the level is reached, each of shape (n, k)."""
+    keys: IntArray
+    """Equal where two proposals of a step, also of two models, are the same action; NO_ACTION where
+    unparsable. Of this process alone. Shape (n, k)."""
     first_of_its_kind: BoolArray
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
     action_types: np.ndarray
     """"" where the proposal is not one action, shape (n, k)."""
     tools: np.ndarray
     """Names of the tools called; "" where the proposal is not one call, shape (n, k)."""
+    effects: np.ndarray
+    """Of EFFECTS, what the proposal would do; "" where that is not known, shape (n, k)."""
     logprob: FloatArray
     """Nats, shape (n, k)."""
     tokens_known: bool
@@ -210,6 +231,10 @@ class ProposalColumns:
         def array(value: Iterable[object], dtype: type) -> np.ndarray:
             return np.array(list(value), dtype=dtype).reshape(len(rows), -1)
 
+        keys = np.array(
+            [[_key(s, p) for p in row] for s, row in zip(table.steps, rows, strict=True)],
+            dtype=np.int64,
+        )
         flat = [p for row in rows for p in row]
         actions = [p.action for p in flat]
         return cls(
@@ -222,11 +247,14 @@ class ProposalColumns:
                 level: array((reaches(p.match_level, level) for p in flat), np.bool_)
                 for level in LEVELS
             },
-            first_of_its_kind=first_of_their_kind(
-                np.array([_keys(s, row) for s, row in zip(table.steps, rows, strict=True)])
-            ),
+            keys=keys,
+            first_of_its_kind=first_of_their_kind(keys),
             action_types=array((action.type if action else "" for action in actions), np.str_),
             tools=array((action.tool or "" if action else "" for action in actions), np.str_),
+            effects=array(
+                (effect_of(s, p) for s, row in zip(table.steps, rows, strict=True) for p in row),
+                np.str_,
+            ),
             logprob=array((_number(p.logprob) for p in flat), np.float64),
             tokens_known=all(
                 None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
@@ -246,9 +274,11 @@ class ProposalColumns:
             parsed=self.parsed[keep],
             same_state=self.same_state[keep],
             levels={level: reached[keep] for level, reached in self.levels.items()},
+            keys=self.keys[keep],
             first_of_its_kind=self.first_of_its_kind[keep],
             action_types=self.action_types[keep],
             tools=self.tools[keep],
+            effects=self.effects[keep],
             logprob=self.logprob[keep],
             prompt_tokens=self.prompt_tokens[keep],
             completion_tokens=self.completion_tokens[keep],
@@ -261,10 +291,9 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _keys(step: Step, row: Sequence[Proposal]) -> list[int]:
-    seen: dict[str, int] = {}
-    hashes = [proposal_hash(proposal, step.tools) for proposal in row]
-    return [NO_ACTION if h is None else seen.setdefault(h, len(seen)) for h in hashes]
+def _key(step: Step, proposal: Proposal) -> int:
+    found = proposal_hash(proposal, step.tools)
+    return NO_ACTION if found is None else hash(found)
 
 
 def score_matrix(
@@ -311,7 +340,8 @@ def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArr
     """Prompt tokens a model has to read at each step where it is called, shape (n,).
 
     What it read at its last call in the same rollout is cached, and a rollout's prompts extend one
-    another; a model that is seldom called has more to catch up on when it is. 0 where not called.
+    another; a model that is seldom called has more to catch up on when it is. A prompt shorter than
+    what was read last does not extend it and is read anew. 0 where not called.
     """
     tokens = np.zeros_like(prompt_tokens)
     positions = np.flatnonzero(called)
@@ -319,5 +349,6 @@ def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArr
     if positions.size > 1:
         same = rollouts[positions[1:]] == rollouts[positions[:-1]]
         before[1:] = np.where(same, prompt_tokens[positions[:-1]], 0)
-    tokens[positions] = prompt_tokens[positions] - before
+    unread = prompt_tokens[positions] - before
+    tokens[positions] = np.where(unread < 0, prompt_tokens[positions], unread)
     return tokens

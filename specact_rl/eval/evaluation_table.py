@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from specact_rl.errors import ConfigError, RolloutFormatError
-from specact_rl.eval.columns import LEVELS
+from specact_rl.eval.columns import EFFECTS, LEVELS
 from specact_rl.eval.score_table import as_log_odds
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
@@ -25,7 +25,16 @@ from specact_rl.types import MATCH_LEVELS, SPLITS, MatchLevel
 
 REQUIRED = ("step_id", "task_id", "model", "acceptable")
 IDS = ("step_id", "task_id", "rollout_id", "model")
-WORDS = ("split", "family", "reference_type", "action_type", "tool", "match_level", "action_hash")
+WORDS = (
+    "split",
+    "family",
+    "reference_type",
+    "action_type",
+    "tool",
+    "effect",
+    "match_level",
+    "action_hash",
+)
 TEXTS = ("text", "request", "last_message", "reference")
 """Shown in examples, and not looked at otherwise."""
 COUNTS = ("sample", "step_index", "step_order", "num_prompt_tokens", "num_completion_tokens")
@@ -193,9 +202,9 @@ class _Columns:
 
     def words(self, name: str) -> Words:
         column = self._cast(name, pa.string())
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
         if name in REQUIRED or name in IDS or name == "split":
-            bad = pc.or_kleene(pc.is_null(column), pc.equal(column, ""))
-            self.refuse(name, bad.fill_null(True).to_numpy(), "must not be empty")
+            self.refuse(name, pc.is_null(column).to_numpy(), "must not be empty")
         encoded = column.combine_chunks().dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.unify_dictionaries().combine_chunks()
@@ -298,7 +307,8 @@ def _check(table: EvaluationTable) -> None:
     """What holds between columns: whose rows are whose, and what occurs once."""
     table.counts.setdefault("sample", np.zeros(table.num_rows))
     _refuse(table, np.isnan(table.counts["sample"]), "must have a sample number")
-    for name, allowed in (("split", SPLITS), ("match_level", MATCH_LEVELS)):
+    closed = {"split": SPLITS, "match_level": MATCH_LEVELS, "effect": EFFECTS}
+    for name, allowed in closed.items():
         if name in table.words:
             unknown = [word not in (*allowed, "") for word in table.words[name].values]
             bad = np.array([*unknown, False])[table.words[name].codes]

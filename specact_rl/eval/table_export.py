@@ -57,6 +57,7 @@ def export_outcomes(outcomes: Mapping[SplitName, Outcomes], path: Path) -> int:
                         "action_hash": proposal_hash(proposal, step.tools),
                         "action_type": proposal.action.type if proposal.action else None,
                         "tool": proposal.action.tool if proposal.action else None,
+                        "effect": str(columns.effects[i, k]) or None,
                         "match_level": proposal.match_level,
                         "same_state": proposal.same_state,
                         "logprob": proposal.logprob,

@@ -142,19 +142,21 @@ class TableOutcomes:
         found: dict[str, System] = {}
         for system in SYSTEMS.values():
             several = system.num_proposals > 1 or system.num_compared > 1
-            if several and k < 2:
+            verifier = self.verifier if system.verifier == "classifier" else system.verifier
+            known = verifier in (None, *self.all_verifiers)
+            if not known or (several and k < 2) or system.proposer not in (None, *self.rows):
                 continue
             found[system.name] = replace(
                 system,
                 title=system.title.replace(f"{SYSTEMS['E'].num_proposals} ", f"{k} "),
-                verifier=self.verifier if system.verifier == "classifier" else system.verifier,
+                verifier=verifier,
                 num_proposals=k if system.num_proposals > 1 else 1,
                 num_compared=k if system.num_compared > 1 else 1,
             )
-        known = {(s.verifier, s.num_proposals > 1) for s in found.values()}
+        have = {(s.verifier, s.num_proposals > 1) for s in found.values()}
         for name in (n for n in self.rivals if n not in DERIVED):
             for letter in ("D", "E") if self._chooses(name) else ("D",):
-                if (name, letter == "E") not in known:
+                if (name, letter == "E") not in have:
                     title = f"cheap + {name}" if letter == "D" else f"{k} proposals + {name} picks"
                     found[f"{letter}-{name}"] = replace(
                         found[letter], name=f"{letter}-{name}", title=title, verifier=name
@@ -309,9 +311,11 @@ class _Joined:
                 )
                 for level in LEVELS
             },
+            keys=keys,
             first_of_its_kind=first_of_their_kind(keys),
             action_types=self.words("action_type", at),
             tools=self.words("tool", at),
+            effects=self.words("effect", at),
             logprob=floats(numbers, "logprob"),
             tokens_known=known,
             prompt_tokens=(prompt[:, 0] if known else np.zeros(at.shape[0])).astype(np.int64),
@@ -330,9 +334,8 @@ class _Joined:
 
     def keys(self, at: IntArray, parsed: BoolArray) -> IntArray:
         """Of the actions; each is one of its own where nothing tells."""
-        own = np.broadcast_to(NO_ACTION - 1 - np.arange(at.shape[1]), at.shape)
-        keys = self.outcomes.keys
-        found = own if keys is None else np.where(keys[at] < 0, own, keys[at])
+        own, keys = -1 - at, self.outcomes.keys
+        found = own if keys is None else np.where(keys[at] < 0, own, 1 + keys[at])
         return np.where(parsed, found, NO_ACTION)
 
     def judged(self, name: str, role: str, columns: ProposalColumns) -> Judged | None:
@@ -349,7 +352,7 @@ class _Joined:
             log_p = columns.logprob
             log_odds = log_p - np.log(-np.expm1(np.minimum(log_p, -1e-9)))
         else:
-            log_odds = _agreement(self.keys(at, columns.parsed))
+            log_odds = _agreement(columns.keys)
         # What cannot be executed may have a score; no gate accepts it.
         log_odds = np.where(columns.parsed, log_odds, np.nan)
         if np.isnan(log_odds).all():

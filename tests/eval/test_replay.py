@@ -537,3 +537,10 @@ def test_acceptance_of_each_pattern_pays_for_exactly_its_calls(table, strong, ch
             read[number] = lengths[i]
         free = run("D-nf", table, strong, cheap, scores)
         assert d.flops.sum() - free.flops.sum() == 2 * STRONG * total
+
+
+def test_a_prompt_that_was_cut_is_read_anew():
+    """Shorter than what was read before, it cannot extend it, and no FLOPs are negative."""
+    called = np.ones(3, dtype=bool)
+    tokens = catch_up_tokens(np.array([30, 20, 26]), np.zeros(3, dtype=np.int64), called)
+    assert tokens.tolist() == [30, 20, 6]

@@ -42,8 +42,9 @@ OPTIONAL = {
 def title(results: JSON) -> str:
     """Heading of the page."""
     study = part(results, "meta", "study")
-    if study:
-        return f"Gates between {study['cheap']} and {study['strong']}"
+    between = study or part(results, "meta", "table", "models")
+    if between:
+        return f"Gates between {between['cheap']} and {between['strong']}"
     preset = part(results, "meta").get("preset")
     return "Speculative tool actions" + (f": preset {preset}" if preset else "")
 
@@ -75,12 +76,25 @@ def summary(results: JSON) -> list[Block]:
     if meta.get("wall_seconds") is not None:
         told.append(f"The run took {duration(meta['wall_seconds'])}{_on(meta)}.")
     missing = [words_ for key, words_ in OPTIONAL.items() if not rows(results, key)]
-    if missing and not part(meta, "study"):
+    if missing and not part(meta, "study") and not part(meta, "table"):
         told.append(f"Not in this run: {', '.join(missing)}.")
     blocks: list[Block] = [Paragraph(text=" ".join(told))] if told else []
+    if part(meta, "table"):
+        blocks.append(Paragraph(text=_table(meta["table"])))
     if not rows(results, "replay", "systems"):
         blocks.append(Paragraph(text="There are no replay results: nothing was evaluated."))
     return blocks
+
+
+def _table(source: JSON) -> str:
+    """What an evaluation table was, and why a system has no gate."""
+    told = (
+        f"Everything comes from {source['path']} ({source['num_rows']:,} rows); no model was run. "
+        f"Verifier of D and E: {source['verifier']}. Intervals: {source['num_resamples']:,} draws."
+    )
+    for name, reason in part(source, "no_gate").items():
+        told += f" There is no gate for {name}: {str(reason).rstrip('.')}."
+    return told
 
 
 def _size(split: JSON) -> str:

@@ -234,7 +234,8 @@ def live_section(results: JSON) -> Section | None:
     """Whole episodes, never in one table with replay."""
     found = rows(results, "live")
     if not found:
-        if not rows(results, "replay", "systems") or part(results, "meta", "study"):
+        joined = part(results, "meta", "study") or part(results, "meta", "table")
+        if not rows(results, "replay", "systems") or joined:
             return None
         return Section(
             title="Live episodes", blocks=[Paragraph(text="No live episodes in this run.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
@@ -11,7 +13,7 @@ from specact_rl.eval.report.blocks import Cell, Finding, Findings, Paragraph, Ta
 from specact_rl.eval.report.markdown import STATUS_WORDS
 from specact_rl.eval.report.numbers import JSON
 from specact_rl.eval.report.page import Page
-from specact_rl.eval.report.system_sections import systems_table
+from specact_rl.eval.report.system_sections import reference_table, systems_table
 from specact_rl.eval.report.verdicts import findings
 
 COLOURS = {
@@ -30,17 +32,30 @@ HEADERS = {
     "over random gate, points": "points over\nrandom gate",
 }
 """Columns of the report that fit on a terminal of 80, and their heads there."""
-ONE_LINE = ("system", "accepted, %", "FLOPs, × A")
+REFERENCE_HEADERS = {
+    "system": "system",
+    "worst gate, %": "worst\ngate, %",
+    "random gate, %": "random\ngate, %",
+    "this gate, %": "this\ngate, %",
+    "oracle gate, %": "oracle\ngate, %",
+    "oracle at its best rate, %": "best\noracle, %",
+    "accept what parses, %": "all that\nparses, %",
+}
+"""Likewise, of the gates that need no verifier."""
+ONE_LINE = ("system", "accepted, %", "FLOPs, × A", "this gate, %", "accept what parses, %")
 """Columns whose titles and intervals are in the report alone."""
 
 
 def terminal_summary(results: JSON, console: Console) -> None:
-    """Print the systems table and the verdicts; the caller adds where the report is."""
+    """Print systems, reference gates and verdicts; the caller adds where the report is."""
     systems = systems_table(results)
     if systems is None:
         console.print("No replay results: nothing was evaluated.")
     else:
-        console.print(_rich(systems))
+        console.print(_rich(systems, HEADERS))
+    references = reference_table(results)
+    if references is not None:
+        console.print(_rich(references, REFERENCE_HEADERS))
     for finding in findings(results):
         _print_finding(finding, console)
 
@@ -78,12 +93,12 @@ def _whole(block: Table) -> RichTable:
     return shown
 
 
-def _rich(systems: Table) -> RichTable:
-    kept = [j for j, header in enumerate(systems.headers) if header in HEADERS]
+def _rich(systems: Table, heads: Mapping[str, str]) -> RichTable:
+    kept = [j for j, header in enumerate(systems.headers) if header in heads]
     shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for j in kept:
         justify: JustifyMethod = "left" if j < systems.num_word_columns else "right"
-        shown.add_column(HEADERS[systems.headers[j]], justify=justify, no_wrap=True)
+        shown.add_column(heads[systems.headers[j]], justify=justify, no_wrap=True)
     for row in systems.rows:
         shown.add_row(*(_text(row[j], systems.headers[j]) for j in kept))
     return shown
