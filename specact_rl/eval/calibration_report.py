@@ -31,7 +31,7 @@ from specact_rl.metrics.null_bands import (
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.strata import MIN_ROWS, Partition, clustered_mean, strata
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
-from specact_rl.policy.comparison import CHOSEN, ChooseThreshold, HeldOut, nested_comparison
+from specact_rl.policy.comparison import ChooseThreshold, HeldOut, nested_comparison
 from specact_rl.policy.fitting import COST_WEIGHT, TARGET_RISK, fitting_half
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
@@ -361,14 +361,15 @@ def _recalibration(
         )
     except ConfigError as error:  # a small log: say so, go on
         return {"n": rows.y.size, "rows": [], "note": str(error)}
-    reference = _losses(rows.y, found[CHOSEN].p_accept)
+    own = gate.calibrator.kind
+    reference = _losses(rows.y, found[own].p_accept)
     return {
         "n": rows.y.size,
-        "chosen_for_gate": gate.calibrator.kind,
+        "chosen_for_gate": own,
         "rows": [
             {
                 "name": name,
-                **_held_out(rows, held_out, None if name == CHOSEN else reference, rng),
+                **_held_out(rows, held_out, None if name == own else reference, rng),
             }
             for name, held_out in found.items()
         ],
@@ -409,7 +410,7 @@ def _held_out(
     return {
         "n": here.size,
         "log_loss": clustered_mean(losses, tasks),
-        "minus_chosen": (
+        "minus_own": (
             None if reference is None else clustered_mean(losses - reference[here], tasks)
         ),
         "brier": clustered_mean((p - y) ** 2, tasks),
