@@ -76,6 +76,7 @@ def test_report_has_both_pages_and_the_figures(report_dir):
     assert figures == {
         "frontier.png",
         "reliability.png",
+        "reliability_others.png",
         "risk_coverage.png",
         "accept_by_type.png",
         "live_success.png",
@@ -86,7 +87,7 @@ def test_report_has_both_pages_and_the_figures(report_dir):
 def test_html_needs_no_other_file_no_network_and_no_script(report_dir):
     html = (report_dir / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r'src="([^"]{0,30})', html)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"<script|<link|https?://|@import|url\(", html)
 
@@ -101,7 +102,7 @@ def test_html_shows_text_of_logs_as_text(report_dir, results):
 def test_markdown_links_only_figures_that_were_written(report_dir):
     markdown = (report_dir / "report.md").read_text(encoding="utf-8")
     linked = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
-    assert len(linked) == 5
+    assert len(linked) == 6
     assert all((report_dir / path).is_file() for path in linked)
 
 
@@ -150,6 +151,7 @@ def test_a_missing_part_leaves_out_its_headings_only(results, missing):
             "## Systems in replay",
             "## Proposers",
             "## Verifiers",
+            "## Calibration",
             "## Accept rate by action type",
             "## Declared contrasts",
             "## Examples of D's decisions",
