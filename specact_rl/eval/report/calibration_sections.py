@@ -94,8 +94,8 @@ def _of_parts(found: JSON) -> Iterator[Finding]:
     name, noted = of["system"], [row for row in tested if row["p_value"] <= ALPHA]
     evidence = (
         f"{len(tested)} parts of at least {of['min_rows']} proposals were tested: by action type, "
-        f"tool, step and family. {_many(len(noted), 'has', 'have')} p at most {ALPHA}, of which "
-        f"{_many(len(off), 'survives', 'survive')} Holm's correction over all {len(tested)}."
+        f"tool, step and family. p is at most {ALPHA} in {len(noted)} of them, after Holm's "
+        f"correction over all {len(tested)} in {len(off)}."
     )
     if off:
         told = [f"{_part_name(row)} {_too(metric(row, 'gap'))}" for row in off[:6]]
@@ -140,9 +140,9 @@ def _of_drift(found: JSON) -> Iterator[Finding]:
             status=status,
             claim=text,
             evidence=(
-                f"Observed less promised: {say_points(first)}, n = {_rows(first)}, in "
-                f"{_place(row['from'])}; {say_points(second)}, n = {_rows(second)}, in "
-                f"{_place(row['to'])}: a change of {say_points(gap)}. Slope on log-odds "
+                f"Observed less promised: {_place(row['from'])} {say_points(first)}, n = "
+                f"{_rows(first)}; {_place(row['to'])} {say_points(second)}, n = {_rows(second)}; a "
+                f"change of {say_points(gap)}. Slope on log-odds "
                 f"{say(metric(part(row, 'second'), 'slope'), most=2)}, a change of "
                 f"{say(slope, most=2, signed=True)}."
             ),
@@ -176,10 +176,6 @@ def _of_calibrators(found: JSON) -> Iterator[Finding]:
 
 def _place(name: str) -> str:
     return FOR_WORDS.get(name, name)
-
-
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count or 'none'} {one if count == 1 else more}".capitalize()
 
 
 def _too(gap: MetricValue | None) -> str:
