@@ -223,6 +223,9 @@ def test_clustered_tests_hold_their_level_where_that_of_independent_rows_does_no
     assert np.mean(np.array(clustered) <= 0.05) == pytest.approx(0.05, abs=0.033)
     assert np.mean(np.array(z) <= 0.05) == pytest.approx(0.05, abs=0.033)
     assert np.mean(np.array(plain) <= 0.05) > 0.5
+    # p-values of a true hypothesis are uniform: 1/2 +- 3 standard errors of 0.015.
+    assert np.mean(clustered) == pytest.approx(0.5, abs=0.045)
+    assert np.mean(z) == pytest.approx(0.5, abs=0.045)
 
 
 def test_clustered_test_finds_overconfidence_and_needs_two_clusters():
