@@ -54,7 +54,7 @@ NUM_RESAMPLES = 1000
 NUM_BAND_DRAWS = 500
 """Of the null bands in tables of many."""
 MAX_PARTS = 20
-"""Parts of one partition that are shown; the largest."""
+"""Parts of one partition that are shown; the largest, and of more only those with numbers."""
 MAX_COMPARED = 10_000
 """Rows on which calibrators are compared; of more, whole tasks are drawn."""
 LAST_STEP = 4
@@ -320,6 +320,8 @@ def _partition(keys: Iterable[Hashable], n: int) -> tuple[Partition, dict[str, i
     codes, names = _numbered(keys, n)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     largest = np.argsort(-sizes, kind="stable")[:MAX_PARTS]
+    if len(names) > MAX_PARTS:  # of hundreds of tools the small ones are not even named
+        largest = largest[sizes[largest] >= MIN_ROWS]
     renumbered = np.full(len(names) + 1, -1)  # the last entry is where -1 looks
     renumbered[largest] = np.arange(largest.size)
     rest = {

@@ -158,17 +158,23 @@ def test_too_few_rows_to_compare_calibrators_say_so(test_part, gates, calibratio
     assert any("are not compared" in getattr(block, "text", "") for block in section.blocks)
 
 
-def test_parts_beyond_the_largest_are_counted():
-    keys = [None, *[f"tool {k}" for k in range(MAX_PARTS + 2) for _ in range(k + 1)]]
+def test_parts_beyond_the_largest_and_small_ones_among_them_are_counted():
+    sizes = [10 * (k + 1) for k in range(MAX_PARTS + 2)]
+    keys = [None, *[f"tool {size}" for size in sizes for _ in range(size)]]
     partition, rest = _partition(keys, len(keys))
-    assert len(partition.names) == MAX_PARTS
-    assert partition.names[0] == f"tool {MAX_PARTS + 1}"
-    assert partition.codes[0] == -1
-    # The two smallest, of one and two rows.
-    assert rest == {"parts": 2, "rows": 3}
-    assert (partition.codes == -1).sum() == 1 + 3
+    # Two too many, of 10 and 20 rows, and of the others those of 30 and 40 are too small.
+    assert list(partition.names) == [f"tool {size}" for size in reversed(sizes[4:])]
+    assert rest == {"parts": 4, "rows": 100}
+    assert (partition.codes == -1).sum() == 1 + 100
     for k, name in enumerate(partition.names):
-        assert (partition.codes == k).sum() == int(name.split()[1]) + 1
+        assert (partition.codes == k).sum() == int(name.split()[1])
+
+
+def test_few_parts_are_all_named_however_small():
+    partition, rest = _partition(["a", "b", None, "a"], 4)
+    assert list(partition.names) == ["a", "b"]
+    assert partition.codes.tolist() == [0, 1, -1, 0]
+    assert rest == {"parts": 0, "rows": 0}
 
 
 def text_of(found):
