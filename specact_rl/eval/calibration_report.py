@@ -52,7 +52,7 @@ OTHER_POLICY = "cheap_dpo"
 """Role whose proposals MAIN's gate, fitted on the cheap model's, is tried on."""
 NUM_RESAMPLES = 1000
 NUM_BAND_DRAWS = 500
-"""Of the null bands in tables of many."""
+"""Of the null bands, and intervals, in tables of many."""
 MAX_PARTS = 20
 """Parts of one partition that are shown; the largest, and of more only those with numbers."""
 MAX_COMPARED = 10_000
@@ -295,7 +295,7 @@ def _parts(
         "system": main,
         "min_rows": MIN_ROWS,
         "rows": strata(
-            rows.z, rows.p, rows.y, partitions, rows.tasks, rng=rng, num_resamples=NUM_RESAMPLES
+            rows.z, rows.p, rows.y, partitions, rows.tasks, rng=rng, num_resamples=NUM_BAND_DRAWS
         ),
         "left_out": {name: rest for name, rest in left_out.items() if rest["parts"]},
     }

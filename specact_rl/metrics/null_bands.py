@@ -32,7 +32,7 @@ CalibrationStatistic = Literal["ece", "debiased_ece", "ece_sweep"]
 
 EXACT_LABELS = 20_000_000
 """Rows times draws up to which every label is drawn by itself: about 0.3 s."""
-NUM_LOTS = 1000
+NUM_LOTS = 500
 """Beyond that, rows are drawn in about so many lots."""
 MAX_SWEEP_GROUPS = 2048
 """Beyond that, the sweep's bins are made of so many groups of rows and do not part them."""
