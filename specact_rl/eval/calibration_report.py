@@ -31,7 +31,7 @@ from specact_rl.metrics.null_bands import (
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.strata import MIN_ROWS, Partition, clustered_mean, strata
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
-from specact_rl.policy.comparison import CHOSEN, ChooseThreshold, HeldOut, nested_comparison
+from specact_rl.policy.comparison import ChooseThreshold, HeldOut, nested_comparison
 from specact_rl.policy.fitting import COST_WEIGHT, TARGET_RISK, fitting_half
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
@@ -52,9 +52,9 @@ OTHER_POLICY = "cheap_dpo"
 """Role whose proposals MAIN's gate, fitted on the cheap model's, is tried on."""
 NUM_RESAMPLES = 1000
 NUM_BAND_DRAWS = 500
-"""Of the null bands in tables of many."""
+"""Of the null bands, and intervals, in tables of many."""
 MAX_PARTS = 20
-"""Parts of one partition that are shown; the largest."""
+"""Parts of one partition that are shown; the largest, and of more only those with numbers."""
 MAX_COMPARED = 10_000
 """Rows on which calibrators are compared; of more, whole tasks are drawn."""
 LAST_STEP = 4
@@ -295,7 +295,7 @@ def _parts(
         "system": main,
         "min_rows": MIN_ROWS,
         "rows": strata(
-            rows.z, rows.p, rows.y, partitions, rows.tasks, rng=rng, num_resamples=NUM_RESAMPLES
+            rows.z, rows.p, rows.y, partitions, rows.tasks, rng=rng, num_resamples=NUM_BAND_DRAWS
         ),
         "left_out": {name: rest for name, rest in left_out.items() if rest["parts"]},
     }
@@ -320,6 +320,8 @@ def _partition(keys: Iterable[Hashable], n: int) -> tuple[Partition, dict[str, i
     codes, names = _numbered(keys, n)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     largest = np.argsort(-sizes, kind="stable")[:MAX_PARTS]
+    if len(names) > MAX_PARTS:  # of hundreds of tools the small ones are not even named
+        largest = largest[sizes[largest] >= MIN_ROWS]
     renumbered = np.full(len(names) + 1, -1)  # the last entry is where -1 looks
     renumbered[largest] = np.arange(largest.size)
     rest = {
@@ -361,14 +363,15 @@ def _recalibration(
         )
     except ConfigError as error:  # a small log: say so, go on
         return {"n": rows.y.size, "rows": [], "note": str(error)}
-    reference = _losses(rows.y, found[CHOSEN].p_accept)
+    own = gate.calibrator.kind
+    reference = _losses(rows.y, found[own].p_accept)
     return {
         "n": rows.y.size,
-        "chosen_for_gate": gate.calibrator.kind,
+        "chosen_for_gate": own,
         "rows": [
             {
                 "name": name,
-                **_held_out(rows, held_out, None if name == CHOSEN else reference, rng),
+                **_held_out(rows, held_out, None if name == own else reference, rng),
             }
             for name, held_out in found.items()
         ],
@@ -409,7 +412,7 @@ def _held_out(
     return {
         "n": here.size,
         "log_loss": clustered_mean(losses, tasks),
-        "minus_chosen": (
+        "minus_own": (
             None if reference is None else clustered_mean(losses - reference[here], tasks)
         ),
         "brier": clustered_mean((p - y) ** 2, tasks),

@@ -81,8 +81,16 @@ def only(results):
 
 def test_report_has_both_pages_and_the_figures(report_dir):
     figures = {path.name for path in (report_dir / "figures").iterdir()}
-    names = ("frontier", "reliability", "risk_coverage", "accept_by_type", "live_success")
+    names = (
+        "frontier",
+        "reliability",
+        "reliability_others",
+        "risk_coverage",
+        "accept_by_type",
+        "live_success",
+    )
     assert figures == {f"{name}.{form}" for name in names for form in ("png", "svg")}
+
     assert {path.name for path in report_dir.iterdir()} == {"report.md", "report.html", "figures"}
 
 
@@ -120,6 +128,7 @@ def test_figures_in_html_have_the_colours_of_the_page(report_dir):
     assert "#ffffff" not in drawn.lower()
 
 
+
 def test_html_shows_text_of_logs_as_text(report_dir, results):
     assert "<b>Ada</b>" in results["replay"]["examples"][0]["request"]
     assert "</script>" in results["replay"]["mistakes"][0]["request"]
@@ -143,11 +152,12 @@ def test_names_of_systems_cannot_end_the_data_of_the_script(results):
 def test_markdown_links_only_figures_that_were_written(report_dir):
     markdown = (report_dir / "report.md").read_text(encoding="utf-8")
     linked = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", markdown)
-    assert len(linked) == 5
+    assert len(linked) == 6
     anchors = set(re.findall(r"^- \[[^\]]*\]\(#([^)]*)\)$", markdown, re.MULTILINE))
     titles = re.findall(r"^## (.*)", markdown, re.MULTILINE)
     # As GitHub makes them: without punctuation, with hyphens for spaces.
     assert anchors == {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+
     assert all((report_dir / path).is_file() for path in linked)
 
 
@@ -196,6 +206,7 @@ def test_a_missing_part_leaves_out_its_headings_only(results, missing):
             "## Systems in replay",
             "## Proposers",
             "## Verifiers",
+            "## Calibration",
             "## Accept rate by action type",
             "## Declared contrasts",
             "## Threshold explorer",

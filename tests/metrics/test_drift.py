@@ -47,6 +47,19 @@ def test_intervals_are_those_of_fits_to_resampled_tasks():
         assert (value.low, value.high) == pytest.approx(expected[:, j], abs=0.12 * width)
 
 
+@pytest.mark.parametrize(("slope", "shift"), [(1.0, 0.0), (1.5, 3.0)])
+def test_draws_spread_as_statsmodels_clustered_errors_say(slope, shift):
+    rows = place(8, tasks=500, slope=slope, shift=shift)
+    design = sm.add_constant(special.logit(rows.p_accept))
+    fitted = sm.Logit(rows.acceptable, design).fit(
+        disp=0, cov_type="cluster", cov_kwds={"groups": rows.clusters, "use_correction": False}
+    )
+    found = np.cov(line_of(rows, num_resamples=8000).draws[:, [2, 1]].T)
+    # A variance of 8,000 draws has a standard error of 1.6 %; resampling also varies the curvature.
+    spread = np.sqrt(np.outer(*[np.diag(fitted.cov_params())] * 2))
+    assert found / spread == pytest.approx(fitted.cov_params() / spread, abs=0.08)
+
+
 def test_totals_of_many_tasks_are_drawn_as_if_the_tasks_were(monkeypatch):
     places = {"a": place(3, tasks=400), "b": place(4, tasks=400, slope=0.8)}
     one = calibration_lines(places, rng=np.random.default_rng(0), num_resamples=8000)

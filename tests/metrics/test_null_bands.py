@@ -11,6 +11,7 @@ from specact_rl.metrics.null_bands import (
     calibration_null_band,
     clustered_calibration_test,
     consistency_band,
+    residual_correlation,
     spiegelhalter_test,
 )
 
@@ -155,12 +156,35 @@ def test_spiegelhalter_is_mapies():
         assert found.p_value == pytest.approx(2 * min(upper, 1 - upper))
 
 
-def test_spiegelhalter_of_clusters_by_hand():
-    # Terms (y - p)(1 - 2p): .9 * .8 = .72, -.1 * .8 = -.08, -.2 * .6 = -.12. Clusters: .64, -.12.
-    # z = .52 / sqrt(.64^2 + .12^2)
-    found = spiegelhalter_test([0.1, 0.1, 0.2], [1, 0, 0], ["a", "a", "b"])
-    assert found.statistic == pytest.approx(0.52 / np.hypot(0.64, 0.12))
-    assert (found.num_clusters, found.n) == (2, 3)
+def test_correlation_and_spiegelhalter_of_clusters_by_hand():
+    # p = 1/5 throughout: s = 2/5, residuals 4/5 or -1/5. One cluster of two right, one of two
+    # wrong: ordered pairs 2 * 16/25 + 2 * 1/25 = 34/25, over 4 * 4/25: cut at 1.
+    p, clusters = [0.2] * 4, ["a", "a", "b", "b"]
+    assert residual_correlation(p, [1, 1, 0, 0], clusters) == 1.0
+    # Right and wrong in each: 4 * -4/25 < 0.
+    assert residual_correlation(p, [1, 0, 1, 0], clusters) == 0.0
+    # A third row in a, wrong: a has (7/5)^2 - 33/25 = 16/25, b 2/25, of 6 * 4/25 and 2 * 4/25.
+    p, clusters, y = [0.2] * 5, ["a", "a", "a", "b", "b"], [1, 1, 0, 0, 0]
+    correlation = residual_correlation(p, y, clusters)
+    assert correlation == pytest.approx(18 / 32)
+    # z = (.8 + .8 - .2 * 3) * .6 over variance .36 * .16 * (5 (1 - r) + r (9 + 4)).
+    found = spiegelhalter_test(p, y, clusters)
+    variance = 0.36 * 0.16 * (5 * 14 / 32 + 13 * 18 / 32)
+    assert found.statistic == pytest.approx(0.6 / np.sqrt(variance))
+    assert (found.num_clusters, found.n, found.correlation) == (2, 5, correlation)
+
+
+def test_tests_of_clusters_of_one_row_are_those_of_independent_rows():
+    p, y = rows(400, power=1.2)
+    each = np.arange(400)
+    assert residual_correlation(p, y, each) == 0.0
+    assert spiegelhalter_test(p, y, each).statistic == spiegelhalter_test(p, y).statistic
+    band = calibration_null_band(
+        p, y, rng=np.random.default_rng(0), binning="equal_mass", num_draws=4000
+    )
+    found = clustered_calibration_test(p, y, each, rng=np.random.default_rng(1), num_draws=4000)
+    assert found.statistic == pytest.approx(band.observed)
+    assert found.p_value == pytest.approx(band.p_value, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +210,7 @@ def dependent_rows(seed):
     return p, np.where(tasks % 2, one, each) < p, tasks
 
 
-def test_clustered_tests_nearly_hold_their_level_where_that_of_independent_rows_does_not():
+def test_clustered_tests_hold_their_level_where_that_of_independent_rows_does_not():
     rng = np.random.default_rng(0)
     data = [dependent_rows(seed) for seed in range(400)]
     clustered = [clustered_calibration_test(*d, rng=rng, num_draws=500).p_value for d in data]
@@ -195,10 +219,13 @@ def test_clustered_tests_nearly_hold_their_level_where_that_of_independent_rows_
         for d in data
     ]
     z = [spiegelhalter_test(*d).p_value for d in data]
-    # Few tasks in a bin: 0.07 and 0.08 in 4,000 data sets, +- 3 standard errors of 0.013.
-    assert np.mean(np.array(clustered) <= 0.05) == pytest.approx(0.07, abs=0.04)
-    assert np.mean(np.array(z) <= 0.05) == pytest.approx(0.08, abs=0.04)
+    # 0.05 +- 3 standard errors of 0.011.
+    assert np.mean(np.array(clustered) <= 0.05) == pytest.approx(0.05, abs=0.033)
+    assert np.mean(np.array(z) <= 0.05) == pytest.approx(0.05, abs=0.033)
     assert np.mean(np.array(plain) <= 0.05) > 0.5
+    # p-values of a true hypothesis are uniform: 1/2 +- 3 standard errors of 0.015.
+    assert np.mean(clustered) == pytest.approx(0.5, abs=0.045)
+    assert np.mean(z) == pytest.approx(0.5, abs=0.045)
 
 
 def test_clustered_test_finds_overconfidence_and_needs_two_clusters():

@@ -46,8 +46,8 @@ ECES = {
 }
 CALIBRATORS = {
     "none": "raw score",
-    "chosen": "as chosen for the gate",
-    "prior_shift": "prior shift, trained half and half",
+    "chosen": "chosen by rule",
+    "prior_shift": "prior shift (trained half and half)",
 }
 PLACES = {
     "splits": "from the calibration tasks that chose its threshold to the test tasks",
@@ -55,7 +55,7 @@ PLACES = {
     "families": "from families that were trained on to families that were held out",
 }
 FOR_WORDS = {
-    "select": "calibration (chose the threshold)",
+    "select": "calibration",
     "test": "test",
     "proposals of cheap": "test, cheap proposer",
     "proposals of cheap_dpo": "test, DPO proposer",
@@ -69,7 +69,7 @@ def calibration_section(results: JSON) -> Section | None:
     blocks: list[Block | None] = [
         Findings(items=items) if items else None,
         reliability(results),
-        _metrics(rows(found, "verifiers")),
+        *_metrics(rows(found, "verifiers")),
         other_reliabilities(results),
         _parts(part(found, "parts")),
         _drift(rows(found, "drift")),
@@ -94,8 +94,8 @@ def _of_parts(found: JSON) -> Iterator[Finding]:
     name, noted = of["system"], [row for row in tested if row["p_value"] <= ALPHA]
     evidence = (
         f"{len(tested)} parts of at least {of['min_rows']} proposals were tested: by action type, "
-        f"tool, step and family. {_many(len(noted), 'has', 'have')} p at most {ALPHA}, of which "
-        f"{_many(len(off), 'survives', 'survive')} Holm's correction over all {len(tested)}."
+        f"tool, step and family. p is at most {ALPHA} in {len(noted)} of them, after Holm's "
+        f"correction over all {len(tested)} in {len(off)}."
     )
     if off:
         told = [f"{_part_name(row)} {_too(metric(row, 'gap'))}" for row in off[:6]]
@@ -140,10 +140,11 @@ def _of_drift(found: JSON) -> Iterator[Finding]:
             status=status,
             claim=text,
             evidence=(
-                f"Observed less promised: {say_points(first)} there, n = {_rows(first)}, and "
-                f"{say_points(second)} here, n = {_rows(second)}: a change of {say_points(gap)}. "
-                f"Slope on log-odds {say(metric(part(row, 'second'), 'slope'), most=2)}, a change "
-                f"of {say(slope, most=2, signed=True)}."
+                f"Observed less promised: {_place(row['from'])} {say_points(first)}, n = "
+                f"{_rows(first)}; {_place(row['to'])} {say_points(second)}, n = {_rows(second)}; a "
+                f"change of {say_points(gap)}. Slope on log-odds "
+                f"{say(metric(part(row, 'second'), 'slope'), most=2)}, a change of "
+                f"{say(slope, most=2, signed=True)}."
             ),
         )
 
@@ -154,27 +155,27 @@ def _of_calibrators(found: JSON) -> Iterator[Finding]:
     row = next((r for r in rows(found, "recalibration") if r["system"] == main), None)
     if row is None or not row["rows"]:
         return
-    named = {r["name"]: metric(r, "minus_chosen") for r in row["rows"] if r.get("minus_chosen")}
+    named = {r["name"]: metric(r, "minus_own") for r in row["rows"] if r.get("minus_own")}
+    own = _calibrator(row["chosen_for_gate"])
     better = [_calibrator(name) for name, m in named.items() if direction(m) == "below"]
     worse = [_calibrator(name) for name, m in named.items() if direction(m) == "above"]
     raw = named.get("none")
-    evidence = (
-        f"Held-out log loss on {row['n']} calibration proposals, tasks in five folds. "
-        + (f"Less than as chosen: {listed(better)}. " if better else "")
-        + (f"More: {listed(worse)}. " if worse else "")
-        + (f"The raw score: {say(raw, 'nats', most=3, signed=True)}." if raw else "")
-    )
+    evidence = f"Held-out log loss on {row['n']} calibration proposals, tasks in five folds."
     if better:
-        status: Status = "against"
-        text = f"Another calibrator than the one chosen by rule does better on {main}'s scores."
-    else:
-        status = "open"
-        text = f"It is not shown that another calibrator would do better on {main}'s scores."
-    yield Finding(status=status, claim=text, evidence=evidence.strip())
+        evidence += f" Less than {own}: {listed(better)}."
+    if worse:
+        evidence += f" More: {listed(worse)}."
+    if raw is not None:
+        evidence += f" The raw score: {say(raw, 'nats', most=3, signed=True)}."
+    status: Status = "against" if better else "open"
+    text = f"It is not shown that another calibrator than {own} would suit {main}'s scores better."
+    if better:
+        text = f"Another calibrator than {own}, which the gate has, suits {main}'s scores better."
+    yield Finding(status=status, claim=text, evidence=evidence)
 
 
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count or 'none'} {one if count == 1 else more}".capitalize()
+def _place(name: str) -> str:
+    return FOR_WORDS.get(name, name)
 
 
 def _too(gap: MetricValue | None) -> str:
@@ -204,10 +205,36 @@ def _rows(m: MetricValue | None) -> int | str:
 # ---------------------------------------------------------------- tables
 
 
-def _metrics(found: Sequence[JSON]) -> Table | None:
+def _metrics(found: Sequence[JSON]) -> list[Table]:
+    """Errors by bins with their null bands, and what needs no bins."""
     if not found:
-        return None
-    return table(
+        return []
+    who = [
+        (words(verifier_title(str(row["name"]))), words(row["system"]), words(row["n"]))
+        for row in found
+    ]
+    by_bins = table(
+        ("verifier", "system", "n", *ECES.values(), "p, tasks dependent", "correlation"),
+        [
+            (
+                *whose,
+                *(_band(part(row, "bands", name)) for name in ECES),
+                _test(part(row, "clustered_test")),
+                _correlation(part(row, "clustered_test")),
+            )
+            for whose, row in zip(who, found, strict=True)
+        ],
+        caption=(
+            "Test split, each gate's own calibrator. Below each error: the range that right "
+            "probabilities give on these proposals if labels are independent, and the share of "
+            "such data sets that look as bad. All but the debiased ECE are biased upwards: hold "
+            "each against its range, never against 0. Correlation: how alike the labels of one "
+            "task are beyond their probabilities; p, tasks dependent: the question of the "
+            "equal-mass ECE with it."
+        ),
+        num_words=2,
+    )
+    without = table(
         (
             "verifier",
             "system",
@@ -215,39 +242,38 @@ def _metrics(found: Sequence[JSON]) -> Table | None:
             "observed − promised, points",
             "slope",
             "intercept",
-            *ECES.values(),
-            "p, tasks dependent",
             "Spiegelhalter z",
             "log loss",
+            "reliability",
+            "resolution",
             "AUPRC",
         ),
         [
             (
-                words(verifier_title(str(row["name"]))),
-                words(row["system"]),
-                words(row["n"]),
+                *whose,
                 points(metric(row, "gap")),
                 cell(metric(row, "slope"), most=2),
                 cell(metric(row, "intercept"), most=2, signed=True),
-                *(_band(part(row, "bands", name)) for name in ECES),
-                _test(part(row, "clustered_test")),
                 _spiegelhalter(part(row, "spiegelhalter")),
                 words(fixed(row["log_loss"], 3)),
+                words(fixed(row["brier"]["reliability"], 4)),
+                words(fixed(row["brier"]["resolution"], 4)),
                 cell(metric(row, "auprc")),
             )
-            for row in found
+            for whose, row in zip(who, found, strict=True)
         ],
         caption=(
-            "Test split, each gate's own calibrator. Below an ECE: the range that right "
-            "probabilities give on these proposals if labels are independent, and the share of "
-            "such data sets that look as bad. All but the debiased ECE are biased upwards; hold "
-            "each against its range, never against 0. p, tasks dependent: the same question of "
-            "the equal-mass ECE with the steps of a task taken as dependent. Slope below 1: too "
-            "extreme. Spiegelhalter: needs no bins; above 0 overconfident; its p is below it. "
-            "AUPRC: chance is the share acceptable."
+            "How they are off. Observed less promised: above 0 the probabilities are too low. "
+            "Slope and intercept: of the label's log-odds on those of the probability; right are 1 "
+            "and 0, a slope below 1 is too extreme. Spiegelhalter: is the Brier score what the "
+            "probabilities promise? Above 0 overconfident. Reliability (lower is better) and "
+            "resolution (higher) are terms of the Brier score, in ten bins of equal mass. AUPRC: "
+            "chance is the share acceptable. Intervals and tests take the steps of a task as "
+            "dependent."
         ),
         num_words=2,
     )
+    return [by_bins, without]
 
 
 def _band(band: JSON) -> Cell:
@@ -272,6 +298,11 @@ def _test(test: JSON) -> Cell:
     if not test or test.get("p_value") is None:
         return Cell(main=DASH, note=test.get("note") if test else None)
     return Cell(main=p_value(test["p_value"]) or DASH, note=test.get("note"))
+
+
+def _correlation(test: JSON) -> Cell:
+    found = test.get("correlation") if test else None
+    return words(None if found is None else fixed(found, 2))
 
 
 def _spiegelhalter(test: JSON) -> Cell:
@@ -358,18 +389,18 @@ def _drift(found: Sequence[JSON]) -> Table | None:
             "system",
             "from",
             "to",
-            "observed − promised there, points",
-            "here, points",
-            "change, points",
-            "slope there",
-            "here",
+            "observed − promised, points: from",
+            "to",
+            "change",
+            "slope: from",
+            "to",
             "change",
         ),
         [
             (
                 words(row["system"]),
-                words(FOR_WORDS.get(row["from"], row["from"])),
-                words(FOR_WORDS.get(row["to"], row["to"])),
+                words(_place(row["from"])),
+                words(_place(row["to"])),
                 _gap(part(row, "first")),
                 _gap(part(row, "second")),
                 points(metric(part(row, "difference"), "gap")),
@@ -407,7 +438,7 @@ def _calibrators(found: Sequence[JSON], main: JSON | None) -> Table | None:
         (
             "calibrator",
             "log loss",
-            "minus as chosen",
+            f"minus {_calibrator(row['chosen_for_gate'])}",
             "Brier",
             "debiased ECE",
             "p, tasks dependent",
@@ -418,7 +449,7 @@ def _calibrators(found: Sequence[JSON], main: JSON | None) -> Table | None:
             (
                 words(_calibrator(str(r["name"]))),
                 cell(metric(r, "log_loss")),
-                cell(metric(r, "minus_chosen"), signed=True),
+                cell(metric(r, "minus_own"), signed=True),
                 cell(metric(r, "brier")),
                 _band(part(r, "band")),
                 words(p_value(r.get("p_value"))),
@@ -432,8 +463,8 @@ def _calibrators(found: Sequence[JSON], main: JSON | None) -> Table | None:
             f"it was not fitted on, n = {row['n']}: each fifth of the tasks is tested with a "
             "calibrator fitted on half of the others and a threshold chosen on the other half, so "
             "that no row is in two of the three. The test split is not used. The gate's own is "
-            f"{row.get('chosen_for_gate')}, fitted on more tasks. Log loss in nats; intervals over "
-            "tasks."
+            f"{_calibrator(row['chosen_for_gate'])}, fitted on more tasks. Chosen by rule: what "
+            "cross-validation within the fitted half takes, as for the gate. Log loss in nats."
         ),
     )
 

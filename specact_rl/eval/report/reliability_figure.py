@@ -17,7 +17,7 @@ NUM_COLUMNS = 3
 TICKS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 BAND = (
     "Grey: where each bin lies in 95 % of data sets if the probabilities are right and the labels "
-    "independent; of ten bins about one in two data sets has one outside."
+    "independent; of ten bins one or more is outside in 4 of 10 such data sets."
 )
 
 
