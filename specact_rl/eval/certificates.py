@@ -195,10 +195,11 @@ def _band(test: Judgements, rng: np.random.Generator) -> list[dict[str, float]]:
 
 
 def _counts(rows: Judgements) -> dict[str, int]:
+    scored = rows.scored.codes
     return {
         "n": rows.codes.size,
-        "num_scored": rows.scored.codes.size,
-        "num_tasks": cluster_codes(rows.codes, rows.codes.size)[1],
+        "num_scored": scored.size,
+        "num_tasks": cluster_codes(scored, scored.size)[1],
     }
 
 

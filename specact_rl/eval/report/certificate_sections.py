@@ -29,10 +29,10 @@ HOW_TO_READ = (
     "Three promises about new tasks like those of calibration. Exact: the share wrong among "
     "accepted steps, one step drawn from each task. Whole tasks: the share wrong among the "
     "accepted steps of a task, averaged over tasks that have one. In expectation: the share of a "
-    "task's steps that are accepted and wrong, on average over calibrations too; a gate that accepts "
-    "little keeps it, whatever it accepts. A promise made in replay does not carry over to live "
-    "episodes: there an accepted mistake changes the steps that follow, so that they are no longer "
-    "like those of calibration."
+    "task's steps that are accepted and wrong, on average over calibrations too; a gate that "
+    "accepts little keeps it, whatever it accepts. A promise made in replay does not carry over "
+    "to live episodes: there an accepted mistake changes the steps that follow, so that they are "
+    "no longer like those of calibration."
 )
 
 
@@ -121,9 +121,9 @@ def certificates_table(found: list[JSON]) -> Table | None:
             "Every promise that the calibration tasks allow, and what its threshold does on the "
             "test split, which chose nothing (95 % intervals over tasks). Each line is a promise "
             f"by itself: with confidence {_confidence(found)} % none of the first two kinds is "
-            "wrong, taken alone. What is promised is to be held against at most; the share wrong "
-            "among all accepted steps is promised by none of them, as tasks have different "
-            "numbers of steps."
+            "broken, taken alone. What is promised is to be held against at most. Wrong among "
+            "accepted counts steps, so that long tasks weigh more; where all tasks have one step "
+            "it is what the first promise is about."
         ),
         num_words=2,
     )
