@@ -30,6 +30,8 @@ POWER = 0.8
 
 LEAST_SHARE = 0.1
 """Of the rows that the threshold accepts which more tasks are to certify."""
+MOST_TIMES = 100
+"""As many tasks as there are; where it takes more, the share is not told from the target."""
 NUM_CUTS = 50
 """Thresholds that are tried for it."""
 
@@ -56,7 +58,7 @@ class Feasibility:
     tasks_needed: int | None
     """About how many tasks in all would certify some threshold with probability `POWER`, if the
     observed shares of wrong rows are the true ones; None if it is certified, or no threshold that
-    accepts a tenth has a share below the target."""
+    accepts a tenth has a share clearly below the target."""
     message: str
     """The verdict in plain words."""
 
@@ -169,13 +171,15 @@ def _feasibility(
         oracle_accept_rate=min(1.0, (1.0 - base_risk) / (1.0 - target_risk)),
         met_accept_rate=float(cuts.counts[met[-1]] / cuts.n) if met.size else 0.0,
         choice=choice,
-        tasks_needed=(None if choice.feasible else _tasks_needed(cuts, target_risk, delta)),
+        tasks_needed=(
+            None if choice.feasible else _tasks_needed(cuts, num_tasks, target_risk, delta)
+        ),
         message="",
     )
     return replace(found, message=_say(found))
 
 
-def _tasks_needed(cuts: Cuts, target_risk: float, delta: float) -> int | None:
+def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) -> int | None:
     """Fewest tasks over thresholds that accept at least a tenth.
 
     There a walk starts when there are tasks enough; below, shares are of too few rows.
@@ -188,7 +192,7 @@ def _tasks_needed(cuts: Cuts, target_risk: float, delta: float) -> int | None:
     risks = (cuts.errors[tried] + 0.5) / (cuts.counts[tried] + 1.0)
     needed = accepted_needed(risks, target_risk, delta, power=POWER)
     fewest = float((needed / (cuts.counts[tried] / cuts.n)).min())
-    return None if math.isinf(fewest) else math.ceil(fewest)
+    return None if fewest > MOST_TIMES * num_tasks else math.ceil(fewest)
 
 
 def _say(found: Feasibility) -> str:
@@ -215,7 +219,7 @@ def _say(found: Feasibility) -> str:
 
 def _say_needed(found: Feasibility) -> str:
     if found.tasks_needed is None:
-        return "more tasks would not help: no threshold that accepts a tenth has a lower one"
+        return "more tasks would hardly help: no threshold that accepts a tenth is clearly below it"
     if not found.more_tasks:
         return "so many tasks certify one in four of five draws, and this draw is of the fifth"
     return f"about {found.more_tasks} more tasks would certify one in four of five draws"
