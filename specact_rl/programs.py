@@ -1,4 +1,4 @@
-"""Where the recipes and data builders are: in the checkout, else the copy that the wheel carries.
+"""Where recipes, data builders and evaluate modules are: the checkout, else the wheel's copy.
 
 Knows files only; it neither imports nor runs a program.
 """
@@ -13,8 +13,9 @@ from typing import Literal, get_args
 
 from specact_rl.errors import ConfigError
 
-ProgramKind = Literal["recipes", "data_builders"]
-"""Name of the folder a program lies in."""
+ProgramKind = Literal["recipes", "data_builders", "evaluate_modules"]
+"""Name of the folder a program lies in. Those of `evaluate_modules` are not run but loaded by path,
+`evaluate.load(PATH)`, and each lies in a folder of its own name, as that library wants it."""
 PROGRAM_KINDS: tuple[ProgramKind, ...] = get_args(ProgramKind)
 
 
@@ -46,7 +47,7 @@ def list_programs() -> list[Program]:
     return [
         Program(kind=kind, name=path.stem, path=path, summary=_summary(path))
         for kind in PROGRAM_KINDS
-        for path in sorted((root / kind).glob("*.py"))
+        for path in _scripts(root / kind)
     ]
 
 
@@ -60,11 +61,11 @@ def find_program(kind: ProgramKind, name: str) -> Path:
     Raises:
         ConfigError: There is no such program; the message lists those there are.
     """
-    path = programs_root() / kind / f"{name}.py"
-    if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.py"))
-        raise ConfigError(f"{path.parent} has no program {name!r}; it has {known!r}")
-    return path
+    folder = programs_root() / kind
+    known = {path.stem: path for path in _scripts(folder)}
+    if name not in known:
+        raise ConfigError(f"{folder} has no program {name!r}; it has {sorted(known)!r}")
+    return known[name]
 
 
 def default_config(recipe: str) -> Path:
@@ -93,6 +94,12 @@ def copy_programs(dest: Path) -> list[Path]:
     for source, target in targets.items():
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     return list(targets.values())
+
+
+def _scripts(folder: Path) -> list[Path]:
+    """Programs of one kind by name: files, and files in a folder of their own name."""
+    nested = [path for path in folder.glob("*/*.py") if path.stem == path.parent.name]
+    return sorted([*folder.glob("*.py"), *nested])
 
 
 def _summary(path: Path) -> str:

@@ -89,7 +89,7 @@ def test_modules_were_found():
     assert {"specact_rl", "specact_rl.cli", "specact_rl.types"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("folder", ["specact_rl", "recipes", "data_builders"])
+@pytest.mark.parametrize("folder", ["specact_rl", "recipes", "data_builders", "evaluate_modules"])
 def test_nothing_prints_but_the_command_line(folder):
     offenders = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
