@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy import special
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.certificates import TARGETS, Judgements, certificate_row, selecting
+from specact_rl.eval.certificates import certificates as whole_row
 from specact_rl.eval.report.certificate_sections import certificates_section
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.policy.fitting import fit_gate
@@ -185,3 +187,20 @@ def test_the_page_shows_only_promises_that_are_made(row):
 
 def test_a_page_without_certificates_has_no_section():
     assert certificates_section({"replay": {}}) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_odd_and_equal_rows_have_numbers_or_notes_and_no_warning():
+    rng = np.random.default_rng(0)
+
+    def few():
+        n = int(rng.integers(1, 30))
+        p = rng.random(n).round(int(rng.integers(0, 3)))
+        p[1:][rng.random(n - 1) < 0.2] = np.nan
+        y = rng.random(n) < rng.choice([0.0, 0.5, 1.0])
+        return Judgements(p_accept=p, acceptable=y, codes=rng.integers(n, size=n) // 3)
+
+    for threshold in (None, 0.0, 0.5, 1.0):
+        for _ in range(25):
+            found = whole_row(few(), few(), SimpleNamespace(threshold=threshold, seed=0), rng)
+            json.dumps(found, default=asdict, allow_nan=False)

@@ -325,6 +325,7 @@ def test_shuffling_rows_moves_no_task_certificate():
         assert choose(order).threshold == choose(np.arange(p.size)).threshold
 
 
+@pytest.mark.filterwarnings("ignore:Fixed sequence testing requires")
 def test_mapie_certifies_the_same_threshold():
     # Its p-value for counts is the smaller of Hoeffding's and the exact one, which is ours.
     rng = np.random.default_rng(5)
