@@ -249,7 +249,8 @@ def _add_rule_arguments(group: argparse._ArgumentGroup) -> None:
         "--rule",
         default="target_risk",
         choices=RULES,
-        help="target_risk unless you have a reason (default: target_risk)",
+        help="target_risk, or task_risk where tasks have several rows, of which it makes more "
+        "(default: target_risk)",
     )
     group.add_argument(
         "--target-risk",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,11 @@ from specact_rl.metrics.task_loss import RiskOf, TaskCounts
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.gates import Gate, decide
+from specact_rl.policy.systems import System
 from specact_rl.policy.thresholds import TargetCertificates, ThresholdChoice, certify
+
+if TYPE_CHECKING:
+    from specact_rl.eval.evaluate import Outcomes
 
 TARGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
 DELTA = 0.1
@@ -48,6 +52,27 @@ class Judgements:
         return cls(
             p_accept=run.p_accept[rows],
             acceptable=run.offered[rows] == 1.0,
+            codes=codes[rows],
+        )
+
+    @classmethod
+    def of_scores(
+        cls, gate: Gate, outcomes: Outcomes, verifier: str, *, selects: bool = False
+    ) -> Judgements:
+        """What a verifier says of the cheap model's first proposals, where there is no system.
+
+        Args:
+            gate: Its calibrator is used.
+            outcomes: Of one split.
+            verifier: Key of its scores.
+            selects: Of the rows of `selecting` alone, for the calibration split.
+        """
+        labels = outcomes.columns["cheap"].acceptable[:, 0]
+        codes, _ = cluster_codes(outcomes.table.task_ids, labels.size)
+        rows = known(labels) & selecting(gate, codes) if selects else known(labels)
+        return cls(
+            p_accept=gate.p_accept(outcomes.judged[verifier, "cheap"].log_odds[:, 0])[rows],
+            acceptable=labels[rows] == 1.0,
             codes=codes[rows],
         )
 
@@ -92,36 +117,63 @@ def certificate_rows(
         if name not in runs:
             continue
         before, after = calibration_runs[name], runs[name]
-        selects = ~fitting_half(then, np.random.default_rng(gate.seed))
-        labelled = known(before.offered, strong_then)
-        chosen_on = Judgements.of(before, then, selects & labelled)
-        _check_same_rows(name, gate, chosen_on)
-        measured_on = Judgements.of(after, now, known(after.offered))
-        if not chosen_on.scored.codes.size or not measured_on.scored.codes.size:
-            continue
-        rows.append(
-            {
-                "system": name,
-                "verifier": after.system.verifier,
-                "proposer": after.system.proposer,
-                "delta": DELTA,
-                **certificates(chosen_on, measured_on, gate, own),
-            }
+        row = certificate_row(
+            after.system,
+            gate,
+            Judgements.of(before, then, selecting(gate, then) & known(before.offered, strong_then)),
+            Judgements.of(after, now, known(after.offered)),
+            own,
+
         )
+        rows += [row] if row is not None else []
     return rows
+
+
+def selecting(gate: Gate, codes: IntArray) -> BoolArray:
+    """Calibration rows of the half of the tasks that chose the gate's threshold, shape (n,).
+
+    Args:
+        gate: Which names the seed of its halves.
+        codes: Task number of every calibration row, unlabelled ones too.
+    """
+    return ~fitting_half(codes, np.random.default_rng(gate.seed))
+
+
+def certificate_row(
+    system: System,
+    gate: Gate,
+    chosen_on: Judgements,
+    measured_on: Judgements,
+    rng: np.random.Generator,
+) -> dict[str, Any] | None:
+    """Certificates of one gated system as JSON; None where there is nothing to go by.
+
+    Args:
+        system: Whose gate it is.
+        gate: As it stands.
+        chosen_on: What thresholds are chosen on: the rows of `selecting` with a label.
+        measured_on: What they are measured on; chooses nothing.
+        rng: Of the band of the risk-coverage curve.
+
+    Raises:
+        ConfigError: `chosen_on` is not what the gate's threshold was chosen on.
+    """
+    _check_same_rows(system.name, gate, chosen_on)
+    if not chosen_on.scored.codes.size or not measured_on.scored.codes.size:
+        return None
+    return {
+        "system": system.name,
+        "verifier": system.verifier,
+        "proposer": system.proposer,
+        "delta": DELTA,
+        **certificates(chosen_on, measured_on, gate, rng),
+    }
 
 
 def certificates(
     chosen_on: Judgements, measured_on: Judgements, gate: Gate, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Certificates of one verifier as JSON.
-
-    Args:
-        chosen_on: What thresholds are chosen on; nothing that the calibrator was fitted on.
-        measured_on: What they are measured on; chooses nothing.
-        gate: The gate as it stands, for its own errors.
-        rng: Of the band of the risk-coverage curve.
-    """
+    """What one verifier could promise, and what it comes to; arguments as `certificate_row`."""
     select, test = chosen_on.scored, measured_on.scored
     areas = risk_areas(test.p_accept, test.acceptable, test.codes)
     own = gate_errors(
@@ -195,10 +247,11 @@ def _band(test: Judgements, rng: np.random.Generator) -> list[dict[str, float]]:
 
 
 def _counts(rows: Judgements) -> dict[str, int]:
+    scored = rows.scored.codes
     return {
         "n": rows.codes.size,
-        "num_scored": rows.scored.codes.size,
-        "num_tasks": cluster_codes(rows.codes, rows.codes.size)[1],
+        "num_scored": scored.size,
+        "num_tasks": cluster_codes(scored, scored.size)[1],
     }
 
 

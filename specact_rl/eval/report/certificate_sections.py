@@ -29,10 +29,10 @@ HOW_TO_READ = (
     "Three promises about new tasks like those of calibration. Exact: the share wrong among "
     "accepted steps, one step drawn from each task. Whole tasks: the share wrong among the "
     "accepted steps of a task, averaged over tasks that have one. In expectation: the share of a "
-    "task's steps that are accepted and wrong, on average over calibrations too; a gate that accepts "
-    "little keeps it, whatever it accepts. A promise made in replay does not carry over to live "
-    "episodes: there an accepted mistake changes the steps that follow, so that they are no longer "
-    "like those of calibration."
+    "task's steps that are accepted and wrong, on average over calibrations too; a gate that "
+    "accepts little keeps it, whatever it accepts. A promise made in replay does not carry over "
+    "to live episodes: there an accepted mistake changes the steps that follow, so that they are "
+    "no longer like those of calibration."
 )
 
 
@@ -57,29 +57,36 @@ def certificates_section(results: JSON) -> Section | None:
 def feasibility_table(found: list[JSON]) -> Table:
     """By system and target: how much can be accepted, certified, in hindsight and at best."""
     targets = [target["target"] for target in found[0]["targets"]]
+    perfect: dict[tuple[str, ...], list[str]] = {}
+    for row in found:
+        best = tuple(_share(target["oracle_accept_rate"]) for target in row["targets"])
+        perfect.setdefault(best, []).append(str(row["system"]))
     return table(
         ("system", *(f"{_percent(target)} % wrong" for target in targets)),
-        [(words(row["system"]), *map(_feasible, row["targets"])) for row in found],
+        [(words(row["system"]), *map(_feasible, row["targets"])) for row in found]
+        + [
+            (Cell(main="perfect verifier", below=f"of {', '.join(names)}"), *map(words, best))
+            for best, names in perfect.items()
+        ],
         caption=(
             "Most that can be accepted, %, with so many wrong among the accepted: certified with "
-            f"confidence {_confidence(found)} %, a dash where nothing is; below, in hindsight: at "
-            "the observed share; perfect: by a verifier without mistakes; tasks: about how many "
-            "more would certify something in four of five draws, if the observed shares are the "
-            f"true ones. Calibration tasks that no calibrator was fitted on, n = {_tasks(found)}."
+            f"confidence {_confidence(found)} %, a dash where nothing is. Below it, in hindsight: "
+            "the most at an observed share within the target; and about how many more tasks would "
+            "certify something in four of five draws, if the observed shares are the true ones. A "
+            "perfect verifier makes no mistake in telling right from wrong. Calibration tasks that "
+            f"no calibrator was fitted on, n = {_tasks(found)}."
         ),
     )
 
 
 def _feasible(target: JSON) -> Cell:
     exact = next(c for c in target["certificates"] if c["method"] == "exact")
-    parts = [
-        f"in hindsight {_share(target['met_accept_rate'])}",
-        f"perfect {_share(target['oracle_accept_rate'])}",
-    ]
-    if target["more_tasks"]:
-        parts.append(f"tasks +{target['more_tasks']}")
     rate = exact["calibration_accept_rate"]
-    return Cell(main="–" if exact["threshold"] is None else _share(rate), below=", ".join(parts))
+    tasks = f", +{target['more_tasks']} tasks" if target["more_tasks"] else ""
+    return Cell(
+        main="–" if exact["threshold"] is None else _share(rate),
+        below=f"{_share(target['met_accept_rate'])}{tasks}",
+    )
 
 
 def certificates_table(found: list[JSON]) -> Table | None:
@@ -119,11 +126,11 @@ def certificates_table(found: list[JSON]) -> Table | None:
         ],
         caption=(
             "Every promise that the calibration tasks allow, and what its threshold does on the "
-            "test split, which chose nothing (95 % intervals over tasks). Each line is a promise "
-            f"by itself: with confidence {_confidence(found)} % none of the first two kinds is "
-            "wrong, taken alone. What is promised is to be held against at most; the share wrong "
-            "among all accepted steps is promised by none of them, as tasks have different "
-            "numbers of steps."
+            "test split, which chose nothing (95 % intervals over tasks). Lines of the first two "
+            f"kinds hold with confidence {_confidence(found)} % each, not all at once. What is "
+            "promised is to be held against at most. Wrong among "
+            "accepted counts steps, so that long tasks weigh more; where all tasks have one step "
+            "it is what the first promise is about."
         ),
         num_words=2,
     )

@@ -15,7 +15,9 @@ import numpy as np
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.calibration_report import calibration_rows
+from specact_rl.eval.certificates import Judgements, certificate_row
 from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.evaluate import Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.eval.log_outcomes import LogAnswers
 from specact_rl.eval.proposer_report import proposer_row
@@ -147,6 +149,20 @@ class AloneStudy(Study):
                 missing[name] = str(error)
         return gates, missing
 
+    def certificates(
+        self, gates: Mapping[str, Gate], test: Outcomes, rng: np.random.Generator
+    ) -> list[dict[str, Any]]:
+        """What each verifier could promise of the model's own answers."""
+        calibration, own = self.outcomes("calibration"), rng.spawn(1)[0]
+        rows = []
+        for name, gate in gates.items():
+            system = self.systems[name]
+            then = Judgements.of_scores(gate, calibration, str(system.verifier), selects=True)
+            now = Judgements.of_scores(gate, test, str(system.verifier))
+            row = certificate_row(system, gate, then, now, own)
+            rows += [row] if row is not None else []
+        return rows
+
     def evaluate(self) -> dict[str, Any]:
         """The model and the verifiers; no system."""
         test, gates = self.outcomes("test"), self.gates()
@@ -181,4 +197,6 @@ class AloneStudy(Study):
                 rng.spawn(1)[0],
                 calibration=self.outcomes("calibration"),
             ),
+            "certificates": self.certificates(gates, test, rng),
+
         }

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from specact_rl.metrics.resampling import Clusters, cluster_codes
 from specact_rl.policy.thresholds.bounds import (
     accepted_needed,
-    default_start_count,
     min_certifiable_count,
 )
 from specact_rl.policy.thresholds.certificates import (
@@ -27,6 +26,14 @@ from specact_rl.policy.thresholds.cuts import Cuts, ThresholdChoice, cuts_of
 
 POWER = 0.8
 """Chance that the tasks of `Feasibility.tasks_needed` certify the target."""
+
+
+LEAST_SHARE = 0.1
+"""Of the rows that the threshold accepts which more tasks are to certify."""
+MOST_TIMES = 100
+"""As many tasks as there are; where it takes more, the share is not told from the target."""
+NUM_CUTS = 50
+"""Thresholds that are tried for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +57,8 @@ class Feasibility:
     """The certified one, if there is one."""
     tasks_needed: int | None
     """About how many tasks in all would certify some threshold with probability `POWER`, if the
-    observed shares of wrong rows are the true ones; None if it is certified, or no share is below
-    the target."""
+    observed shares of wrong rows are the true ones; None if it is certified, or no threshold that
+    accepts a tenth has a share clearly below the target."""
     message: str
     """The verdict in plain words."""
 
@@ -173,17 +180,19 @@ def _feasibility(
 
 
 def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) -> int | None:
-    """Fewest tasks over the cuts that a walk would test."""
-    start = default_start_count(num_tasks, target_risk, delta) / num_tasks * cuts.n
-    first = min(int(np.searchsorted(cuts.counts, start)), cuts.counts.size - 1)
-    wanted = np.linspace(cuts.counts[first], cuts.counts[-1], 50)
-    tested = np.unique(np.searchsorted(cuts.counts, np.floor(wanted)))
-    rates = cuts.counts[tested] / cuts.n
-    needed = accepted_needed(
-        cuts.errors[tested] / cuts.counts[tested], target_risk, delta, power=POWER
-    )
-    fewest = float((needed / rates).min())
-    return None if math.isinf(fewest) else math.ceil(fewest)
+    """Fewest tasks over thresholds that accept at least a tenth.
+
+    There a walk starts when there are tasks enough; below, shares are of too few rows.
+    """
+    first = int(np.searchsorted(cuts.counts, LEAST_SHARE * cuts.n))
+    wanted = np.linspace(cuts.counts[first], cuts.counts[-1], NUM_CUTS)
+    tried = np.unique(np.searchsorted(cuts.counts, np.floor(wanted)))
+    # Jeffreys' estimate: the fewest over many cuts of the plain shares asks for several times
+    # too few, as the lowest of them are lucky.
+    risks = (cuts.errors[tried] + 0.5) / (cuts.counts[tried] + 1.0)
+    needed = accepted_needed(risks, target_risk, delta, power=POWER)
+    fewest = float((needed / (cuts.counts[tried] / cuts.n)).min())
+    return None if fewest > MOST_TIMES * num_tasks else math.ceil(fewest)
 
 
 def _say(found: Feasibility) -> str:
@@ -210,7 +219,7 @@ def _say(found: Feasibility) -> str:
 
 def _say_needed(found: Feasibility) -> str:
     if found.tasks_needed is None:
-        return "more tasks would not help, for none is below it"
+        return "more tasks would hardly help: no threshold that accepts a tenth is clearly below it"
     if not found.more_tasks:
         return "so many tasks certify one in four of five draws, and this draw is of the fifth"
     return f"about {found.more_tasks} more tasks would certify one in four of five draws"

@@ -130,7 +130,8 @@ def choose_by_cost(
     within = spent <= budget + SAME
     feasible = bool(within.any())
     if feasible:
-        best = np.flatnonzero(within & (totals >= totals[within].max() - SAME))[-1]
+        # Whatever accepts more costs no more, so the last is within the budget, too.
+        best = np.flatnonzero(totals >= totals[within].max() - SAME)[-1]
     else:
         best = np.int64(totals.size - 1)
     chosen = int(best) - 1

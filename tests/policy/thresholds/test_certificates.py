@@ -2,18 +2,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mapie.risk_control import BinaryClassificationController, precision
+from mapie.risk_control.fwer_control import FWERFixedSequenceTesting
 from scipy import special, stats
 
+from specact_rl.metrics.resampling import cluster_codes
+from specact_rl.metrics.task_loss import TaskCounts
 from specact_rl.policy.gates import decide
 from specact_rl.policy.thresholds import (
+    binomial_p_values,
     choose_by_accept_rate,
+    choose_by_conformal_risk,
     choose_by_target_risk,
+    choose_by_task_risk,
     choose_by_utility,
     default_start_count,
+    hoeffding_bentkus_p_values,
     max_errors_allowed,
     min_certifiable_count,
     one_row_per_cluster,
 )
+from specact_rl.policy.thresholds.certificates import CONTROLS, task_loss_path
+from specact_rl.policy.thresholds.cuts import cuts_of
 
 ROWS = st.lists(st.tuples(st.integers(0, 10), st.booleans()), min_size=1, max_size=30)
 
@@ -195,3 +205,143 @@ def test_one_row_per_cluster_draws_each_row_alike():
 def test_impossible_targets_are_refused(arguments):
     with pytest.raises(ValueError, match=r"must be in \(0, 1\)"):
         choose_by_target_risk([0.5], [1], **arguments)
+
+
+TASK_ROWS = st.lists(
+    st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 4)), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=TASK_ROWS, loss=st.sampled_from(["wrong_among_accepted", "wrong_share", "any_wrong"]))
+def test_losses_of_tasks_at_every_cut_are_those_of_a_loop(rows, loss):
+    p, y, tasks = (np.array([r[i] for r in rows]) for i in range(3))
+    p = p / 6
+    codes, num_tasks = cluster_codes(tasks, p.size)
+    path = task_loss_path(cuts_of(p, y), codes, num_tasks, loss)
+    for k, threshold in enumerate(np.unique(p)[::-1]):
+        total, units = 0.0, 0
+        for task in range(num_tasks):
+            mine = codes == task
+            accepted, wrong = mine & (p >= threshold), mine & (p >= threshold) & (y == 0)
+            if loss == "wrong_among_accepted":
+                units += accepted.any()
+                total += wrong.sum() / max(accepted.sum(), 1)
+            else:
+                units += 1
+                total += wrong.sum() / mine.sum() if loss == "wrong_share" else wrong.any()
+        assert path.total[k] == pytest.approx(total, abs=1e-9)
+        assert path.units[k] == units
+
+
+def some_tasks(rng, num_tasks=400, size=4, shift=1.5):
+    z = rng.normal(shift, 2, size=num_tasks * size)
+    return special.expit(z), rng.random(z.size) < special.expit(z), np.arange(z.size) // size
+
+
+@pytest.mark.parametrize("loss", ["wrong_among_accepted", "wrong_share", "any_wrong"])
+def test_a_certified_task_risk_passes_its_test_and_a_laxer_cut_was_not_to_be_had(loss):
+    p, y, tasks = some_tasks(np.random.default_rng(0))
+    choice = choose_by_task_risk(p, y, tasks, target_risk=0.1, loss=loss, num_steps=10_000)
+    counts = TaskCounts.of(decide(p, choice.threshold), y, tasks)
+    units = np.sum(counts.accepted > 0) if loss == "wrong_among_accepted" else 400
+    test = binomial_p_values if loss == "any_wrong" else hoeffding_bentkus_p_values
+    mean = counts.risk(loss).value
+    assert test(mean * units, units, 0.1) <= 0.1
+    below = np.sort(p[p < choice.threshold])[-1]
+    next_counts = TaskCounts.of(p >= below, y, tasks)
+    assert test(next_counts.risk(loss).value * units, units, 0.1) > 0.1
+    assert CONTROLS[loss] in choice.controls
+    assert f"mean loss {mean:.4f}" in choice.message
+
+
+def test_task_ids_of_one_row_each_make_the_two_ways_ask_for_the_same():
+    # Hoeffding-Bentkus knows less than the exact test of counts: it accepts less, and not nothing.
+    p, y, tasks = some_tasks(np.random.default_rng(1), num_tasks=1500, size=1)
+    exact = choose_by_target_risk(p, y, target_risk=0.1)
+    tasks_too = choose_by_task_risk(p, y, tasks, target_risk=0.1)
+    assert 0.8 * exact.num_accepted < tasks_too.num_accepted <= exact.num_accepted
+
+
+def test_too_few_tasks_certify_no_task_risk():
+    choice = choose_by_task_risk([0.9] * 60, [1] * 60, np.arange(60) // 3, target_risk=0.1)
+    assert choice.threshold is None
+    assert "at least 22 tasks, there are 20" in choice.message
+
+
+def test_a_hopeless_score_certifies_no_task_risk():
+    rng = np.random.default_rng(2)
+    p, tasks = rng.random(800), np.arange(800) // 4
+    choice = choose_by_task_risk(p, np.arange(800) % 2, tasks, target_risk=0.1)
+    assert choice.threshold is None
+    assert choice.num_accepted == 0
+    assert "strictest threshold tested; the gate accepts nothing" in choice.message
+
+
+def test_conformal_risk_is_kept_with_the_correction_for_the_next_task():
+    # Errors at places 1 and 3 of 9 rows, sorted: (errors + 1) / 10 <= 0.2 up to the third row.
+    p, y = np.linspace(0.9, 0.1, 9), np.array([1, 0, 1, 0, 1, 1, 1, 1, 1])
+    choice = choose_by_conformal_risk(p, y, target_risk=0.2)
+    assert choice.num_accepted == 3
+    assert choice.num_errors == 1
+    assert choice.threshold == pytest.approx(0.65)
+    everything = choose_by_conformal_risk(p, y, target_risk=0.3)
+    assert everything.threshold == 0.0
+
+
+def test_conformal_risk_of_tasks_counts_tasks():
+    p, y, tasks = some_tasks(np.random.default_rng(3))
+    for loss in ("wrong_share", "any_wrong"):
+        choice = choose_by_conformal_risk(p, y, target_risk=0.05, tasks=tasks, loss=loss)
+        mean = TaskCounts.of(decide(p, choice.threshold), y, tasks).risk(loss).value
+        assert (400 * mean + 1) / 401 <= 0.05
+    below = np.sort(p[p < choice.threshold])
+    lax = TaskCounts.of(p >= below[-4], y, tasks).risk("any_wrong").value
+    assert (400 * lax + 1) / 401 > 0.05
+
+
+def test_conformal_risk_with_too_few_rows_accepts_nothing_and_says_how_many_it_takes():
+    choice = choose_by_conformal_risk([0.9] * 8, [1] * 8, target_risk=0.1)
+    assert choice.threshold is None
+    assert "takes at least 9 of them, there are 8" in choice.message
+    assert choose_by_conformal_risk([0.9] * 9, [1] * 9, target_risk=0.1).num_accepted == 9
+
+
+def test_conformal_risk_refuses_a_loss_that_can_fall():
+    with pytest.raises(ValueError, match="never falls"):
+        choose_by_conformal_risk(
+            [0.5], [1], target_risk=0.1, tasks=["a"], loss="wrong_among_accepted"
+        )
+
+
+def test_shuffling_rows_moves_no_task_certificate():
+    rng = np.random.default_rng(4)
+    p, y, tasks = some_tasks(rng)
+    p, order = p.round(2), rng.permutation(p.size)
+    for choose in (
+        lambda o: choose_by_task_risk(p[o], y[o], tasks[o], target_risk=0.1),
+        lambda o: choose_by_conformal_risk(p[o], y[o], target_risk=0.05, tasks=tasks[o]),
+    ):
+        assert choose(order).threshold == choose(np.arange(p.size)).threshold
+
+
+@pytest.mark.filterwarnings("ignore:Fixed sequence testing requires")
+def test_mapie_certifies_the_same_threshold():
+    # Its p-value for counts is the smaller of Hoeffding's and the exact one, which is ours.
+    rng = np.random.default_rng(5)
+    p = special.expit(rng.normal(1, 2, size=1200))
+    y = (rng.random(1200) < p).astype(int)
+    grid = np.sort(p)[::-1][np.linspace(119, 1199, 40).astype(int)]
+    controller = BinaryClassificationController(
+        predict_function=lambda x: np.column_stack([1 - x[:, 0], x[:, 0]]),
+        risk=precision,
+        target_level=0.9,
+        confidence_level=0.9,
+        list_predict_params=grid,
+        fwer_method=FWERFixedSequenceTesting(),
+    ).calibrate(p[:, None], y)
+    cuts = cuts_of(p, y)
+    choice = choose_by_target_risk(p, y, target_risk=0.1, start_count=120, num_steps=40)
+    assert controller.valid_predict_params.min() == pytest.approx(
+        p[cuts.order[choice.num_accepted - 1]]
+    )
