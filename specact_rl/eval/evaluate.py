@@ -134,6 +134,7 @@ def calibrate(
             seed=seed,
             cost_weight=cost_weight,
             accept_rate=system.accept_rate,
+            of_difference=system.target == "difference",
         )
     return gates
 
@@ -188,11 +189,13 @@ def evaluate(
     reports = []
     for name, run in runs.items():
         gated = run.system.gated
+        # Systems with another target came later, and move no other interval.
+        own = rng if run.system.target == "acceptable" else rng.spawn(1)[0]
         row = system_report(
-            run, table, strong_only, rng, references[reference_key(run.system)] if gated else None
+            run, table, strong_only, own, references[reference_key(run.system)] if gated else None
         )
         row["families"] = family_rows(
-            on_all_families[name], on_all_families["A"], everything.table, rng
+            on_all_families[name], on_all_families["A"], everything.table, own
         )
         if name in gates:
             row |= {"threshold": gates[name].threshold, "gate_id": gates[name].gate_id}
@@ -292,6 +295,8 @@ def _verifiers(
         single = system.num_proposals == 1 and system.proposer is not None
         if not system.gated or not single or system.name not in gates or not test.has(system):
             continue
+        if system.target != "acceptable":
+            continue  # its scores are no probabilities of being right
         assert system.proposer is not None  # as it is gated
         assert system.verifier is not None
         report = verifier_report(

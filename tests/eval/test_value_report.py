@@ -263,7 +263,7 @@ def test_system_without_a_label_has_no_row():
         gates=parts.gates,
     )
     found = reports_of(bare)["replay"]
-    assert found["value"] == {"systems": [], "joint": None, "break_even": [], "second_runs": []}
+    assert not any(found["value"].values())
     assert value_section({"replay": found}) is None
 
 
