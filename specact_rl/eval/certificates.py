@@ -123,7 +123,6 @@ def certificate_rows(
             Judgements.of(before, then, selecting(gate, then) & known(before.offered, strong_then)),
             Judgements.of(after, now, known(after.offered)),
             own,
-
         )
         rows += [row] if row is not None else []
     return rows

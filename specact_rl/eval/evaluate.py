@@ -157,6 +157,7 @@ def calibrate(
             seed=seed,
             cost_weight=cost_weight,
             accept_rate=system.accept_rate,
+            of_difference=system.target == "difference",
         )
     return gates
 
@@ -324,17 +325,19 @@ def _systems(
     costs = relative_costs(every_run, strong_only, test.table.task_ids, of_costs, num_resamples)
     reports = []
     for (name, run), cost in zip(runs.items(), costs, strict=False):
+        # Systems with another target came later, and move no other interval.
+        own = rng if run.system.target == "acceptable" else rng.spawn(1)[0]
         row = system_report(
             run,
             test.table,
             strong_only,
             cost,
-            rng,
+            own,
             references[reference_key(run.system)] if run.system.gated else None,
             num_resamples,
         )
         row["families"] = family_rows(
-            on_all[name], on_all["A"], everything.table, rng, num_resamples
+            on_all[name], on_all["A"], everything.table, own, num_resamples
         )
         if name in gates:
             row |= {"threshold": gates[name].threshold, "gate_id": gates[name].gate_id}
@@ -403,6 +406,8 @@ def _verifiers(
         single = system.num_proposals == 1 and system.proposer is not None
         if not system.gated or not single or system.name not in gates or not test.has(system):
             continue
+        if system.target != "acceptable":
+            continue  # its scores are no probabilities of being right
         assert system.proposer is not None  # as it is gated
         assert system.verifier is not None
         report = verifier_report(

@@ -51,6 +51,9 @@ SHOWN_EVERY = 5
 GAPS = (0.5, 0.8, 0.95)
 """Shares of the gap between the two models at which CPT is given."""
 STRONG = "strong"
+DIFFERENCE_TARGETS = {"D-diff": "D", "D-diff-half": "D-half"}
+"""Systems whose verifiers learn C - S, and those whose learn C, by the same models of the same
+answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +136,7 @@ def value_report(parts: Parts, free: Collection[str], rng: np.random.Generator) 
         "joint": _joint(parts),
         "break_even": _break_even(parts),
         "second_runs": _second_runs(parts, codes),
+        "difference_target": _difference_target(parts, codes),
     }
 
 
@@ -191,6 +195,31 @@ def _joint(parts: Parts) -> dict[str, Any] | None:
         "only_strong": float((~c & s).mean()),
         "neither": float((~c & ~s).mean()),
     }
+
+
+def _difference_target(parts: Parts, codes: IntArray) -> list[dict[str, Any]]:
+    """A verifier trained on C - S beside the one on C: accuracy, and net of strong calls."""
+    found = []
+    same_models = DIFFERENCE_TARGETS
+    if "D-trees" in parts.runs:  # D's verifier is of another make
+        same_models = {"D-diff": "D-trees"}
+    for better, worse in same_models.items():
+        if better not in parts.gated() or worse not in parts.gated():
+            continue
+        a, b = parts.runs[better], parts.runs[worse]
+        worth = _call_worth(parts.gates[better])
+        calls = a.called.astype(np.float64) - b.called
+        found.append(
+            {
+                "better": better,
+                "worse": worse,
+                "accept_rates": [a.accept_rate, b.accept_rate],
+                "call_worth": worth,
+                "difference": _mean(a.acceptable - b.acceptable, codes),
+                "net_difference": _mean(a.acceptable - b.acceptable - worth * calls, codes),
+            }
+        )
+    return found
 
 
 def _first_of_d(parts: Parts) -> FloatArray | None:

@@ -122,6 +122,7 @@ def fit_gate(
     seed: int,
     cost_weight: float = COST_WEIGHT,
     accept_rate: float | None = None,
+    of_difference: bool = False,
 ) -> Gate:
     """Fit a calibrator on half of the tasks and choose the threshold on the other half.
 
@@ -138,13 +139,21 @@ def fit_gate(
         seed: Of the halves and the folds.
         cost_weight: Accuracy that one fallback call is worth.
         accept_rate: Share to accept; None chooses by utility.
+        of_difference: The scores tell what a proposal gains over the fallback, and are calibrated
+            to (1 + E[C - S]) / 2: each row counts once with C and once with 1 - S for its label.
     """
     rng = np.random.default_rng(seed)
     scored = ~np.isnan(log_odds)
     codes, _ = cluster_codes(tasks, log_odds.size)
     fits = scored & fitting_half(codes, rng)
     selects = scored & ~fits
-    calibrator = fit_calibrator(log_odds[fits], acceptable[fits], codes[fits], rng)
+    z, labels, groups = log_odds[fits], acceptable[fits], codes[fits]
+    if of_difference:
+        if fallback_acceptable is None:
+            raise ValueError("a difference from the fallback needs a fallback")
+        z, groups = np.tile(z, 2), np.tile(groups, 2)
+        labels = np.concatenate([labels, ~fallback_acceptable[fits]])
+    calibrator = fit_calibrator(z, labels, groups, rng)
     p_accept = calibrator.predict(log_odds[selects])
     if accept_rate is not None:
         choice = choose_by_accept_rate(p_accept, acceptable[selects], accept_rate=accept_rate)

@@ -7,6 +7,7 @@ A to E are the source report's; `-nf` rows are as it had them, without a fallbac
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 NUM_PROPOSALS = 3
 """Proposals per step in E."""
@@ -32,6 +33,9 @@ class System:
     accept_rate: float | None = None
     """Share of the calibration steps that its threshold accepts; None: the threshold of the
     highest utility."""
+    target: Literal["acceptable", "difference"] = "acceptable"
+    """What its verifier's scores mean: that the proposal is right; or what it gains over the
+    fallback, when a calibrated score is (1 + E[C - S]) / 2."""
     fallback: bool = True
     """Whether a rejected step goes to the strong model. False: the best proposal stands."""
 
@@ -155,6 +159,17 @@ def log_systems(num_trials: int, num_peers: int, num_panel: int) -> dict[str, Sy
         )
         best = replace(vote, name="any", title=f"oracle: any of {num_panel} models is right")
         found += [vote, replace(best, verifier="label")]
+    difference = replace(
+        d,
+        name="D-diff",
+        title="cheap + verifier of its gain over the strong model",
+        verifier="difference",
+        target="difference",
+    )
+    found += [
+        difference,
+        replace(difference, name="D-diff-half", title="the same, half accepted", accept_rate=0.5),
+    ]
     return {system.name: system for system in found}
 
 

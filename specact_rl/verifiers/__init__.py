@@ -1,6 +1,7 @@
 """Verifiers: how likely a proposal is right. `VERIFIERS` names the kinds."""
 
 from specact_rl.verifiers.base import Item, Judgements, Verifier
+from specact_rl.verifiers.difference import DifferenceVerifier
 from specact_rl.verifiers.encoder import EncoderVerifier
 from specact_rl.verifiers.free import LinearVerifier, ProposerConfidence, SampleAgreement
 from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
@@ -14,11 +15,13 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "linear": LinearVerifier,
     "trees": TreesVerifier,
     "encoder": EncoderVerifier,
+    "difference": DifferenceVerifier,
 }
 
 __all__ = [
     "VERIFIERS",
     "ClassifierVerifier",
+    "DifferenceVerifier",
     "EncoderVerifier",
     "Item",
     "Judgements",

@@ -53,7 +53,7 @@ class TreesVerifier:
     @classmethod
     def of(cls, model: ResponseModel) -> TreesVerifier:
         """The verifier of a fitted model, named after its arrays."""
-        return cls(verifier_id=f"trees-{_digest(model.arrays())}", model=model)
+        return cls(verifier_id=f"trees-{arrays_digest(model.arrays())}", model=model)
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; NaN without any response."""
@@ -104,7 +104,8 @@ class TreesVerifier:
         return verifier
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Hash of named arrays: of what a model is made of."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]

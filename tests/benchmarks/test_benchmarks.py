@@ -12,7 +12,6 @@ SMALL = {
     "bench_bases": ["--tasks", "2"],
     "bench_calibrators": ["--rows", "100", "--repeats", "1"],
     "bench_evaluate": ["--rows", "2000", "--runs", "1", "--num-resamples", "50"],
-
     "bench_mining": ["--megabytes", "1", "--rows-rendered", "1"],
     "bench_gpu": ["--shape", "tiny"],
     "bench_log_verifiers": ["--tasks", "40", "--resamples", "20"],

@@ -128,7 +128,6 @@ def test_figures_in_html_have_the_colours_of_the_page(report_dir):
     assert "#ffffff" not in drawn.lower()
 
 
-
 def test_html_shows_text_of_logs_as_text(report_dir, results):
     assert "<b>Ada</b>" in results["replay"]["examples"][0]["request"]
     assert "</script>" in results["replay"]["mistakes"][0]["request"]

@@ -1,7 +1,7 @@
 """The value of verification as rows of the results, and what the page says of them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.eval.report.value_sections import frontier_section, value_section
-from specact_rl.eval.report.verifier_verdicts import worth_of_verifiers
+from specact_rl.eval.report.verifier_verdicts import difference_target, worth_of_verifiers
 from specact_rl.eval.system_report import system_report
 from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.metrics.cost import ModelSize
@@ -263,8 +263,31 @@ def test_system_without_a_label_has_no_row():
         gates=parts.gates,
     )
     found = reports_of(bare)["replay"]
-    assert found["value"] == {"systems": [], "joint": None, "break_even": [], "second_runs": []}
+    assert not any(found["value"].values())
     assert value_section({"replay": found}) is None
+
+
+def test_difference_target_is_held_against_the_same_models_trained_on_being_right():
+    parts = make_parts()
+    # The gate on confidence in the place of D-diff: another threshold and another score.
+    runs = {**parts.runs, "D-diff": parts.runs["D-logp"]}
+    gates = {**parts.gates, "D-diff": parts.gates["D-logp"]}
+    found = reports_of(replace(parts, runs=runs, gates=gates))
+    (row,) = found["replay"]["value"]["difference_target"]
+    a, b = parts.runs["D-logp"], parts.runs["D"]
+    difference = (a.acceptable - b.acceptable).mean()
+    assert row["difference"]["value"] == pytest.approx(difference)
+    more_calls = b.accepted.mean() - a.accepted.mean()
+    assert row["net_difference"]["value"] == pytest.approx(difference - 0.02 * more_calls)
+    (finding,) = difference_target(found)
+    assert finding.status in ("against", "open")
+    beside_trees = replace(
+        parts,
+        runs={**runs, "D-trees": parts.runs["D"]},
+        gates={**gates, "D-trees": parts.gates["D"]},
+    )
+    (row,) = reports_of(beside_trees)["replay"]["value"]["difference_target"]
+    assert row["worse"] == "D-trees"
 
 
 # The page -----------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from specact_rl.logs.facts import log_facts
 from specact_rl.logs.groups import official_score
 from specact_rl.logs.importers import read_log
 from specact_rl.logs.tool_types import action_histogram
+from specact_rl.metrics.value import self_oracle
 from specact_rl.mining.pair_report import count_partings, distances_of
 from specact_rl.mining.pairs import CONTRASTS, mine_pairs
 
@@ -245,3 +247,13 @@ def test_tinyagent_plans():
 def test_shares_of_action_types_agree_to_a_point(name, action_type, share):
     histogram = action_histogram(load(name).result.rollouts)
     assert histogram[action_type] / sum(histogram.values()) == pytest.approx(share, abs=0.01)
+
+
+def test_gpt_4o_beside_itself_would_be_an_oracle_of_56_7_percent():
+    runs = {}
+    for rollout in load("tau_bench").result.rollouts:
+        runs.setdefault(rollout.task_id, []).append(float(rollout.success))
+    m = self_oracle(np.array(list(runs.values())), sorted(runs))
+    assert np.mean(list(runs.values())) == pytest.approx(0.420)
+    assert m.value == pytest.approx(0.567, abs=5e-4)
+    assert m.n == 50

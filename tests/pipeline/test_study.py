@@ -115,7 +115,21 @@ def test_every_system_that_the_log_allows_has_a_row(results):
     names = [row["name"] for row in results["replay"]["systems"]]
     assert names == [
         "A", "B", "D", "D-new", "D-half", "D-new-half", "D-lin", "D-peers", "vote", "any",
+        "D-diff", "D-diff-half",
     ]  # fmt: skip
+
+
+def test_a_verifier_of_the_difference_stands_beside_the_one_of_being_right(pair, results):
+    rows = results["replay"]["value"]["difference_target"]
+    assert [(row["better"], row["worse"]) for row in rows] == [
+        ("D-diff", "D"), ("D-diff-half", "D-half"),
+    ]  # fmt: skip
+    accuracies = [system(results, name)["acceptable"]["value"] for name in ("D-diff", "D")]
+    assert rows[0]["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
+    # Its scores are no probabilities of being right, so that no calibration of them is shown.
+    assert "D-diff" not in [row["system"] for row in results["replay"]["verifiers"]]
+    page = (pair[1] / "report" / "report.md").read_text()
+    assert "trained on the gain over the strong model (D-diff)" in page
 
 
 def test_rows_are_joins_over_the_verdicts(pair, results):

@@ -22,6 +22,7 @@ VERIFIER_TITLES = {
     "trained": "trained verifier",
     "trained_unseen": "trained verifier, its family unseen",
     "model_agreement": "agreement of models",
+    "difference": "verifier of the difference",
 }
 
 

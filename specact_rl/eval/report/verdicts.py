@@ -53,6 +53,7 @@ JUDGES: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     study_sections.gates_at_half,
     verifier_verdicts.gain_over_free,
     verifier_verdicts.worth_of_verifiers,
+    verifier_verdicts.difference_target,
     verifier_verdicts.ranking,
     verifier_verdicts.calibration,
     study_sections.unseen_models,

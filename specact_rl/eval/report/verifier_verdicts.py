@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from specact_rl.eval.report.blocks import Finding, Status
-from specact_rl.eval.report.judging import ALPHA, beats_all, claim, listed, status_of
+from specact_rl.eval.report.judging import (
+    ALPHA,
+    beats_all,
+    claim,
+    listed,
+    status_of,
+    unsettled,
+)
 from specact_rl.eval.report.lookup import (
     action_type_title,
     part,
@@ -89,6 +96,30 @@ def worth_of_verifiers(results: JSON) -> Iterator[Finding]:
         name = next((free for free in BESIDE if free in over), None)
         if name is not None:
             yield _worth(results, row, name)
+
+
+def difference_target(results: JSON) -> Iterator[Finding]:
+    """Is a verifier of the gain over the fallback worth more than one of being right?"""
+    for row in rows(results, "replay", "value", "difference_target"):
+        net, better, worse = metric(row, "net_difference"), str(row["better"]), str(row["worse"])
+        status = status_of(net)
+        mine, other = (fixed(100 * rate, 1) for rate in row["accept_rates"])
+        yield Finding(
+            status=status,
+            claim=claim(
+                status,
+                f"a verifier trained on the gain over the strong model ({better}) is worth more "
+                f"than one trained on being right ({worse})",
+                f"A verifier trained on the gain over the strong model ({better}) is worth less "
+                f"than one trained on being right ({worse}).",
+            ),
+            evidence=(
+                f"Accuracy net of strong calls at {fixed(100 * row['call_worth'], 1)} points each: "
+                f"{say_points(net)}; accuracy alone {say_points(metric(row, 'difference'))}; "
+                f"accepted {mine} % against {other} %; {say_rows(net)}."
+                f"{unsettled(status, net) if net else ''}"
+            ),
+        )
 
 
 def _worth(results: JSON, row: JSON, name: str) -> Finding:

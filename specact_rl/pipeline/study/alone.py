@@ -198,5 +198,4 @@ class AloneStudy(Study):
                 calibration=self.outcomes("calibration"),
             ),
             "certificates": self.certificates(gates, test, rng),
-
         }

@@ -39,7 +39,7 @@ from specact_rl.pipeline.study.base import EVALUATED, LOG_VERDICT, PURPOSES, Stu
 from specact_rl.policy.systems import PANEL, PEERS, System, log_systems
 from specact_rl.store import content_hash, read_manifest, read_table
 from specact_rl.types import Proposal, SplitName
-from specact_rl.verifiers import SampleAgreement, Verifier
+from specact_rl.verifiers import DifferenceVerifier, SampleAgreement, Verifier
 from specact_rl.verifiers.base import Item
 
 MIN_PANEL = 3
@@ -50,7 +50,7 @@ class PairStudy(Study):
     """A cheap and a strong model of the log."""
 
     label = LOG_VERDICT
-    keys = ("trained", "trained_unseen", "trees", "linear", "sample_agreement")
+    keys = ("trained", "trained_unseen", "trees", "linear", "sample_agreement", "difference")
 
     @cached_property
     def names(self) -> tuple[str, str]:
@@ -196,11 +196,34 @@ class PairStudy(Study):
         """A verifier by its key; None where it cannot be had."""
         if key == "sample_agreement":
             return SampleAgreement()
+        if key == "difference":
+            return self._difference
         if key == "trained_unseen":
             if self.choice.fitted is not None:
                 return None  # it would be D's
             return self.without_family.verifiers.get(family_of(self.cheap), {}).get("trained")
         return super().verifier(key)
+
+    @cached_property
+    def _difference(self) -> DifferenceVerifier | None:
+        """Of what an answer of any model gains over the strong one's; None without both kinds.
+
+        The training tasks' answers that D's verifier learns from, where the strong model's first
+        answer has a label too.
+        """
+        strong = self.answers["train"].by_agent.get(self.strong, {})
+        verdicts = {task: rollouts[0].success for task, rollouts in strong.items()}
+        items, right = together(
+            labelled for agent, labelled in self.labelled["train"].items() if agent != self.strong
+        )
+        against = [verdicts.get(item.step.task_id) for item in items]
+        kept = [i for i, verdict in enumerate(against) if verdict is not None]
+        beside = np.array([bool(against[i]) for i in kept], dtype=np.bool_)
+        if not (right[kept] != beside).any():
+            return None
+        return DifferenceVerifier.fit(
+            [items[i] for i in kept], right[kept], beside, seed=self.plan.seed
+        )
 
     def not_judged(self) -> dict[str, str]:
         """D-new needs another family to learn from."""
