@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from specact_rl.metrics.resampling import (
-    POISSON_FROM,
+    MANY_CLUSTERS,
     bca_interval,
     cluster_bootstrap,
     cluster_codes,
@@ -24,14 +24,14 @@ def all_weights(num_clusters, num_resamples, seed=0):
     return np.concatenate(list(draw_cluster_weights(num_clusters, num_resamples, rng)))
 
 
-@pytest.mark.parametrize("num_clusters", [1, 7, POISSON_FROM - 1, POISSON_FROM, 5000])
+@pytest.mark.parametrize("num_clusters", [1, 7, MANY_CLUSTERS - 1, MANY_CLUSTERS, 5000])
 def test_each_draw_picks_as_many_clusters_as_there_are(num_clusters):
     weights = all_weights(num_clusters, 300)
     assert weights.shape == (300, num_clusters)
     assert (weights.sum(axis=1, dtype=np.int64) == num_clusters).all()
 
 
-@pytest.mark.parametrize("num_clusters", [50, POISSON_FROM, 3000])
+@pytest.mark.parametrize("num_clusters", [50, MANY_CLUSTERS, 3000])
 def test_a_cluster_is_picked_as_often_as_the_binomial_says(num_clusters):
     draws = 4_000_000 // num_clusters
     counts = np.bincount(all_weights(num_clusters, draws).ravel(), minlength=8)
@@ -42,7 +42,7 @@ def test_a_cluster_is_picked_as_often_as_the_binomial_says(num_clusters):
     assert stats.chisquare(found, expected).pvalue > 0.001
 
 
-@pytest.mark.parametrize("num_clusters", [50, POISSON_FROM])
+@pytest.mark.parametrize("num_clusters", [50, MANY_CLUSTERS])
 def test_two_clusters_of_a_draw_crowd_each_other_out_as_in_a_multinomial(num_clusters):
     # Halves of the clusters: their totals are binomial, so the variance is K / 4. Independent
     # Poisson weights would give K / 2. The variance of 20,000 draws is known to 1 %.
