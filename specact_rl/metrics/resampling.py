@@ -40,6 +40,9 @@ Method = Literal["percentile", "bca"]
 MANY_CLUSTERS = 1024
 """From this many clusters on, random numbers are made in ways that are faster for many."""
 
+SPARE = 4.0
+"""By how many of its standard errors a draw of Poisson weights is meant to fall short of K."""
+
 EXACT_FLOAT32 = 2**24
 """Whole numbers up to this are exact in single precision."""
 
@@ -124,7 +127,7 @@ def _filled_up_poisson(num_clusters: int, draws: int, rng: np.random.Generator) 
     the total is. Their mean is a little below 1, so that few picks are left to make; a draw whose
     total is above K is made anew, which depends on nothing but the total.
     """
-    mean = 1.0 - 4.0 / math.sqrt(num_clusters)
+    mean = 1.0 - SPARE / math.sqrt(num_clusters)
     weights = _poisson(mean, (draws, num_clusters), rng)
     missing = num_clusters - weights.sum(axis=1, dtype=np.int64)
     while (over := np.flatnonzero(missing < 0)).size:
