@@ -99,6 +99,9 @@ class ProposalColumns:
     """1 or 0, NaN where nothing can tell, shape (n, k)."""
     levels: dict[MatchLevel, BoolArray]
     """Whether the level is reached, each of shape (n, k)."""
+    keys: IntArray
+    """Equal where two proposals of a step, also of two models, are the same action; 0 where
+    unparsable. Of this process alone. Shape (n, k)."""
     first_of_its_kind: BoolArray
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
     logprob: FloatArray
@@ -139,6 +142,10 @@ class ProposalColumns:
             return np.array(list(value), dtype=dtype).reshape(len(rows), -1)
 
         flat = [p for row in rows for p in row]
+        keys = np.array(
+            [[_key(s, p) for p in row] for s, row in zip(table.steps, rows, strict=True)],
+            dtype=np.int64,
+        )
         return cls(
             model_id=models.pop(),
             proposals=rows,
@@ -149,9 +156,8 @@ class ProposalColumns:
                 level: array((reaches(p.match_level, level) for p in flat), np.bool_)
                 for level in LEVELS
             },
-            first_of_its_kind=np.array(
-                [_firsts(s, row) for s, row in zip(table.steps, rows, strict=True)], dtype=np.bool_
-            ),
+            keys=keys,
+            first_of_its_kind=_firsts(keys),
             logprob=array((_number(p.logprob) for p in flat), np.float64),
             tokens_known=all(
                 None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
@@ -171,6 +177,7 @@ class ProposalColumns:
             parsed=self.parsed[keep],
             same_state=self.same_state[keep],
             levels={level: reached[keep] for level, reached in self.levels.items()},
+            keys=self.keys[keep],
             first_of_its_kind=self.first_of_its_kind[keep],
             logprob=self.logprob[keep],
             prompt_tokens=self.prompt_tokens[keep],
@@ -184,15 +191,17 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _firsts(step: Step, row: Sequence[Proposal]) -> list[bool]:
-    seen: set[str] = set()
-    firsts = []
-    for proposal in row:
-        key = proposal_hash(proposal, step.tools)
-        firsts.append(key is not None and key not in seen)
-        if key is not None:
-            seen.add(key)
-    return firsts
+def _key(step: Step, proposal: Proposal) -> int:
+    found = proposal_hash(proposal, step.tools)
+    return 0 if found is None else hash(found)
+
+
+def _firsts(keys: IntArray) -> BoolArray:
+    """Where a key is there for the first time in its row; never where it is 0."""
+    firsts = keys != 0
+    for k in range(1, keys.shape[1]):
+        firsts[:, k] &= (keys[:, :k] != keys[:, k : k + 1]).all(axis=1)
+    return np.asarray(firsts, dtype=np.bool_)
 
 
 def score_matrix(

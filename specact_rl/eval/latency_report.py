@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.schema import find_tool
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.cost_report import NUM_RESAMPLES, STRONG_ONLY, Parts, role_costs
@@ -39,6 +38,9 @@ GUESSES = "B"
 """System whose proposals are acted on without a verifier."""
 SCHEDULES = ((1, SPECULATED), (3, SPECULATED), (3, ("read", "write")))
 """Steps that speculation may be ahead, and the effects that it may cause."""
+SPECULATING = (GUESSES, "D", "D-logp", "D-lin+", "D-trees")
+"""Systems whose guesses are also acted on ahead of the strong model: of all, and of those that the
+trained verifier and the free ones let pass."""
 DEALT_STEPS = 200_000
 """About so many steps are dealt anew to see what independent hits would promise."""
 MAX_DEALS = 20
@@ -88,17 +90,6 @@ def _takes_part(run: SystemRun, parts: Parts) -> bool:
     return system.name == GUESSES or system.fallback
 
 
-def same_action(step: Step, one: Proposal, other: Proposal) -> bool:
-    """Whether two proposals would do the same; False where one of them cannot be parsed."""
-    if one.action is not None and other.action is not None:
-        if one.action == other.action:
-            return True
-        if one.action.tool != other.action.tool:
-            return False
-    key = proposal_hash(one, step.tools)
-    return key is not None and key == proposal_hash(other, step.tools)
-
-
 def effect_of(step: Step, proposal: Proposal) -> str:
     """Effect of what a proposal would do; "" where it is not known or cannot be parsed.
 
@@ -129,18 +120,23 @@ class _Guesses:
     effects: np.ndarray
 
     @classmethod
-    def of(
-        cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns, k: int
-    ) -> _Guesses:
-        steps = zip(table.steps, columns.proposals, strong.proposals, strict=True)
-        right, effects = [], []
-        for step, samples, (own, *_) in steps:
-            right.append([same_action(step, sample, own) for sample in samples[:k]])
-            effects.append([effect_of(step, sample) for sample in samples[:k]])
+    def of(cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns) -> _Guesses:
+        found: dict[tuple[int, str], str] = {}  # by catalogue and tool, which recur
+
+        def effect(step: Step, proposal: Proposal) -> str:
+            action = proposal.action
+            if action is None or action.tool is None:
+                return effect_of(step, proposal)
+            place = (id(step.tools), action.tool)
+            if place not in found:
+                found[place] = effect_of(step, proposal)
+            return found[place]
+
+        rows = zip(table.steps, columns.proposals, strict=True)
         return cls(
-            right=np.array(right, dtype=np.bool_),
-            distinct=columns.first_of_its_kind[:, :k],
-            effects=np.array(effects),
+            right=(columns.keys == strong.keys[:, :1]) & columns.parsed,
+            distinct=columns.first_of_its_kind,
+            effects=np.array([[effect(step, p) for p in samples] for step, samples in rows]),
         )
 
 
@@ -180,9 +176,12 @@ class _Row:
 class _Values:
     """Ratios of totals, with intervals over the same resamples of tasks."""
 
-    table: FloatArray
+    totals: FloatArray
+    """Shape (columns,)."""
     draws: FloatArray
+    """Shape (NUM_RESAMPLES, columns)."""
     num_rows: int
+    num_tasks: int
 
     def ratio(self, above: int, below: int, less: int | None = None) -> MetricValue:
         """Total of a column, less that of another, over a third one's."""
@@ -194,12 +193,10 @@ class _Values:
                 np.divide(left, whole, out=np.full_like(whole, np.nan), where=whole > 0.0)
             )
 
-        value = float(of(self.table.sum(axis=0)[None])[0])
+        value = float(of(self.totals[None])[0])
         if np.isnan(value):
             return MetricValue(value=None, n=self.num_rows, note="nothing to compare with")
-        return bootstrap_value(
-            value, of(self.draws), n=self.num_rows, num_clusters=self.table.shape[0]
-        )
+        return bootstrap_value(value, of(self.draws), n=self.num_rows, num_clusters=self.num_tasks)
 
 
 class _Bench:
@@ -223,7 +220,7 @@ class _Bench:
             self._by_step(alone.seconds),
             self._by_step(self.call_cost),
         ]
-        self.guesses: dict[tuple[str, int], _Guesses] = {}
+        self.guesses: dict[str, _Guesses] = {}
         self.effects: dict[str, float] = {}  # share of the first guesses with each effect
 
     def add_system(self, run: SystemRun) -> None:
@@ -236,9 +233,9 @@ class _Bench:
         self._add_gated(run, before, parallel=False)
         if system.fallback and not waits:
             self._add_gated(run, before, parallel=True)
-        if waits or not self.long:
+        if waits or not self.long or system.name not in SPECULATING:
             return  # the judge needs the strong model's own action, or nothing follows a step
-        guesses = self._guesses_of(role, system.num_proposals)
+        guesses = self._guesses_of(role)
         rows = np.arange(before.size)
         right, distinct = guesses.right[rows, run.pick], guesses.distinct[rows, run.pick]
         effects = guesses.effects[rows, run.pick]
@@ -262,7 +259,7 @@ class _Bench:
         most = columns.parsed.shape[1]
         if most < 2 or not np.isfinite(columns.seconds).all():
             return {}
-        guesses = self._guesses_of(str(run.system.proposer), most)
+        guesses = self._guesses_of(str(run.system.proposer))
         may = guesses.distinct & may_speculate(guesses.effects)
         if not may.any():
             return {}
@@ -302,7 +299,12 @@ class _Bench:
         table = np.stack(self.columns, axis=1)
         chunks = draw_cluster_weights(self.num_tasks, NUM_RESAMPLES, self.rng)
         draws = np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
-        return _Values(table=table, draws=draws, num_rows=self.calls.size)
+        return _Values(
+            totals=table.sum(axis=0),
+            draws=draws,
+            num_rows=self.calls.size,
+            num_tasks=self.num_tasks,
+        )
 
     def _cost_before(self, run: SystemRun, before: FloatArray) -> FloatArray:
         """Of proposing and verifying at each step."""
@@ -324,13 +326,11 @@ class _Bench:
             np.ones((n, breadth), dtype=np.bool_),
         )
 
-    def _guesses_of(self, role: str, k: int) -> _Guesses:
-        if (role, k) not in self.guesses:
+    def _guesses_of(self, role: str) -> _Guesses:
+        if role not in self.guesses:
             columns = self.parts.columns
-            self.guesses[role, k] = _Guesses.of(
-                self.parts.table, columns[role], columns["strong"], k
-            )
-        return self.guesses[role, k]
+            self.guesses[role] = _Guesses.of(self.parts.table, columns[role], columns["strong"])
+        return self.guesses[role]
 
     def _add_gated(self, run: SystemRun, before: FloatArray, *, parallel: bool) -> None:
         """The proposal stands where it is accepted; `before` are the seconds of what precedes that.

@@ -8,7 +8,7 @@ import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.cost_report import Parts, cost_rows, role_costs
-from specact_rl.eval.latency_report import effect_of, latency_rows, same_action
+from specact_rl.eval.latency_report import effect_of, latency_rows
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.policy.gates import Gate
@@ -280,19 +280,21 @@ def test_episodes_of_one_step_have_nothing_to_speculate_on(world):
 # ------------------------------------------------------------------------------------ actions
 
 
-def test_the_same_action_is_the_same_whatever_its_spelling():
+def test_a_guess_is_right_whatever_its_spelling():
     tools = [ToolSpec(name="look", parameters={"properties": {"n": {"type": "integer"}}})]
-    step = replace(step_of(0, 0), tools=tools)
+    world = World()
+    table = replace(world.table, steps=[replace(s, tools=tools) for s in world.table.steps])
 
-    def of(arguments):
-        action = None if arguments is None else replace(look(""), arguments=arguments)
-        return proposal_of(step, "m", 0, action, right=None, seconds=None)
+    def keys(n):
+        action = None if n is None else replace(look(""), arguments={"n": n})
+        return ProposalColumns.of(
+            table,
+            [proposal_of(s, "m", 0, action, right=None, seconds=None) for s in table.steps],
+        ).keys
 
-    assert same_action(step, of({"n": 1}), of({"n": 1}))
-    assert same_action(step, of({"n": 1}), of({"n": "1"}))
-    assert not same_action(step, of({"n": 1}), of({"n": 2}))
-    assert not same_action(step, of(None), of(None))
-    assert not same_action(step, of({"n": 1}), of(None))
+    assert (keys(1) == keys("1")).all()
+    assert (keys(1) != keys(2)).all()
+    assert not keys(None).any()
 
 
 def test_the_effect_of_several_calls_is_the_worst_of_them():
