@@ -151,6 +151,8 @@ class _Sums:
 
     table: FloatArray
     """Shape (tasks, columns)."""
+    total: FloatArray
+    """Over all tasks, shape (columns,)."""
     names: tuple[str, ...]
     places: dict[tuple[str, str], int]
     """First column of a system's accuracy ("right": one column) or unit (four: the roles, and
@@ -177,8 +179,10 @@ class _Sums:
                 columns += [_per_task(paid[:, role], codes, num_tasks) for role in range(3)]
                 tried = np.where(run.accepted, 0.0, paid[:, 0] + paid[:, 1])
                 columns.append(_per_task(tried, codes, num_tasks))
+        table = np.stack(columns, axis=1)
         return cls(
-            table=np.stack(columns, axis=1),
+            table=table,
+            total=table.sum(axis=0),
             names=tuple(runs),
             places=places,
             num_rows=tasks.size,
@@ -211,8 +215,8 @@ def _per_task(values: FloatArray, codes: IntArray, num_tasks: int) -> FloatArray
 
 
 def _cost(sums: _Sums, draws: FloatArray, name: str, unit: Unit) -> dict[str, Any] | None:
-    total = sums.table.sum(axis=0)
-    if not _paid_for(sums, total, unit):
+    total = sums.total
+    if not _paid_for(sums, unit):
         return None
     shares, drawn = sums.roles(total, name, unit), sums.roles(draws, name, unit)
     row: dict[str, Any] = {
@@ -229,16 +233,16 @@ def _cost(sums: _Sums, draws: FloatArray, name: str, unit: Unit) -> dict[str, An
     return row
 
 
-def _paid_for(sums: _Sums, total: FloatArray, unit: Unit) -> bool:
+def _paid_for(sums: _Sums, unit: Unit) -> bool:
     place = sums.places.get((STRONG_ONLY, unit))
-    return place is not None and float(total[place : place + 3].sum()) > 0.0
+    return place is not None and float(sums.total[place : place + 3].sum()) > 0.0
 
 
 def _sensitivity(sums: _Sums, draws: FloatArray, unit: Unit) -> dict[str, Any] | None:
     """None where the unit, or the accuracy, is not known."""
-    total = sums.table.sum(axis=0)
+    total = sums.total
     names = [name for name in sums.names if (name, unit) in sums.places]
-    if not sums.num_labelled or not _paid_for(sums, total, unit) or len(names) < 2:
+    if not sums.num_labelled or not _paid_for(sums, unit) or len(names) < 2:
         return None
     draws = draws[(draws[:, 0] > 0) & (draws[:, sums.places[STRONG_ONLY, unit] + 2] > 0)]
     accuracy = sums.accuracies(total, names)

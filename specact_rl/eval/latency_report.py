@@ -44,7 +44,7 @@ trained verifier and the free ones let pass."""
 DEALT_STEPS = 200_000
 """About so many steps are dealt anew to see what independent hits would promise."""
 MAX_DEALS = 20
-STEPS, SECONDS, COST = 0, 1, 2
+SECONDS, COST = 0, 1
 """Columns of the totals that all rows are held against: of A."""
 Mode = Literal["sequential", "parallel", "speculative"]
 
@@ -149,11 +149,15 @@ class _Row:
     depth: int | None = None
     effects: tuple[str, ...] | None = None
     breadth: int | None = None
+    calls: float
+    """Strong calls a step, cancelled ones by the part that had run."""
+    wasted_runs: float
+    """Actions a step that were executed on a wrong guess."""
     place: int
     facts: dict[str, Any]
 
     def as_json(self, values: _Values) -> dict[str, Any]:
-        seconds, calls, cost, wasted_runs, apart = range(self.place, self.place + 5)
+        seconds, cost, apart = range(self.place, self.place + 3)
         return {
             "system": self.system,
             "mode": self.mode,
@@ -164,8 +168,8 @@ class _Row:
             "relative_seconds": values.ratio(seconds, SECONDS),
             "speed_up": values.ratio(SECONDS, seconds),
             "relative_cost": values.ratio(cost, COST),
-            "strong_calls": values.ratio(calls, STEPS).value,
-            "wasted_runs": values.ratio(wasted_runs, STEPS).value,
+            "strong_calls": self.calls,
+            "wasted_runs": self.wasted_runs,
             "independent": values.ratio(apart, SECONDS).value,
             "over_promise": values.ratio(seconds, SECONDS, less=apart),
             **self.facts,
@@ -216,7 +220,6 @@ class _Bench:
         self.long = bool(np.diff(np.append(firsts, rollouts.size)).max() > 1)
         self.rows: list[_Row] = []
         self.columns = [
-            self._by_step(np.ones(alone.seconds.size)),
             self._by_step(alone.seconds),
             self._by_step(self.call_cost),
         ]
@@ -264,7 +267,7 @@ class _Bench:
         if not may.any():
             return {}
         covered = coverage_curve(guesses.right & may)
-        first = len(self.columns)
+        first = len(self.rows)
         for breadth in range(1, most + 1):
             before = columns.seconds[:, :breadth].sum(axis=1)
             self._add_speculative(
@@ -277,20 +280,17 @@ class _Bench:
                 may[:, :breadth],
                 breadth=breadth,
             )
-        totals = [
-            [c.sum() for c in self.columns[i : i + 2]] for i in range(first, first + 5 * most, 5)
-        ]
-        alone = [float(self.calls.sum()), float(self.calls.size)]
-        steps = np.diff(np.array([alone, *totals]), axis=0)
-        ran = steps[:, 1] * self.calls.mean()
+        found = self.rows[first:]
+        seconds = [float(self.calls.sum()), *(float(self.columns[r.place].sum()) for r in found)]
+        ran = np.diff([1.0, *(row.calls for row in found)]) * float(self.calls.sum())
         return {
             "coverage": covered.tolist(),
             "effective_draws": [effective_draws(float(c), float(covered[0])) for c in covered],
             "num_distinct": [float(may[:, : b + 1].sum(axis=1).mean()) for b in range(most)],
             # Of one guess more, per second that cancelled calls ran for it; None if none did.
             "saved_per_second_run": [
-                float(-saved / more) if more > 0.0 else None
-                for saved, more in zip(steps[:, 0], ran, strict=True)
+                float(less / more) if more > 0.0 else None
+                for less, more in zip(-np.diff(seconds), ran, strict=True)
             ],
         }
 
@@ -353,10 +353,12 @@ class _Bench:
             _Row(
                 system=run.system.name,
                 mode="parallel" if parallel else "sequential",
+                calls=float(calls.mean()),
+                wasted_runs=0.0,
                 place=len(self.columns),
                 facts=_on_hits(self.calls, stands),
             ),
-            [self._by_step(v) for v in (seconds, calls, cost, np.zeros_like(seconds), apart)],
+            [self._by_step(v) for v in (seconds, cost, apart)],
         )
 
     def _add(self, row: _Row, columns: list[FloatArray]) -> None:
@@ -396,6 +398,8 @@ class _Bench:
                 depth=depth,
                 effects=effects,
                 breadth=breadth,
+                calls=float(found.calls.sum()) / hit.size,
+                wasted_runs=float(found.wasted_runs.sum()) / hit.size,
                 place=len(self.columns),
                 facts={
                     "launch_rate": float(may.any(axis=1).mean()),
@@ -406,9 +410,7 @@ class _Bench:
             ),
             [
                 self._by_episode(found.seconds),
-                self._by_episode(found.calls),
                 self._by_episode(found.cost) * (1.0 if known else np.nan),
-                self._by_episode(found.wasted_runs),
                 self._by_episode(dealt.reshape(copies, -1).mean(axis=0)),
             ],
         )
