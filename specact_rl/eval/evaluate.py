@@ -17,9 +17,9 @@ from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
-from specact_rl.eval.cost_report import Parts, cost_rows
+from specact_rl.eval.cost_report import Parts
 from specact_rl.eval.labelled import known
-from specact_rl.eval.latency_report import latency_rows
+from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
     Judged,
@@ -225,8 +225,7 @@ def evaluate(
         "references": [system_report(run, table, strong_only, rng) for run in references.values()],
         "contrasts": contrast_rows(runs, reports, table.task_ids, rng),
         "examples": _examples(runs.get("D"), test),
-        **cost_rows(runs, test.parts, rng.spawn(1)[0]),
-        "latency": latency_rows(runs, test.parts, rng.spawn(1)[0]),
+        **cost_and_latency_rows(runs, test.parts, rng.spawn(1)[0]),
     }
 
 

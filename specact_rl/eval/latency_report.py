@@ -15,7 +15,14 @@ import numpy as np
 
 from specact_rl.actions.schema import find_tool
 from specact_rl.eval.columns import ProposalColumns, StepTable
-from specact_rl.eval.cost_report import NUM_RESAMPLES, STRONG_ONLY, Parts, role_costs
+from specact_rl.eval.cost_report import (
+    STRONG_ONLY,
+    CostSums,
+    Parts,
+    cost_rows,
+    resampled_totals,
+    role_costs,
+)
 from specact_rl.eval.replay import SystemRun, forward_flops
 from specact_rl.metrics.latency.closed_forms import (
     coverage_curve,
@@ -29,7 +36,7 @@ from specact_rl.metrics.latency.simulator import (
     may_speculate,
     speculative,
 )
-from specact_rl.metrics.resampling import bootstrap_value, cluster_codes, draw_cluster_weights
+from specact_rl.metrics.resampling import bootstrap_value, cluster_codes
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
 from specact_rl.types import Action, Proposal, Step
@@ -38,9 +45,9 @@ GUESSES = "B"
 """System whose proposals are acted on without a verifier."""
 SCHEDULES = ((1, SPECULATED), (3, SPECULATED), (3, ("read", "write")))
 """Steps that speculation may be ahead, and the effects that it may cause."""
-SPECULATING = (GUESSES, "D", "D-logp", "D-lin+", "D-trees")
-"""Systems whose guesses are also acted on ahead of the strong model: of all, and of those that the
-trained verifier and the free ones let pass."""
+SPECULATING = (GUESSES, "D", "D-lin+", "D-trees")
+"""Systems whose guesses are also acted on ahead of the strong model: all guesses, and those that
+the trained verifier or one on hand features lets pass."""
 DEALT_STEPS = 200_000
 """About so many steps are dealt anew to see what independent hits would promise."""
 MAX_DEALS = 20
@@ -49,38 +56,25 @@ SECONDS, COST = 0, 1
 Mode = Literal["sequential", "parallel", "speculative"]
 
 
-def latency_rows(
+def cost_and_latency_rows(
     runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The part "latency" of the replay's results: one row per system and schedule.
+    """The parts "costs", "sensitivity" and "latency" of the replay's results.
 
-    Empty where the strong model's seconds, or all others', are not known.
+    `latency` has a row per system and schedule. It is empty where the strong model's seconds, or
+    all others', are not known.
 
     Args:
         runs: By name, "A" among them.
         parts: What they were joined from.
-        rng: Of resamples, and of hits dealt anew.
+        rng: Of resamples, which all rows share, and of hits dealt anew.
     """
-    alone = runs[STRONG_ONLY]
-    systems = [run for run in runs.values() if _takes_part(run, parts)]
-    if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
-        return {}
-    bench = _Bench(parts, alone, rng)
-    for run in systems:
-        bench.add_system(run)
-    breadth = bench.add_breadths(runs.get(GUESSES))
-    values = bench.values()
-    return {
-        "effects": bench.effects,
-        "cost_unit": bench.unit,
-        "ms_per_step": 1e3 * float(alone.seconds.mean()),
-        "seconds_per_episode": float(alone.seconds.sum() / bench.num_episodes),
-        "rows": [row.as_json(values) for row in bench.rows if row.breadth is None],
-        "breadth": breadth
-        | {"rows": [row.as_json(values) for row in bench.rows if row.breadth is not None]}
-        if breadth
-        else {},
-    }
+    sums, bench = CostSums.of(runs, parts), _Bench.of(runs, parts, rng)
+    if bench is None:
+        return {**cost_rows(sums, resampled_totals(sums.table, rng)), "latency": {}}
+    width = sums.table.shape[1]
+    draws = resampled_totals(np.hstack([sums.table, *(c[:, None] for c in bench.columns)]), rng)
+    return {**cost_rows(sums, draws[:, :width]), "latency": bench.as_json(draws[:, width:])}
 
 
 def _takes_part(run: SystemRun, parts: Parts) -> bool:
@@ -225,6 +219,43 @@ class _Bench:
         ]
         self.guesses: dict[str, _Guesses] = {}
         self.effects: dict[str, float] = {}  # share of the first guesses with each effect
+        self.breadths: dict[str, Any] = {}
+
+    @classmethod
+    def of(
+        cls, runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
+    ) -> _Bench | None:
+        """With the columns of every schedule; None where seconds are not known."""
+        alone = runs[STRONG_ONLY]
+        systems = [run for run in runs.values() if _takes_part(run, parts)]
+        if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
+            return None
+        bench = cls(parts, alone, rng)
+        for run in systems:
+            bench.add_system(run)
+        bench.add_breadths(runs.get(GUESSES))
+        return bench
+
+    def as_json(self, draws: FloatArray) -> dict[str, Any]:
+        """All rows, with intervals from the columns' totals over resampled tasks."""
+        values = _Values(
+            totals=np.array([column.sum() for column in self.columns]),
+            draws=draws,
+            num_rows=self.calls.size,
+            num_tasks=self.num_tasks,
+        )
+        rows = {
+            several: [r.as_json(values) for r in self.rows if (r.breadth is not None) == several]
+            for several in (False, True)
+        }
+        return {
+            "effects": self.effects,
+            "cost_unit": self.unit,
+            "ms_per_step": 1e3 * float(self.calls.mean()),
+            "seconds_per_episode": float(self.calls.sum() / self.num_episodes),
+            "rows": rows[False],
+            "breadth": self.breadths | {"rows": rows[True]} if self.breadths else {},
+        }
 
     def add_system(self, run: SystemRun) -> None:
         """Its schedules: those of a gate, and acting on its guesses ahead of the strong model."""
@@ -254,18 +285,18 @@ class _Bench:
                     system.name, depth, allowed, before, cost, right[:, None], may
                 )
 
-    def add_breadths(self, run: SystemRun | None) -> dict[str, Any]:
-        """Several guesses of the cheap proposer at once, one step ahead; {} without several."""
+    def add_breadths(self, run: SystemRun | None) -> None:
+        """Several guesses of the cheap proposer at once, one step ahead; none without several."""
         if run is None or not self.long or not np.isfinite(run.seconds).all():
-            return {}
+            return
         columns = self.parts.columns[str(run.system.proposer)]
         most = columns.parsed.shape[1]
         if most < 2 or not np.isfinite(columns.seconds).all():
-            return {}
+            return
         guesses = self._guesses_of(str(run.system.proposer))
         may = guesses.distinct & may_speculate(guesses.effects)
         if not may.any():
-            return {}
+            return
         covered = coverage_curve(guesses.right & may)
         first = len(self.rows)
         for breadth in range(1, most + 1):
@@ -283,7 +314,7 @@ class _Bench:
         found = self.rows[first:]
         seconds = [float(self.calls.sum()), *(float(self.columns[r.place].sum()) for r in found)]
         ran = np.diff([1.0, *(row.calls for row in found)]) * float(self.calls.sum())
-        return {
+        self.breadths = {
             "coverage": covered.tolist(),
             "effective_draws": [effective_draws(float(c), float(covered[0])) for c in covered],
             "num_distinct": [float(may[:, : b + 1].sum(axis=1).mean()) for b in range(most)],
@@ -293,18 +324,6 @@ class _Bench:
                 for less, more in zip(-np.diff(seconds), ran, strict=True)
             ],
         }
-
-    def values(self) -> _Values:
-        """Draw the tasks."""
-        table = np.stack(self.columns, axis=1)
-        chunks = draw_cluster_weights(self.num_tasks, NUM_RESAMPLES, self.rng)
-        draws = np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
-        return _Values(
-            totals=table.sum(axis=0),
-            draws=draws,
-            num_rows=self.calls.size,
-            num_tasks=self.num_tasks,
-        )
 
     def _cost_before(self, run: SystemRun, before: FloatArray) -> FloatArray:
         """Of proposing and verifying at each step."""

@@ -186,6 +186,12 @@ def test_speculation_is_told_with_what_other_reckonings_promise(results):
     ].status == "open"  # fmt: skip
 
 
+def test_a_strong_call_beside_the_proposal_that_saves_nothing_is_not_said_to(results):
+    assert "Starting the strong call beside D's proposal buys time with calls." in said(results)
+    results["replay"]["latency"]["rows"][2]["relative_seconds"] = mv(0.799, 0.7, 0.9)
+    assert "Starting the strong call beside D's proposal saves no time." in said(results)
+
+
 def test_the_tables_say_where_a_system_is_cheaper(results):
     page = to_markdown(results)
     assert "| D | FLOPs | below 2.0 [1.0, 3.0] | never | from 0.50 [0.40, 0.70] |" in page

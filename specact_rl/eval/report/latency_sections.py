@@ -41,6 +41,8 @@ MODE_TITLES = {
     "sequential": "one after the other",
     "parallel": "strong call beside the proposal",
 }
+NO_TIME = 0.005
+"""Differences in A's seconds that a table of two decimals does not show."""
 UNITS = ("assumed", "flops", "seconds", "price")
 
 
@@ -317,7 +319,14 @@ def _beside(results: JSON) -> Iterator[Finding]:
         return
     yield Finding(
         status="note",
-        claim="Starting the strong call beside D's proposal buys time with calls.",
+        claim=(
+            "Starting the strong call beside D's proposal "
+            + (
+                "buys time with calls."
+                if first.value - second.value > NO_TIME
+                else "saves no time."
+            )
+        ),
         evidence=(
             f"D takes {say(first, most=2)} times A's seconds one after the other and "
             f"{say(second, most=2)} side by side; its cost goes from "
