@@ -185,6 +185,7 @@ class ProposalColumns:
     """Whether the level is reached, each of shape (n, k)."""
     keys: IntArray
     """Equal where two proposals of a step, also of two models, are the same action; NO_ACTION where
+
     unparsable. Of this process alone. Shape (n, k)."""
     first_of_its_kind: BoolArray
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
@@ -237,6 +238,7 @@ class ProposalColumns:
         )
         flat = [p for row in rows for p in row]
         actions = [p.action for p in flat]
+
         return cls(
             model_id=models.pop(),
             proposals=rows,
@@ -255,6 +257,7 @@ class ProposalColumns:
                 (effect_of(s, p) for s, row in zip(table.steps, rows, strict=True) for p in row),
                 np.str_,
             ),
+
             logprob=array((_number(p.logprob) for p in flat), np.float64),
             tokens_known=all(
                 None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
@@ -294,6 +297,7 @@ def _number(value: float | None) -> float:
 def _key(step: Step, proposal: Proposal) -> int:
     found = proposal_hash(proposal, step.tools)
     return NO_ACTION if found is None else hash(found)
+
 
 
 def score_matrix(

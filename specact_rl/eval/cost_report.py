@@ -56,31 +56,30 @@ class Parts:
     sizes: Mapping[str, ModelSize | None]
 
 
-def cost_rows(
-    runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
-) -> dict[str, list[dict[str, Any]]]:
+def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any]]]:
     """The parts "costs" and "sensitivity" of the replay's results.
 
     `costs`: one row per system, with what it takes in each unit relative to A, by role, and the
     share of it that went into proposals that were not executed. `sensitivity`: one row per unit in
-    which costs are known, over the factors that each role's price is multiplied by. Oracles and
-    panels of all models are left out: there is no price for what they do.
+    which costs are known, over the factors that each role's price is multiplied by.
 
     Args:
-        runs: By name, "A" among them.
-        parts: What they were joined from.
-        rng: Of the resamples.
+        sums: Of all systems.
+        draws: Its columns' totals over resampled tasks, shape (resamples, columns).
     """
-    shown = {name: run for name, run in runs.items() if not _priceless(run, parts)}
-    sums = _Sums.of(shown, parts)
-    draws = sums.resampled(rng)
     costs = [
         {"name": name, "n": sums.num_rows}
         | {unit: _cost(sums, draws, name, unit) for unit in UNITS if (name, unit) in sums.places}
-        for name in shown
+        for name in sums.names
     ]
     found = (_sensitivity(sums, draws, unit) for unit in WITH_SENSITIVITY)
     return {"costs": costs, "sensitivity": [row for row in found if row is not None]}
+
+
+def resampled_totals(table: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Column totals over resampled tasks, shape (NUM_RESAMPLES, columns), of one row per task."""
+    chunks = draw_cluster_weights(table.shape[0], NUM_RESAMPLES, rng)
+    return np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
 
 
 def _priceless(run: SystemRun, parts: Parts) -> bool:
@@ -146,11 +145,13 @@ def _assumed(run: SystemRun) -> FloatArray | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sums:
+class CostSums:
     """Totals of each task, so that a resample is one product of matrices."""
 
     table: FloatArray
     """Shape (tasks, columns)."""
+    total: FloatArray
+    """Over all tasks, shape (columns,)."""
     names: tuple[str, ...]
     places: dict[tuple[str, str], int]
     """First column of a system's accuracy ("right": one column) or unit (four: the roles, and
@@ -160,7 +161,12 @@ class _Sums:
     """Steps at which every system's label is known."""
 
     @classmethod
-    def of(cls, runs: Mapping[str, SystemRun], parts: Parts) -> _Sums:
+    def of(cls, runs: Mapping[str, SystemRun], parts: Parts) -> CostSums:
+        """Of all runs, "A" among them, but oracles and panels of all models.
+
+        There is no price for what those do.
+        """
+        runs = {name: run for name, run in runs.items() if not _priceless(run, parts)}
         tasks = parts.table.task_ids
         codes, num_tasks = cluster_codes(tasks, tasks.size)
         here = known(*(run.acceptable for run in runs.values()))
@@ -177,18 +183,15 @@ class _Sums:
                 columns += [_per_task(paid[:, role], codes, num_tasks) for role in range(3)]
                 tried = np.where(run.accepted, 0.0, paid[:, 0] + paid[:, 1])
                 columns.append(_per_task(tried, codes, num_tasks))
+        table = np.stack(columns, axis=1)
         return cls(
-            table=np.stack(columns, axis=1),
+            table=table,
+            total=table.sum(axis=0),
             names=tuple(runs),
             places=places,
             num_rows=tasks.size,
             num_labelled=int(here.sum()),
         )
-
-    def resampled(self, rng: np.random.Generator) -> FloatArray:
-        """Column totals over resampled tasks, shape (NUM_RESAMPLES, columns)."""
-        chunks = draw_cluster_weights(self.table.shape[0], NUM_RESAMPLES, rng)
-        return np.concatenate([weights.astype(np.float64) @ self.table for weights in chunks])
 
     def roles(self, totals: FloatArray, name: str, unit: Unit) -> FloatArray:
         """What a system paid each role, relative to A's cost, shape (..., 3)."""
@@ -210,9 +213,9 @@ def _per_task(values: FloatArray, codes: IntArray, num_tasks: int) -> FloatArray
     return np.bincount(codes, values, minlength=num_tasks).astype(np.float64)
 
 
-def _cost(sums: _Sums, draws: FloatArray, name: str, unit: Unit) -> dict[str, Any] | None:
-    total = sums.table.sum(axis=0)
-    if not _paid_for(sums, total, unit):
+def _cost(sums: CostSums, draws: FloatArray, name: str, unit: Unit) -> dict[str, Any] | None:
+    total = sums.total
+    if not _paid_for(sums, unit):
         return None
     shares, drawn = sums.roles(total, name, unit), sums.roles(draws, name, unit)
     row: dict[str, Any] = {
@@ -229,16 +232,16 @@ def _cost(sums: _Sums, draws: FloatArray, name: str, unit: Unit) -> dict[str, An
     return row
 
 
-def _paid_for(sums: _Sums, total: FloatArray, unit: Unit) -> bool:
+def _paid_for(sums: CostSums, unit: Unit) -> bool:
     place = sums.places.get((STRONG_ONLY, unit))
-    return place is not None and float(total[place : place + 3].sum()) > 0.0
+    return place is not None and float(sums.total[place : place + 3].sum()) > 0.0
 
 
-def _sensitivity(sums: _Sums, draws: FloatArray, unit: Unit) -> dict[str, Any] | None:
+def _sensitivity(sums: CostSums, draws: FloatArray, unit: Unit) -> dict[str, Any] | None:
     """None where the unit, or the accuracy, is not known."""
-    total = sums.table.sum(axis=0)
+    total = sums.total
     names = [name for name in sums.names if (name, unit) in sums.places]
-    if not sums.num_labelled or not _paid_for(sums, total, unit) or len(names) < 2:
+    if not sums.num_labelled or not _paid_for(sums, unit) or len(names) < 2:
         return None
     draws = draws[(draws[:, 0] > 0) & (draws[:, sums.places[STRONG_ONLY, unit] + 2] > 0)]
     accuracy = sums.accuracies(total, names)
@@ -292,7 +295,7 @@ def _base(costs: FloatArray, names: list[str], unit: Unit) -> dict[str, float | 
 
 
 def _axis(
-    sums: _Sums,
+    sums: CostSums,
     role: int,
     names: list[str],
     accuracy: FloatArray,
@@ -335,7 +338,7 @@ def _axis(
 
 
 def _against(
-    sums: _Sums, cost: FloatArray, of_a: FloatArray, drawn: FloatArray, role: int
+    sums: CostSums, cost: FloatArray, of_a: FloatArray, drawn: FloatArray, role: int
 ) -> dict[str, Any]:
     """Where a system is cheaper than A, with an interval over resamples."""
     found = crossing(cost, of_a, role)

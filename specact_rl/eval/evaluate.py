@@ -23,9 +23,8 @@ from specact_rl.eval.certificates import certificate_rows
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import contrast_rows
 from specact_rl.eval.cost_report import Parts as CostParts
-from specact_rl.eval.cost_report import cost_rows
 from specact_rl.eval.labelled import known
-from specact_rl.eval.latency_report import latency_rows
+from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.mistakes import mistake_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
@@ -266,10 +265,8 @@ def evaluate(
         results["value"] = value_report(parts, rivals, of_value)
     with timed("frontier"):
         results["frontier"] = frontier_report(parts, reports, of_value)
-    with timed("costs"):
-        results |= cost_rows(runs, test.parts, rng.spawn(1)[0])
-    with timed("latency"):
-        results["latency"] = latency_rows(runs, test.parts, rng.spawn(1)[0])
+    with timed("costs and latency"):
+        results |= cost_and_latency_rows(runs, test.parts, rng.spawn(1)[0])
     with timed("calibration"):
         results["calibration"] = calibration_rows(
             test, gates, systems, rng.spawn(1)[0], calibration=calibration, everything=everything
@@ -347,6 +344,7 @@ def _systems(
         for run, cost in zip(references.values(), costs[len(runs) :], strict=True)
     ]
     return reports, of_references
+
 
 
 def run_all(

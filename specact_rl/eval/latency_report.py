@@ -13,10 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.schema import find_tool
 from specact_rl.eval.columns import ProposalColumns, StepTable
-from specact_rl.eval.cost_report import NUM_RESAMPLES, STRONG_ONLY, Parts, role_costs
+from specact_rl.eval.cost_report import (
+    STRONG_ONLY,
+    CostSums,
+    Parts,
+    cost_rows,
+    resampled_totals,
+    role_costs,
+)
 from specact_rl.eval.replay import SystemRun, forward_flops
 from specact_rl.metrics.latency.closed_forms import (
     coverage_curve,
@@ -30,7 +36,7 @@ from specact_rl.metrics.latency.simulator import (
     may_speculate,
     speculative,
 )
-from specact_rl.metrics.resampling import bootstrap_value, cluster_codes, draw_cluster_weights
+from specact_rl.metrics.resampling import bootstrap_value, cluster_codes
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
 from specact_rl.types import Action, Proposal, Step
@@ -39,46 +45,36 @@ GUESSES = "B"
 """System whose proposals are acted on without a verifier."""
 SCHEDULES = ((1, SPECULATED), (3, SPECULATED), (3, ("read", "write")))
 """Steps that speculation may be ahead, and the effects that it may cause."""
+SPECULATING = (GUESSES, "D", "D-lin+", "D-trees")
+"""Systems whose guesses are also acted on ahead of the strong model: all guesses, and those that
+the trained verifier or one on hand features lets pass."""
 DEALT_STEPS = 200_000
 """About so many steps are dealt anew to see what independent hits would promise."""
 MAX_DEALS = 20
-STEPS, SECONDS, COST = 0, 1, 2
+SECONDS, COST = 0, 1
 """Columns of the totals that all rows are held against: of A."""
 Mode = Literal["sequential", "parallel", "speculative"]
 
 
-def latency_rows(
+def cost_and_latency_rows(
     runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The part "latency" of the replay's results: one row per system and schedule.
+    """The parts "costs", "sensitivity" and "latency" of the replay's results.
 
-    Empty where the strong model's seconds, or all others', are not known.
+    `latency` has a row per system and schedule. It is empty where the strong model's seconds, or
+    all others', are not known.
 
     Args:
         runs: By name, "A" among them.
         parts: What they were joined from.
-        rng: Of resamples, and of hits dealt anew.
+        rng: Of resamples, which all rows share, and of hits dealt anew.
     """
-    alone = runs[STRONG_ONLY]
-    systems = [run for run in runs.values() if _takes_part(run, parts)]
-    if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
-        return {}
-    bench = _Bench(parts, alone, rng)
-    for run in systems:
-        bench.add_system(run)
-    breadth = bench.add_breadths(runs.get(GUESSES))
-    values = bench.values()
-    return {
-        "effects": bench.effects,
-        "cost_unit": bench.unit,
-        "ms_per_step": 1e3 * float(alone.seconds.mean()),
-        "seconds_per_episode": float(alone.seconds.sum() / bench.num_episodes),
-        "rows": [row.as_json(values) for row in bench.rows if row.breadth is None],
-        "breadth": breadth
-        | {"rows": [row.as_json(values) for row in bench.rows if row.breadth is not None]}
-        if breadth
-        else {},
-    }
+    sums, bench = CostSums.of(runs, parts), _Bench.of(runs, parts, rng)
+    if bench is None:
+        return {**cost_rows(sums, resampled_totals(sums.table, rng)), "latency": {}}
+    width = sums.table.shape[1]
+    draws = resampled_totals(np.hstack([sums.table, *(c[:, None] for c in bench.columns)]), rng)
+    return {**cost_rows(sums, draws[:, :width]), "latency": bench.as_json(draws[:, width:])}
 
 
 def _takes_part(run: SystemRun, parts: Parts) -> bool:
@@ -86,17 +82,6 @@ def _takes_part(run: SystemRun, parts: Parts) -> bool:
     if system.proposer in (None, PEERS, PANEL) or not np.isfinite(run.seconds).all():
         return False
     return system.name == GUESSES or system.fallback
-
-
-def same_action(step: Step, one: Proposal, other: Proposal) -> bool:
-    """Whether two proposals would do the same; False where one of them cannot be parsed."""
-    if one.action is not None and other.action is not None:
-        if one.action == other.action:
-            return True
-        if one.action.tool != other.action.tool:
-            return False
-    key = proposal_hash(one, step.tools)
-    return key is not None and key == proposal_hash(other, step.tools)
 
 
 def effect_of(step: Step, proposal: Proposal) -> str:
@@ -129,18 +114,23 @@ class _Guesses:
     effects: np.ndarray
 
     @classmethod
-    def of(
-        cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns, k: int
-    ) -> _Guesses:
-        steps = zip(table.steps, columns.proposals, strong.proposals, strict=True)
-        right, effects = [], []
-        for step, samples, (own, *_) in steps:
-            right.append([same_action(step, sample, own) for sample in samples[:k]])
-            effects.append([effect_of(step, sample) for sample in samples[:k]])
+    def of(cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns) -> _Guesses:
+        found: dict[tuple[int, str], str] = {}  # by catalogue and tool, which recur
+
+        def effect(step: Step, proposal: Proposal) -> str:
+            action = proposal.action
+            if action is None or action.tool is None:
+                return effect_of(step, proposal)
+            place = (id(step.tools), action.tool)
+            if place not in found:
+                found[place] = effect_of(step, proposal)
+            return found[place]
+
+        rows = zip(table.steps, columns.proposals, strict=True)
         return cls(
-            right=np.array(right, dtype=np.bool_),
-            distinct=columns.first_of_its_kind[:, :k],
-            effects=np.array(effects),
+            right=(columns.keys == strong.keys[:, :1]) & columns.parsed,
+            distinct=columns.first_of_its_kind,
+            effects=np.array([[effect(step, p) for p in samples] for step, samples in rows]),
         )
 
 
@@ -153,11 +143,15 @@ class _Row:
     depth: int | None = None
     effects: tuple[str, ...] | None = None
     breadth: int | None = None
+    calls: float
+    """Strong calls a step, cancelled ones by the part that had run."""
+    wasted_runs: float
+    """Actions a step that were executed on a wrong guess."""
     place: int
     facts: dict[str, Any]
 
     def as_json(self, values: _Values) -> dict[str, Any]:
-        seconds, calls, cost, wasted_runs, apart = range(self.place, self.place + 5)
+        seconds, cost, apart = range(self.place, self.place + 3)
         return {
             "system": self.system,
             "mode": self.mode,
@@ -168,8 +162,8 @@ class _Row:
             "relative_seconds": values.ratio(seconds, SECONDS),
             "speed_up": values.ratio(SECONDS, seconds),
             "relative_cost": values.ratio(cost, COST),
-            "strong_calls": values.ratio(calls, STEPS).value,
-            "wasted_runs": values.ratio(wasted_runs, STEPS).value,
+            "strong_calls": self.calls,
+            "wasted_runs": self.wasted_runs,
             "independent": values.ratio(apart, SECONDS).value,
             "over_promise": values.ratio(seconds, SECONDS, less=apart),
             **self.facts,
@@ -180,9 +174,12 @@ class _Row:
 class _Values:
     """Ratios of totals, with intervals over the same resamples of tasks."""
 
-    table: FloatArray
+    totals: FloatArray
+    """Shape (columns,)."""
     draws: FloatArray
+    """Shape (NUM_RESAMPLES, columns)."""
     num_rows: int
+    num_tasks: int
 
     def ratio(self, above: int, below: int, less: int | None = None) -> MetricValue:
         """Total of a column, less that of another, over a third one's."""
@@ -194,12 +191,10 @@ class _Values:
                 np.divide(left, whole, out=np.full_like(whole, np.nan), where=whole > 0.0)
             )
 
-        value = float(of(self.table.sum(axis=0)[None])[0])
+        value = float(of(self.totals[None])[0])
         if np.isnan(value):
             return MetricValue(value=None, n=self.num_rows, note="nothing to compare with")
-        return bootstrap_value(
-            value, of(self.draws), n=self.num_rows, num_clusters=self.table.shape[0]
-        )
+        return bootstrap_value(value, of(self.draws), n=self.num_rows, num_clusters=self.num_tasks)
 
 
 class _Bench:
@@ -219,12 +214,48 @@ class _Bench:
         self.long = bool(np.diff(np.append(firsts, rollouts.size)).max() > 1)
         self.rows: list[_Row] = []
         self.columns = [
-            self._by_step(np.ones(alone.seconds.size)),
             self._by_step(alone.seconds),
             self._by_step(self.call_cost),
         ]
-        self.guesses: dict[tuple[str, int], _Guesses] = {}
+        self.guesses: dict[str, _Guesses] = {}
         self.effects: dict[str, float] = {}  # share of the first guesses with each effect
+        self.breadths: dict[str, Any] = {}
+
+    @classmethod
+    def of(
+        cls, runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
+    ) -> _Bench | None:
+        """With the columns of every schedule; None where seconds are not known."""
+        alone = runs[STRONG_ONLY]
+        systems = [run for run in runs.values() if _takes_part(run, parts)]
+        if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
+            return None
+        bench = cls(parts, alone, rng)
+        for run in systems:
+            bench.add_system(run)
+        bench.add_breadths(runs.get(GUESSES))
+        return bench
+
+    def as_json(self, draws: FloatArray) -> dict[str, Any]:
+        """All rows, with intervals from the columns' totals over resampled tasks."""
+        values = _Values(
+            totals=np.array([column.sum() for column in self.columns]),
+            draws=draws,
+            num_rows=self.calls.size,
+            num_tasks=self.num_tasks,
+        )
+        rows = {
+            several: [r.as_json(values) for r in self.rows if (r.breadth is not None) == several]
+            for several in (False, True)
+        }
+        return {
+            "effects": self.effects,
+            "cost_unit": self.unit,
+            "ms_per_step": 1e3 * float(self.calls.mean()),
+            "seconds_per_episode": float(self.calls.sum() / self.num_episodes),
+            "rows": rows[False],
+            "breadth": self.breadths | {"rows": rows[True]} if self.breadths else {},
+        }
 
     def add_system(self, run: SystemRun) -> None:
         """Its schedules: those of a gate, and acting on its guesses ahead of the strong model."""
@@ -236,9 +267,9 @@ class _Bench:
         self._add_gated(run, before, parallel=False)
         if system.fallback and not waits:
             self._add_gated(run, before, parallel=True)
-        if waits or not self.long:
+        if waits or not self.long or system.name not in SPECULATING:
             return  # the judge needs the strong model's own action, or nothing follows a step
-        guesses = self._guesses_of(role, system.num_proposals)
+        guesses = self._guesses_of(role)
         rows = np.arange(before.size)
         right, distinct = guesses.right[rows, run.pick], guesses.distinct[rows, run.pick]
         effects = guesses.effects[rows, run.pick]
@@ -254,20 +285,20 @@ class _Bench:
                     system.name, depth, allowed, before, cost, right[:, None], may
                 )
 
-    def add_breadths(self, run: SystemRun | None) -> dict[str, Any]:
-        """Several guesses of the cheap proposer at once, one step ahead; {} without several."""
+    def add_breadths(self, run: SystemRun | None) -> None:
+        """Several guesses of the cheap proposer at once, one step ahead; none without several."""
         if run is None or not self.long or not np.isfinite(run.seconds).all():
-            return {}
+            return
         columns = self.parts.columns[str(run.system.proposer)]
         most = columns.parsed.shape[1]
         if most < 2 or not np.isfinite(columns.seconds).all():
-            return {}
-        guesses = self._guesses_of(str(run.system.proposer), most)
+            return
+        guesses = self._guesses_of(str(run.system.proposer))
         may = guesses.distinct & may_speculate(guesses.effects)
         if not may.any():
-            return {}
+            return
         covered = coverage_curve(guesses.right & may)
-        first = len(self.columns)
+        first = len(self.rows)
         for breadth in range(1, most + 1):
             before = columns.seconds[:, :breadth].sum(axis=1)
             self._add_speculative(
@@ -280,29 +311,19 @@ class _Bench:
                 may[:, :breadth],
                 breadth=breadth,
             )
-        totals = [
-            [c.sum() for c in self.columns[i : i + 2]] for i in range(first, first + 5 * most, 5)
-        ]
-        alone = [float(self.calls.sum()), float(self.calls.size)]
-        steps = np.diff(np.array([alone, *totals]), axis=0)
-        ran = steps[:, 1] * self.calls.mean()
-        return {
+        found = self.rows[first:]
+        seconds = [float(self.calls.sum()), *(float(self.columns[r.place].sum()) for r in found)]
+        ran = np.diff([1.0, *(row.calls for row in found)]) * float(self.calls.sum())
+        self.breadths = {
             "coverage": covered.tolist(),
             "effective_draws": [effective_draws(float(c), float(covered[0])) for c in covered],
             "num_distinct": [float(may[:, : b + 1].sum(axis=1).mean()) for b in range(most)],
             # Of one guess more, per second that cancelled calls ran for it; None if none did.
             "saved_per_second_run": [
-                float(-saved / more) if more > 0.0 else None
-                for saved, more in zip(steps[:, 0], ran, strict=True)
+                float(less / more) if more > 0.0 else None
+                for less, more in zip(-np.diff(seconds), ran, strict=True)
             ],
         }
-
-    def values(self) -> _Values:
-        """Draw the tasks."""
-        table = np.stack(self.columns, axis=1)
-        chunks = draw_cluster_weights(self.num_tasks, NUM_RESAMPLES, self.rng)
-        draws = np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
-        return _Values(table=table, draws=draws, num_rows=self.calls.size)
 
     def _cost_before(self, run: SystemRun, before: FloatArray) -> FloatArray:
         """Of proposing and verifying at each step."""
@@ -324,13 +345,11 @@ class _Bench:
             np.ones((n, breadth), dtype=np.bool_),
         )
 
-    def _guesses_of(self, role: str, k: int) -> _Guesses:
-        if (role, k) not in self.guesses:
+    def _guesses_of(self, role: str) -> _Guesses:
+        if role not in self.guesses:
             columns = self.parts.columns
-            self.guesses[role, k] = _Guesses.of(
-                self.parts.table, columns[role], columns["strong"], k
-            )
-        return self.guesses[role, k]
+            self.guesses[role] = _Guesses.of(self.parts.table, columns[role], columns["strong"])
+        return self.guesses[role]
 
     def _add_gated(self, run: SystemRun, before: FloatArray, *, parallel: bool) -> None:
         """The proposal stands where it is accepted; `before` are the seconds of what precedes that.
@@ -353,10 +372,12 @@ class _Bench:
             _Row(
                 system=run.system.name,
                 mode="parallel" if parallel else "sequential",
+                calls=float(calls.mean()),
+                wasted_runs=0.0,
                 place=len(self.columns),
                 facts=_on_hits(self.calls, stands),
             ),
-            [self._by_step(v) for v in (seconds, calls, cost, np.zeros_like(seconds), apart)],
+            [self._by_step(v) for v in (seconds, cost, apart)],
         )
 
     def _add(self, row: _Row, columns: list[FloatArray]) -> None:
@@ -396,6 +417,8 @@ class _Bench:
                 depth=depth,
                 effects=effects,
                 breadth=breadth,
+                calls=float(found.calls.sum()) / hit.size,
+                wasted_runs=float(found.wasted_runs.sum()) / hit.size,
                 place=len(self.columns),
                 facts={
                     "launch_rate": float(may.any(axis=1).mean()),
@@ -406,9 +429,7 @@ class _Bench:
             ),
             [
                 self._by_episode(found.seconds),
-                self._by_episode(found.calls),
                 self._by_episode(found.cost) * (1.0 if known else np.nan),
-                self._by_episode(found.wasted_runs),
                 self._by_episode(dealt.reshape(copies, -1).mean(axis=0)),
             ],
         )

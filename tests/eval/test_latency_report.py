@@ -1,14 +1,14 @@
 """Rows of costs, sensitivity and schedules from joined outcomes, by hand and by laws."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable
-from specact_rl.eval.cost_report import Parts, cost_rows, role_costs
-from specact_rl.eval.latency_report import effect_of, latency_rows, same_action
+from specact_rl.eval.cost_report import Parts, role_costs
+from specact_rl.eval.latency_report import cost_and_latency_rows, effect_of
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.policy.gates import Gate
@@ -133,14 +133,13 @@ class OpenAbove(Gate):
         return np.nan_to_num(p) > 0.5
 
 
-def latency(world, names="ABCD", seed=0):
-    found = latency_rows(world.runs(names), world.parts, np.random.default_rng(seed))
-    return json.loads(json.dumps(found, default=asdict, allow_nan=False))
-
-
 def costs(world, names="ABCD", seed=0):
-    found = cost_rows(world.runs(names), world.parts, np.random.default_rng(seed))
+    found = cost_and_latency_rows(world.runs(names), world.parts, np.random.default_rng(seed))
     return json.loads(json.dumps(found, default=asdict, allow_nan=False))
+
+
+def latency(world, names="ABCD"):
+    return costs(world, names)["latency"]
 
 
 def row(found, system, mode, depth=None, effects=None):
@@ -267,32 +266,35 @@ def test_episodes_of_one_step_have_nothing_to_speculate_on(world):
         name: replace(
             run,
             **{
-                key: getattr(run, key)[first]
-                for key in ("accepted", "called", "pick", "seconds", "flops")
+                field.name: values[first]
+                for field in fields(run)
+                if isinstance(values := getattr(run, field.name), np.ndarray)
             },
         )
         for name, run in runs.items()
     }
-    rows = latency_rows(cut, one, np.random.default_rng(0))["rows"]
+    rows = cost_and_latency_rows(cut, one, np.random.default_rng(0))["latency"]["rows"]
     assert {r["mode"] for r in rows} == {"sequential", "parallel"}
 
 
 # ------------------------------------------------------------------------------------ actions
 
 
-def test_the_same_action_is_the_same_whatever_its_spelling():
+def test_a_guess_is_right_whatever_its_spelling():
     tools = [ToolSpec(name="look", parameters={"properties": {"n": {"type": "integer"}}})]
-    step = replace(step_of(0, 0), tools=tools)
+    world = World()
+    table = replace(world.table, steps=[replace(s, tools=tools) for s in world.table.steps])
 
-    def of(arguments):
-        action = None if arguments is None else replace(look(""), arguments=arguments)
-        return proposal_of(step, "m", 0, action, right=None, seconds=None)
+    def keys(n):
+        action = None if n is None else replace(look(""), arguments={"n": n})
+        return ProposalColumns.of(
+            table,
+            [proposal_of(s, "m", 0, action, right=None, seconds=None) for s in table.steps],
+        ).keys
 
-    assert same_action(step, of({"n": 1}), of({"n": 1}))
-    assert same_action(step, of({"n": 1}), of({"n": "1"}))
-    assert not same_action(step, of({"n": 1}), of({"n": 2}))
-    assert not same_action(step, of(None), of(None))
-    assert not same_action(step, of({"n": 1}), of(None))
+    assert (keys(1) == keys("1")).all()
+    assert (keys(1) != keys(2)).all()
+    assert not keys(None).any()
 
 
 def test_the_effect_of_several_calls_is_the_worst_of_them():
@@ -393,7 +395,7 @@ def test_oracles_and_panels_have_no_price(world):
     runs = world.runs("AB")
     panel = System(name="vote", title="", proposer=PANEL, fallback=False)
     runs["vote"] = replace(runs["B"], system=panel)
-    found = cost_rows(runs, world.parts, np.random.default_rng(0))
+    found = cost_and_latency_rows(runs, world.parts, np.random.default_rng(0))
     assert [r["name"] for r in found["costs"]] == ["A", "B"]
 
 

@@ -41,6 +41,8 @@ MODE_TITLES = {
     "sequential": "one after the other",
     "parallel": "strong call beside the proposal",
 }
+NO_TIME = 0.005
+"""Differences in A's seconds that a table of two decimals does not show."""
 UNITS = ("assumed", "flops", "seconds", "price")
 
 
@@ -84,8 +86,8 @@ def costs_table(results: JSON) -> Table | None:
         caption=(
             f"Cost per step relative to A, n = {found[0]['n']} steps; 95 % intervals over "
             "resampled tasks. Rejected: the part that went into proposing and verifying at steps "
-            "whose proposal was not executed. Assumed: the source report's price list with the fallback "
-            "paid. Seconds are shares of batches."
+            "whose proposal was not executed. Assumed: the source report's price list with the "
+            "fallback paid. Seconds are shares of batches."
         ),
     )
 
@@ -317,7 +319,14 @@ def _beside(results: JSON) -> Iterator[Finding]:
         return
     yield Finding(
         status="note",
-        claim="Starting the strong call beside D's proposal buys time with calls.",
+        claim=(
+            "Starting the strong call beside D's proposal "
+            + (
+                "buys time with calls."
+                if first.value - second.value > NO_TIME
+                else "saves no time."
+            )
+        ),
         evidence=(
             f"D takes {say(first, most=2)} times A's seconds one after the other and "
             f"{say(second, most=2)} side by side; its cost goes from "
@@ -340,8 +349,8 @@ def _about_seconds(results: JSON) -> Paragraph | None:
     return Paragraph(
         text=(
             "Seconds are those of the models alone, as shares of the batches in which outcomes "
-            "were collected; what the environment's tools take is not logged. Schedules other than one "
-            "after the other are simulated from these seconds, step by step in the order of the "
+            "were collected; what the environment's tools take is not logged. Schedules other "
+            "than one after the other are simulated from these seconds, in the order of the "
             f"logged episodes. A's mean step takes {fixed(found['ms_per_step'], 1)} ms."
             + (f" Effects of the cheap model's first guesses: {effects}." if effects else "")
         )
@@ -380,14 +389,14 @@ def schedules_table(results: JSON) -> Table | None:
             for row in found
         ],
         caption=(
-            f"{say_rows(metric(found[0], 'relative_seconds'))}; 95 % intervals over resampled tasks. "
-            "In the first two schedules the gate decides, and accuracy is the system's. Ahead: the "
-            "strong model decides every step, so that accuracy is A's; of a gated system only "
-            "accepted guesses are acted on. Cost is in "
-            f"{UNIT_TITLES[part(results, 'replay', 'latency')['cost_unit']]}; cancelled calls count "
-            "by the part that had run. Thrown away: actions executed on a wrong guess. Apart: what "
-            "a reckoning with hits independent of time leaves out, positive where it promises too "
-            "much."
+            f"{say_rows(metric(found[0], 'relative_seconds'))}; 95 % intervals over resampled "
+            "tasks. In the first two schedules the gate decides, and accuracy is the system's. "
+            "Ahead: the strong model decides every step, so that accuracy is A's; of a gated "
+            "system only accepted guesses are acted on. Cost is in "
+            f"{UNIT_TITLES[part(results, 'replay', 'latency')['cost_unit']]}; cancelled calls "
+            "count by the part that had run. Thrown away: actions executed on a wrong guess. "
+            "Apart: what a reckoning with hits independent of time leaves out, positive where it "
+            "promises too much."
         ),
         num_words=2,
     )
@@ -443,8 +452,8 @@ def breadth_table(results: JSON) -> Table | None:
         caption=(
             "Acting on several of the cheap model's samples at once, one step ahead, reads only: "
             "coverage is counted, and guesses of one model are alike. Samples are drawn one after "
-            "the other here, so that more of them make the first one wait. Seconds saved per second "
-            "run: what the last guess added, against the time that cancelled calls ran for it."
+            "the other here, so that more of them make the first one wait. Seconds saved per "
+            "second run: what the last guess added, against the time that cancelled calls ran."
         ),
     )
 

@@ -142,7 +142,7 @@ def _draw_best(axes: Axes, row: JSON, axis: JSON, styles: dict[str, tuple[str, o
     axes.set_ylim(-0.5, 0.5)
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
-    ticks = base * 2.0 ** np.arange(-4, 5, 2)
+    ticks = base * 2.0 ** np.arange(-2, 3, 2)
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"price of a {ROLE_TITLES[axis['role']]}, × A's step")

@@ -293,7 +293,8 @@ def test_the_order_of_episodes_changes_nothing_but_the_order():
     rng = np.random.default_rng(3)
     trace = random_trace(rng, [3, 1, 5, 2])
     rows = np.concatenate([np.flatnonzero(trace.episodes == e) for e in (2, 0, 3, 1)])
-    turned = Trace(**{name: getattr(trace, name)[rows] for name in Trace.__slots__})
+    fields = {name: getattr(trace, name)[rows] for name in Trace.__slots__}
+    turned = Trace(**fields | {"episodes": np.repeat(np.arange(4), [5, 3, 2, 1])})
     for name in ("seconds", "calls", "cost", "wasted_runs"):
         first, second = (getattr(speculative(t, 2), name) for t in (trace, turned))
         assert second.tolist() == first[[2, 0, 3, 1]].tolist()
@@ -411,7 +412,7 @@ def test_a_trace_that_is_none_is_refused():
         replace(good, call=np.array([1.0, np.nan, 1.0]))
     with pytest.raises(ValueError, match="tool must be at least 0"):
         replace(good, tool=np.array([1.0, -1.0, 1.0]))
-    with pytest.raises(ValueError, match="must stand together"):
+    with pytest.raises(ValueError, match="stand together"):
         replace(good, episodes=np.array([0, 1, 0]))
     with pytest.raises(ValueError, match="one entry per row"):
         replace(good, tool=np.zeros(2))
