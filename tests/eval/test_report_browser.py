@@ -79,6 +79,9 @@ function look() {
   seen.address = page.location.hash;
   page.getElementById("explorer-frozen").click();
   seen.back = { state: state(page), numbers: numbers(page), dots: dots(page) };
+  set(page, "explorer-system", "C", "change");
+  const odd = ["d", "x", "x1", "y", "y1"].map((name) => `.plots [${name}*=NaN]`).join();
+  seen.nothing = { numbers: numbers(page), odd: page.querySelectorAll(odd).length };
   set(page, "explorer-system", "E", "change");
   seen.other = { numbers: numbers(page), place: Number(slider.value) };
   seen.first = visible(page);
@@ -130,7 +133,13 @@ def open_page(address, folder, *flags):
 
 @pytest.fixture(scope="module")
 def results():
-    return json.loads(RESULTS.read_text(encoding="utf-8"))
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    nothing = curve_of(found, "C")  # a verifier that could score nothing, and no label is known
+    for key, value in nothing.items():
+        if isinstance(value, list):
+            nothing[key] = [value[0] if key in ("num_accepted", "accept_rate") else None]
+    nothing |= {"frozen": 0, "strong_calls": [1.0], "relative_flops": None, "assumed_cost": None}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +204,12 @@ def test_slider_moves_numbers_and_plots_and_they_are_those_of_the_results(seen, 
     assert seen["back"] == seen["frozen"]
     assert seen["other"]["place"] == e["frozen"]
     close(seen["other"]["numbers"], shown(e, e["frozen"]))
+
+
+def test_a_gate_that_could_score_nothing_is_drawn_without_an_error(seen):
+    assert seen["nothing"]["odd"] == 0
+    assert seen["nothing"]["numbers"]["acceptable"] == "–"
+    assert "relative_flops" not in seen["nothing"]["numbers"]
 
 
 def test_address_brings_back_system_and_threshold_without_a_word_on_the_console(

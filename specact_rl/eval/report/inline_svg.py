@@ -9,6 +9,8 @@ from specact_rl.eval.report.blocks import Picture
 from specact_rl.eval.report.palette import CSS_NAMES
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_PIXELS = 96 / 72
+"""Of a screen, to a point."""
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
@@ -30,8 +32,11 @@ def inline_svg(drawn: bytes, picture: Picture) -> str:
     for element in root.iter():
         for name, value in element.attrib.items():
             element.set(name, _attribute(name, value, picture.name))
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
+    del root.attrib["height"]
+    # Points at their own size, never wider than the page.
+    root.set(
+        "style", f"max-width: min(100%, {_PIXELS * float(root.attrib.pop('width')[:-2]):.0f}px)"
+    )
     root.set("role", "img")
     root.set("aria-label", picture.alt)
     return ElementTree.tostring(root, encoding="unicode")

@@ -111,8 +111,10 @@ function legend(place, lines) {
 function axis(numbers, label, show, { from, to } = {}) {
   const known = numbers.filter((value) => value !== null && value !== undefined);
   const low = Math.min(from ?? Infinity, ...known), high = Math.max(to ?? -Infinity, ...known);
-  const room = 0.04 * (high - low || 1);
-  return { label, show, low: from === undefined ? low - room : low, high: to === undefined ? high + room : high };
+  const start = Number.isFinite(low) ? low : 0;
+  const end = high > start ? high : start + 1; // nothing known, or one number only
+  const room = 0.04 * (end - start);
+  return { label, show, low: from === undefined ? start - room : start, high: to === undefined ? end + room : end };
 }
 
 const shareTick = (value) => `${Math.round(100 * value)} %`;
