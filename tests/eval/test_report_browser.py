@@ -79,9 +79,6 @@ function look() {
   seen.address = page.location.hash;
   page.getElementById("explorer-frozen").click();
   seen.back = { state: state(page), numbers: numbers(page), dots: dots(page) };
-  set(page, "explorer-system", "C", "change");
-  const odd = ["d", "x", "x1", "y", "y1"].map((name) => `.plots [${name}*=NaN]`).join();
-  seen.nothing = { numbers: numbers(page), odd: page.querySelectorAll(odd).length };
   set(page, "explorer-system", "E", "change");
   seen.other = { numbers: numbers(page), place: Number(slider.value) };
   seen.first = visible(page);
@@ -133,13 +130,7 @@ def open_page(address, folder, *flags):
 
 @pytest.fixture(scope="module")
 def results():
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    nothing = curve_of(found, "C")  # a verifier that could score nothing, and no label is known
-    for key, value in nothing.items():
-        if isinstance(value, list):
-            nothing[key] = [value[0] if key in ("num_accepted", "accept_rate") else None]
-    nothing |= {"frozen": 0, "strong_calls": [1.0], "relative_flops": None, "assumed_cost": None}
-    return found
+    return json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +197,20 @@ def test_slider_moves_numbers_and_plots_and_they_are_those_of_the_results(seen, 
     close(seen["other"]["numbers"], shown(e, e["frozen"]))
 
 
-def test_a_gate_that_could_score_nothing_is_drawn_without_an_error(seen):
-    assert seen["nothing"]["odd"] == 0
-    assert seen["nothing"]["numbers"]["acceptable"] == "–"
-    assert "relative_flops" not in seen["nothing"]["numbers"]
+def test_a_gate_that_could_score_nothing_is_drawn_without_an_error(results, tmp_path):
+    curve = {
+        key: value[:1] if isinstance(value, list) else value
+        for key, value in curve_of(results, "D").items()
+    }
+    unknown = dict.fromkeys(("relative_flops", "assumed_cost", "random_gate", "oracle_gate"))
+    curve |= unknown | {"frozen": 0, "worst_gate": None, "acceptable": [0.5]}
+    write_report({"replay": {"curves": [curve]}}, tmp_path)
+    dom, console = open_page((tmp_path / "report.html").as_uri(), tmp_path / "profile")
+    assert console == []
+    assert "NaN" not in dom.split("</main>")[0]
+    assert (
+        '<tr data-key="selective_risk"><td class="word">wrong among accepted</td><td>–</td>' in dom
+    )
 
 
 def test_address_brings_back_system_and_threshold_without_a_word_on_the_console(
