@@ -11,6 +11,8 @@ from specact_rl.eval.report.palette import CSS_NAMES
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _PIXELS = 96 / 72
 """Of a screen, to a point."""
+_LEAST = 0.62
+"""Of its own width: drawn smaller a figure's texts cannot be read, so that it scrolls instead."""
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
@@ -33,10 +35,8 @@ def inline_svg(drawn: bytes, picture: Picture) -> str:
         for name, value in element.attrib.items():
             element.set(name, _attribute(name, value, picture.name))
     del root.attrib["height"]
-    # Points at their own size, never wider than the page.
-    root.set(
-        "style", f"max-width: min(100%, {_PIXELS * float(root.attrib.pop('width')[:-2]):.0f}px)"
-    )
+    width = _PIXELS * float(root.attrib.pop("width").removesuffix("pt"))
+    root.set("style", f"max-width: {width:.0f}px; min-width: {_LEAST * width:.0f}px")
     root.set("role", "img")
     root.set("aria-label", picture.alt)
     return ElementTree.tostring(root, encoding="unicode")
