@@ -12,6 +12,12 @@ import pytest
 
 from specact_rl.cli import main
 from specact_rl.eval.evaluate import run_all
+from specact_rl.eval.results_schema import (
+    RESULTS_SCHEMA_VERSION,
+    check_results,
+    undocumented_keys,
+)
+from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.models import tied
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.folders import Folders
@@ -63,6 +69,22 @@ def test_smoke_run_ends_in_a_report_with_every_system(smoke_run):
     page = (smoke_run / "report" / "report.html").read_text()
     assert "<svg" in page or "data:image" in page
     assert (smoke_run / "report" / "report.md").read_text().startswith("# ")
+
+
+def test_results_follow_the_documented_schema(smoke_run):
+    found = results(smoke_run)
+    assert found["schema_version"] == RESULTS_SCHEMA_VERSION
+    assert list(undocumented_keys(check_results(found, "smoke"))) == []
+
+
+def test_what_systems_did_step_by_step_is_kept(smoke_run):
+    artifacts = Artifacts(preset=find_preset("smoke"), seed=0, folders=Folders(root=smoke_run))
+    runs = run_all(artifacts.outcomes("test"), artifacts.gates())
+    kept = read_step_outcomes(smoke_run)
+    assert list(kept.systems) == list(runs)
+    for name, run in runs.items():
+        np.testing.assert_array_equal(kept.systems[name].acceptable, run.acceptable)
+        np.testing.assert_array_equal(kept.systems[name].accepted, run.accepted)
 
 
 def test_rejected_steps_of_a_gated_system_are_the_strong_models(smoke_run):

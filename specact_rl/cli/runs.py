@@ -168,6 +168,7 @@ def run_repeats(args: argparse.Namespace) -> int:
 
 
 def _read_results(run: Path) -> dict[str, Any]:
+    from specact_rl.eval.results_schema import check_version
     from specact_rl.store import read_json
 
     path = run / "evaluation" / "results.json"
@@ -176,6 +177,7 @@ def _read_results(run: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    check_version(found, str(path))
     return found
 
 

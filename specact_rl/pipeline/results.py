@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from specact_rl.eval.evaluate import calibration_rule
+from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.store import read_json, read_manifest
@@ -32,6 +33,7 @@ def collect_results(
         command: What the user typed.
     """
     results = {
+        "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": _meta(artifacts, stages, command),
         "splits": split_rows(artifacts.rollouts(*SPLITS)),
         "replay": replay,
@@ -59,7 +61,7 @@ def _meta(
 
 
 def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:
-    """Sizes and task families by split."""
+    """Sizes and task families by split, and a hash of which steps it has."""
     of_split: dict[str, list[Rollout]] = {split: [] for split in SPLITS}
     for rollout in rollouts:
         of_split[str(rollout.split)].append(rollout)
@@ -69,6 +71,7 @@ def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:
             "num_tasks": len({r.task_id for r in found}),
             "num_steps": sum(len(r.steps) for r in found),
             "families": sorted({r.family for r in found}),
+            "steps_hash": content_hash(sorted((r.rollout_id, len(r.steps)) for r in found)),
         }
     return rows
 

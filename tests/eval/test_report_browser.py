@@ -197,6 +197,22 @@ def test_slider_moves_numbers_and_plots_and_they_are_those_of_the_results(seen, 
     close(seen["other"]["numbers"], shown(e, e["frozen"]))
 
 
+def test_a_gate_that_could_score_nothing_is_drawn_without_an_error(results, tmp_path):
+    curve = {
+        key: value[:1] if isinstance(value, list) else value
+        for key, value in curve_of(results, "D").items()
+    }
+    unknown = dict.fromkeys(("relative_flops", "assumed_cost", "random_gate", "oracle_gate"))
+    curve |= unknown | {"frozen": 0, "worst_gate": None, "acceptable": [0.5]}
+    write_report({"replay": {"curves": [curve]}}, tmp_path)
+    dom, console = open_page((tmp_path / "report.html").as_uri(), tmp_path / "profile")
+    assert console == []
+    assert "NaN" not in dom.split("</main>")[0]
+    assert (
+        '<tr data-key="selective_risk"><td class="word">wrong among accepted</td><td>–</td>' in dom
+    )
+
+
 def test_address_brings_back_system_and_threshold_without_a_word_on_the_console(
     seen, folder, results, tmp_path
 ):

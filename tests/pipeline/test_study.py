@@ -15,6 +15,8 @@ from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.report.study_sections import doubts_about_log
+from specact_rl.eval.results_schema import check_results, undocumented_keys
+from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.pipeline.study.base import parse_sizes
 from specact_rl.policy.gates import Gate
@@ -252,6 +254,15 @@ def test_the_report_says_what_the_log_is_and_who_was_not_seen(pair):
     assert "same arguments" not in page  # the log has no reference actions
 
 
+def test_results_follow_the_documented_schema(pair, results):
+    assert list(undocumented_keys(check_results(results, "study"))) == []
+    kept = read_step_outcomes(pair[1])
+    names = [row["name"] for row in results["replay"]["systems"]]
+    assert list(kept.systems) == names
+    share = np.nanmean(kept.systems["D"].acceptable)
+    assert share == pytest.approx(system(results, "D")["acceptable"]["value"])
+
+
 def test_a_verifier_of_another_study_judges_as_it_is(pair, tmp_path):
     log, out = pair
     folder = out / "outcomes" / "cheap--trained" / "verifier"
@@ -347,6 +358,7 @@ def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     assert "systems" not in results["replay"]
     row = next(v for v in results["replay"]["verifiers"] if v["system"] == "D")
     assert row["auroc"]["value"] > 0.95
+    assert list(undocumented_keys(check_results(results, "study"))) == []
     page = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "no second model" in page
 
@@ -392,6 +404,7 @@ def test_a_log_of_verdicts_alone_is_studied_as_far_as_it_goes(tmp_path):
     assert system(results, "B")["relative_price"]["value"] == pytest.approx(1.0)
     page = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "no trained verifier" in page
+    assert list(undocumented_keys(check_results(results, "study"))) == []
 
 
 @pytest.mark.parametrize(
@@ -469,6 +482,11 @@ def test_a_model_of_the_users_is_held_against_what_the_log_did(proposed):
     }
     page = (proposed / "report" / "report.md").read_text()
     assert "by definition" in page
+
+
+def test_results_of_a_proposer_follow_the_documented_schema(proposed):
+    results = read_json(proposed / "evaluation" / "results.json")
+    assert list(undocumented_keys(check_results(results, "study"))) == []
 
 
 def test_its_proposals_at_failed_episodes_are_not_asked_for(proposed):

@@ -47,14 +47,15 @@ def explorer_data(results: JSON) -> dict[str, Any]:
 
     Returns:
         `systems`: one per curve, its lists rounded; `points`: every system of the replay table
-        with the numbers of its own row; `costs`: titles of the cost axes that are known.
+        with the numbers of its own row; `costs`: key and title of the cost axes that are known,
+        in order.
     """
     curves = rows(results, "replay", "curves")
-    costs = {
-        key: title
+    costs = [
+        [key, title]
         for key, title in COSTS.items()
         if any(curve.get(key) is not None for curve in curves)
-    }
+    ]
     return {
         "costs": costs,
         "systems": [_curve(results, curve) for curve in curves],

@@ -9,6 +9,10 @@ from specact_rl.eval.report.blocks import Picture
 from specact_rl.eval.report.palette import CSS_NAMES
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_PIXELS = 96 / 72
+"""Of a screen, to a point."""
+_LEAST = 0.62
+"""Of its own width: drawn smaller a figure's texts cannot be read, so that it scrolls instead."""
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
@@ -30,8 +34,9 @@ def inline_svg(drawn: bytes, picture: Picture) -> str:
     for element in root.iter():
         for name, value in element.attrib.items():
             element.set(name, _attribute(name, value, picture.name))
-    for name in ("width", "height"):
-        root.attrib.pop(name, None)
+    del root.attrib["height"]
+    width = _PIXELS * float(root.attrib.pop("width").removesuffix("pt"))
+    root.set("style", f"max-width: {width:.0f}px; min-width: {_LEAST * width:.0f}px")
     root.set("role", "img")
     root.set("aria-label", picture.alt)
     return ElementTree.tostring(root, encoding="unicode")

@@ -111,8 +111,10 @@ function legend(place, lines) {
 function axis(numbers, label, show, { from, to } = {}) {
   const known = numbers.filter((value) => value !== null && value !== undefined);
   const low = Math.min(from ?? Infinity, ...known), high = Math.max(to ?? -Infinity, ...known);
-  const room = 0.04 * (high - low || 1);
-  return { label, show, low: from === undefined ? low - room : low, high: to === undefined ? high + room : high };
+  const start = Number.isFinite(low) ? low : 0;
+  const end = high > start ? high : start + 1; // nothing known, or one number only
+  const room = 0.04 * (end - start);
+  return { label, show, low: from === undefined ? start - room : start, high: to === undefined ? end + room : end };
 }
 
 const shareTick = (value) => `${Math.round(100 * value)} %`;
@@ -126,7 +128,8 @@ function startExplorer() {
   const data = JSON.parse(byId("explorer-data").textContent);
   const system = byId("explorer-system"), cost = byId("explorer-cost"), slider = byId("explorer-threshold");
   for (const { name, title } of data.systems) system.append(new Option(`${name} ${title}`, name));
-  for (const [key, title] of Object.entries(data.costs)) cost.append(new Option(title, key));
+  const costTitles = new Map(data.costs);
+  for (const [key, title] of costTitles) cost.append(new Option(title, key));
   const current = () => data.systems.find(({ name }) => name === system.value);
 
   function choose(name, place) {
@@ -216,7 +219,7 @@ function startExplorer() {
     ];
     const ys = [...lines.flatMap((line) => line.points.filter(Boolean).map(([, y]) => y))];
     plot(byId("plot-frontier"), {
-      x: axis([...xs, ...points.map((p) => p[key])], data.costs[key], key === "strong_calls" ? shareTick : plainTick, { from: 0 }),
+      x: axis([...xs, ...points.map((p) => p[key])], costTitles.get(key), key === "strong_calls" ? shareTick : plainTick, { from: 0 }),
       y: axis([...ys, ...points.map((p) => p.acceptable)], "", shareTick),
       lines,
       marks: [
@@ -255,7 +258,7 @@ function startExplorer() {
     if (!location.hash.startsWith("#explorer&")) return false;
     const chosen = data.systems.find(({ name }) => name === state.get("system")) ?? data.systems[0];
     choose(chosen.name, place(chosen, state.get("threshold")));
-    if (state.get("cost") in data.costs) cost.value = state.get("cost");
+    if (costTitles.has(state.get("cost"))) cost.value = state.get("cost");
     return true;
   }
 

@@ -16,7 +16,7 @@ from specact_rl.eval.report.blocks import (
     table,
     words,
 )
-from specact_rl.eval.report.lookup import has_families_held_out, part, rows, system
+from specact_rl.eval.report.lookup import has_families_held_out, part, rows, verifier_title
 from specact_rl.eval.report.numbers import (
     DASH,
     JSON,
@@ -118,13 +118,14 @@ def splits_table(results: JSON) -> Table | None:
     if not splits:
         return None
     return table(
-        ("split", "tasks", "steps", "families"),
+        ("split", "tasks", "steps", "families", "hash of its steps"),
         [
             (
                 words(str(name).replace("_", " ")),
                 words(split.get("num_tasks")),
                 words(split.get("num_steps")),
                 words(len(split["families"]) if split.get("families") else None),
+                words(split.get("steps_hash")),
             )
             for name, split in splits.items()
         ],
@@ -275,7 +276,7 @@ def _loss(row: JSON, key: str) -> Cell:
 
 
 def reproduce_section(results: JSON) -> Section | None:
-    """The command, the seed and the versions."""
+    """The command, seeds, versions, and hashes of data, models and gates."""
     meta = part(results, "meta")
     if not meta:
         return None
@@ -285,15 +286,57 @@ def reproduce_section(results: JSON) -> Section | None:
     facts = {
         "seed": meta.get("seed"),
         "code version": meta.get("code_version"),
+        "hash of the code": meta.get("source_hash"),
         "metrics version": meta.get("metrics_version"),
+        "schema version of results.json": results.get("schema_version"),
+        "models trained from": ", ".join(map(str, meta.get("bases") or [])) or None,
         **{MACHINE.get(name, name): value for name, value in part(meta, "machine").items()},
     }
-    gate = (system(results, "D") or {}).get("gate_id")
-    facts["gate of D"] = gate
     shown = [(words(name), words(value)) for name, value in facts.items() if value is not None]
     if shown:
         blocks.append(table(("", ""), shown, num_words=2))
-    found = splits_table(results)
-    if found is not None:
-        blocks.append(found)
+    found = (splits_table(results), _models_table(results), _gates_table(results))
+    blocks += [block for block in found if block is not None]
     return Section(title="How to reproduce", blocks=blocks)
+
+
+def _models_table(results: JSON) -> Table | None:
+    """What proposed and what judged, by id."""
+    found = rows(results, "replay", "proposers")
+    lines = [(row["role"], row.get("model_id"), row.get("num_params")) for row in found]
+    lines += [
+        (f"verifier of {row['system']}: {verifier_title(str(row['name']))}", row.get("verifier_id"),
+         row.get("num_params"))
+        for row in rows(results, "replay", "verifiers")
+    ]  # fmt: skip
+    if not lines:
+        return None
+    return table(
+        ("model", "id", "parameters"),
+        [(words(name), words(found_id), words(parameters(n))) for name, found_id, n in lines],
+        caption="Ids of checkpoints hold a hash of their weights and prompts.",
+        num_words=2,
+    )
+
+
+def _gates_table(results: JSON) -> Table | None:
+    """The frozen gates."""
+    found = [row for row in rows(results, "replay", "systems") if row.get("gate_id")]
+    if not found:
+        return None
+    return table(
+        ("gate of", "id", "threshold"),
+        [
+            (
+                words(row["name"]),
+                words(row["gate_id"]),
+                words("none" if row.get("threshold") is None else fixed(row["threshold"], 4)),
+            )
+            for row in found
+        ],
+        caption=(
+            "An id is the hash of calibrator, threshold and what they were fitted on. Threshold "
+            "none accepts nothing."
+        ),
+        num_words=2,
+    )

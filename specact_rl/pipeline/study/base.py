@@ -21,6 +21,7 @@ from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, eval
 from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
+from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
 from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import ModelSize
@@ -177,6 +178,7 @@ class Study(ABC):
             dict[str, Any],
             plain_json(
                 {
+                    "schema_version": RESULTS_SCHEMA_VERSION,
                     "meta": {
                         "study": {
                             **source,
