@@ -149,6 +149,8 @@ def _training_rows(artifacts: Artifacts) -> list[dict[str, Any]]:
                 "recipe": log["recipe"],
                 "model": role,
                 "rows": log["num_rows"],
+                "rows_sha256": log["origin"]["rows_sha256"],
+                "options_hash": content_hash(log["origin"]["options"]),
                 "seconds": log["seconds"],
                 "first_loss": losses[0] if losses else None,
                 "last_loss": losses[-1] if losses else None,
