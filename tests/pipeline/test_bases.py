@@ -2,6 +2,7 @@
 
 import pytest
 
+from specact_rl.cli import main
 from specact_rl.errors import ConfigError, ModelError
 from specact_rl.pipeline.bases import adapted_preset, base_folder
 from specact_rl.presets import find_preset, model_path
@@ -56,3 +57,18 @@ def test_folder_without_a_checkpoint_is_refused(downloads, tmp_path):
     with pytest.raises(ModelError, match=r"empty must be a whole checkpoint, but has no config"):
         base_folder(str(tmp_path / "empty"))
     assert downloads == []
+
+
+def test_command_line_puts_bases_and_tasks_in_the_presets_place(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "specact_rl.pipeline.run_preset", lambda preset, out, **named: asked.append((preset, named))
+    )
+    monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
+    options = ["--cheap-base", "org/a@1", "--verifier-base", "org/c", "--num-tasks", "5"]
+    assert main(["run", "--preset", "qwen3", "--out", str(tmp_path), *options]) == 0
+    [(preset, named)] = asked
+    bases = (preset.cheap_base, preset.strong_base, preset.verifier_base)
+    assert bases == ("org/a@1", "Qwen/Qwen3-8B", "org/c")
+    assert preset.num_tasks == 5
+    assert named["command"][-6:] == options

@@ -9,7 +9,7 @@ import torch
 from specact_rl.cli import main
 from specact_rl.pipeline import workload
 from specact_rl.pipeline.bases import adapted_preset
-from specact_rl.pipeline.plan import TRAINING, fit_of, plan_run
+from specact_rl.pipeline.plan import TRAINING, RecipeSettings, fit_of, plan_run
 from specact_rl.presets import find_preset
 
 GB = 1_000_000_000
@@ -48,6 +48,17 @@ def test_both_proposers_train_on_equal_data(qwen3):
     assert strong.flops / cheap.flops == pytest.approx(
         36 * 192_937_984 / (28 * 50_331_648), rel=0.1
     )
+
+
+def test_data_is_gone_through_by_epochs_or_as_far_as_the_steps_go(qwen3):
+    assert RecipeSettings.read("qwen3", "sft_proposer").passes(1000) == 2
+    # 2 steps of 2 rows each
+    assert RecipeSettings.read("smoke", "sft_proposer").passes(8) == 0.5
+    verifier = stage(qwen3, "train_verifier: verifier")
+    preferences = stage(qwen3, "dpo_proposer: cheap_dpo")
+    # two epochs of single rows, one epoch of pairs, of the same mean length
+    per_row = verifier.tokens / (2 * verifier.rows)
+    assert preferences.tokens == pytest.approx(2 * preferences.rows * per_row, rel=1e-3)
 
 
 def test_hours_are_those_of_the_flops_at_the_stated_share(qwen3):
