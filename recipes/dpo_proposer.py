@@ -14,6 +14,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import (
@@ -42,6 +43,8 @@ def main() -> None:
         training.max_length,
         allow_truncation=arguments.allow_truncation,
     )
+    lengths = [len(row.ids) for row in expected]
+    check_fits_device(run.model_path, training, model, lengths, sequences=2)
     collator = DataCollatorForPreference(
         pad_token_id=run.tokenizer.pad_token_id,
         max_length=training.max_length,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
+from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import check_trained_tokens, fit_rows, token_rows
@@ -33,6 +34,7 @@ def main() -> None:
         allow_truncation=arguments.allow_truncation,
     )
     training.max_length = None  # nothing is left for the trainer to cut or drop
+    check_fits_device(run.model_path, training, model, [len(row.ids) for row in rows])
     trainer = SFTTrainer(
         model=run.model_path,
         args=training,

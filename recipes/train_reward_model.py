@@ -13,6 +13,7 @@ from datasets import Dataset
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config, get_quantization_config
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import (
@@ -45,6 +46,8 @@ def main() -> None:
         allow_truncation=arguments.allow_truncation,
     )
     training.max_length = None  # nothing is left for the trainer to drop
+    lengths = [len(row.ids) for row in rows]
+    check_fits_device(run.model_path, training, model, lengths, sequences=2, head="labels")
     model.lora_task_type = "SEQ_CLS"  # with another one the head is trained, but not saved
     trainer = RewardTrainer(
         model=run.model_path,

@@ -17,6 +17,7 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from trl import ModelConfig
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
 from specact_rl.models.training import (
@@ -71,6 +72,8 @@ def main() -> None:
         arguments.max_length,
         allow_truncation=arguments.allow_truncation,
     )
+    lengths = [len(row.ids) for row in rows]
+    check_fits_device(run.model_path, training, model, lengths, head="labels")
     chosen = sampled_rows(labels, arguments.balance)
     trainer = Trainer(
         model=new_classifier(run.model_path, run.tokenizer.pad_token_id, training, model),

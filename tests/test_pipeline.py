@@ -19,10 +19,11 @@ from specact_rl.eval.results_schema import (
 )
 from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.models import tied
-from specact_rl.pipeline.artifacts import Artifacts
+from specact_rl.pipeline.artifacts import JUDGED, Artifacts
 from specact_rl.pipeline.folders import Folders
+from specact_rl.pipeline.plan import plan_run
 from specact_rl.presets import PRESETS, find_preset, model_path
-from specact_rl.store import file_hash
+from specact_rl.store import file_hash, read_manifest
 
 TIMES = {
     "seconds",
@@ -126,6 +127,43 @@ def test_same_command_again_trains_and_proposes_nothing(smoke_run, tmp_path):
     assert start(smoke_run, tmp_path / "log.txt").wait() == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert without_times(results(smoke_run)) == without_times(before)
+
+
+def test_plan_of_the_run_said_what_it_wrote(smoke_run):
+    plan = plan_run(find_preset("smoke"), seed=0, device_memory=10**9, device_rate=1e9)
+    planned = {(stage.stage, stage.what): stage for stage in plan.stages}
+    folders = Folders(root=smoke_run)
+
+    def counts(folder):
+        return read_manifest(folder).counts
+
+    written = {
+        ("rollouts", "episodes"): counts(folders.rollouts)["rollouts"],
+        ("build sft rows", "rows"): counts(folders.data("sft"))["train"],
+        ("cheap proposes", "cheap"): counts(folders.proposals("cheap"))["proposals"],
+        ("strong proposes", "strong"): counts(folders.proposals("strong"))["proposals"],
+        ("DPO proposer proposes", "cheap_dpo"): counts(folders.proposals("cheap_dpo"))["proposals"],
+        ("cheap and strong rank", "strong"): counts(folders.ranked("strong"))["proposals"],
+        ("calibrate", "gates"): counts(folders.gates)["gates"],
+    } | {
+        ("verifiers judge", f"{key} on {role}"): counts(folders.scores(key, role))["scores"]
+        for key, role in JUDGED
+    }  # fmt: skip
+    assert {key: planned[key].rows for key in written} == written
+    assert all(planned[key].bound == "exact" for key in written)
+    for what in ("verifier", "preferences", "reward"):
+        stage = planned["mine pairs and verifier rows", what]
+        assert stage.bound == "at most"
+        assert 0.4 * stage.rows < counts(folders.data(what))["train"] <= stage.rows
+    # Prompts are read once a rollout and counted exactly; what is written is taken to be as long as
+    # the expert's actions.
+    for role in ("cheap", "strong"):
+        proposals = Artifacts(preset=find_preset("smoke"), seed=0, folders=folders).proposals(role)
+        read = sum(p.num_prompt_tokens - p.num_cached_tokens for p in proposals)
+        wrote = sum(p.num_completion_tokens for p in proposals)
+        stage = planned[f"{role} proposes", role]
+        assert read < stage.tokens
+        assert stage.tokens == pytest.approx(read + wrote, rel=0.05)
 
 
 def test_folder_of_another_seed_is_refused(smoke_run, capsys):

@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specact_rl.cli.shared import EXIT_OK
+from specact_rl.cli.shared import EXIT_FINDINGS, EXIT_OK
 from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
+
+
+_PLAN_OPTIONS = ("json", "utilisation", "device_memory", "device_tflops")
+_PRESET_OPTIONS = ("cheap_base", "strong_base", "verifier_base", "num_tasks")
 
 
 def add_run(subparsers: Subparsers) -> None:
@@ -28,32 +32,86 @@ def add_run(subparsers: Subparsers) -> None:
         help="tiny (CPU, minutes), smoke (CPU, about a minute, numbers mean nothing) or qwen3 "
         "(GPU; Qwen3 1.7B, 4B, 8B) (default: tiny)",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of the run, made if absent"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run, made if absent")
     parser.add_argument("--seed", type=int, default=0, help="of tasks, training and sampling")
     parser.add_argument(
         "--from-scratch",
         action="store_true",
         help="pretrain the tiny bases first, instead of taking the shipped ones; not for qwen3",
     )
+    bases = parser.add_argument_group(
+        "in the place of what the preset says",
+        "A base is a checkpoint folder, a hub id, or ID@REVISION. Nothing is fetched but the bases "
+        "named here or by the preset.",
+    )
+    for role, what in (
+        ("cheap", "what the cheap proposer starts from"),
+        ("strong", "what the strong model starts from"),
+        ("verifier", "what verifier and reward model start from"),
+    ):
+        bases.add_argument(f"--{role}-base", metavar="BASE", help=what)
+    bases.add_argument(
+        "--num-tasks",
+        type=int,
+        metavar="N",
+        help="in-family tasks over all splits; the preset's other numbers of tasks go with it",
+    )
+    plan = parser.add_argument_group(
+        "plan",
+        "What the run will take, stage by stage: rows, tokens, FLOPs, memory, hours, and whether "
+        "it fits. Downloads nothing and loads no weights. Exit code 1 if a stage does not fit.",
+    )
+    plan.add_argument("--plan", action="store_true", help="print the plan and run nothing")
+    plan.add_argument("--json", action="store_true", help="the plan as JSON")
+    plan.add_argument(
+        "--utilisation",
+        type=float,
+        metavar="SHARE",
+        help="of the device's matrix product rate that trainings reach (default: 0.18; 0.18 to "
+        "0.26 were measured on one H100, benchmarks/results/gpu-h100.json)",
+    )
+    plan.add_argument(
+        "--device-memory",
+        type=float,
+        metavar="GB",
+        help="of the device, 10^9 bytes (default: detected; 80 where the preset is for a GPU and "
+        "there is none)",
+    )
+    plan.add_argument(
+        "--device-tflops",
+        type=float,
+        metavar="TFLOPS",
+        help="rate of a matrix product on the device (default: measured; 792, an H100's, where the "
+        "preset is for a GPU and there is none)",
+    )
     parser.set_defaults(run=run_run)
 
 
 def run_run(args: argparse.Namespace) -> int:
-    """Run the preset and end with its table, its verdicts and the report's path."""
+    """Run the preset and end with its table, its verdicts and the report's path; or plan it."""
+    if args.plan:
+        return _run_plan(args)
+    given = [name for name in _PLAN_OPTIONS if getattr(args, name)]
+    if given:
+        raise ConfigError(f"--{given[0].replace('_', '-')} is of a plan; add --plan")
+    if args.out is None:
+        raise ConfigError("--out DIR must be given: the folder of the run")
     from rich.console import Console
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.report import terminal_summary
+    from specact_rl.pipeline.bases import adapted_preset
     from specact_rl.pipeline.run import run_preset
     from specact_rl.presets import find_preset
     from specact_rl.progress import progress_bars
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    preset = find_preset(args.preset)
+    changes = {name: getattr(args, name) for name in _PRESET_OPTIONS}
+    preset = adapted_preset(find_preset(args.preset), **changes)
     command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
     command += ["--seed", str(args.seed), *(["--from-scratch"] if args.from_scratch else [])]
+    for name, value in changes.items():
+        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     with progress_bars() as bar:
         results = run_preset(
             preset,
@@ -67,6 +125,33 @@ def run_run(args: argparse.Namespace) -> int:
     terminal_summary(results, console)
     console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
     return EXIT_OK
+
+
+def _run_plan(args: argparse.Namespace) -> int:
+    """Print what the run will take."""
+    import json
+
+    from specact_rl.pipeline.bases import adapted_preset
+    from specact_rl.pipeline.plan import plan_run
+    from specact_rl.pipeline.plan_page import plan_page
+    from specact_rl.presets import find_preset
+
+    for name in ("utilisation", "device_memory", "device_tflops"):
+        value = getattr(args, name)
+        if value is not None and not 0.0 < value < float("inf"):
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value!r}")
+    if args.utilisation is not None and args.utilisation > 1.0:
+        raise ConfigError(f"--utilisation must be a share, at most 1, got {args.utilisation!r}")
+    changes = {name: getattr(args, name) for name in _PRESET_OPTIONS}
+    plan = plan_run(
+        adapted_preset(find_preset(args.preset), **changes),
+        seed=args.seed,
+        utilisation=args.utilisation,
+        device_memory=None if args.device_memory is None else round(args.device_memory * 1e9),
+        device_rate=None if args.device_tflops is None else args.device_tflops * 1e12,
+    )
+    print(json.dumps(plan.to_json(), indent=2) if args.json else plan_page(plan))
+    return EXIT_OK if plan.fits else EXIT_FINDINGS
 
 
 def add_report(subparsers: Subparsers) -> None:

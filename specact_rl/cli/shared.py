@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("specact_rl.cli")
 
 EXIT_OK = 0
+EXIT_FINDINGS = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
 

@@ -257,7 +257,6 @@ class ProposalColumns:
                 (effect_of(s, p) for s, row in zip(table.steps, rows, strict=True) for p in row),
                 np.str_,
             ),
-
             logprob=array((_number(p.logprob) for p in flat), np.float64),
             tokens_known=all(
                 None not in (p.num_prompt_tokens, p.num_completion_tokens) for p in flat
@@ -297,7 +296,6 @@ def _number(value: float | None) -> float:
 def _key(step: Step, proposal: Proposal) -> int:
     found = proposal_hash(proposal, step.tools)
     return NO_ACTION if found is None else hash(found)
-
 
 
 def score_matrix(

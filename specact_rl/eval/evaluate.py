@@ -346,7 +346,6 @@ def _systems(
     return reports, of_references
 
 
-
 def run_all(
     outcomes: Outcomes, gates: Mapping[str, Gate], systems: Mapping[str, System] = SYSTEMS
 ) -> dict[str, SystemRun]:

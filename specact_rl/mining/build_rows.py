@@ -57,6 +57,9 @@ from specact_rl.store import Manifest
 CONTINUATION_NOISE = 0.15
 """Share of random actions of the player who measures pair precision by playing on."""
 
+REWARD_STRATEGIES = ("same_prefix", "hard_negative")
+"""Of a reward model's pairs, unless others are asked for."""
+
 Balance = Literal["natural", "subsample"]
 
 _NEEDS_PROPOSALS = ("same_prefix", "on_policy")
@@ -348,7 +351,7 @@ def _pair_report(
 def build_reward(
     source: DataSource,
     *,
-    strategies: Sequence[str] = ("same_prefix", "hard_negative"),
+    strategies: Sequence[str] = REWARD_STRATEGIES,
     max_per_task: int = 8,
     max_per_step: int = 1,
     max_length_ratio: float | None = None,

@@ -119,12 +119,21 @@ def first_sft_rows(
     ]
 
 
+def sft_step_indices(rollout: Rollout, target: SftTarget, first: FirstRows) -> list[int]:
+    """Which steps of a rollout `first_sft_rows` makes rows of."""
+    return [
+        step.index
+        for step, key, _ in _sft_targets(rollout, target, Counter())
+        if first.has(key, (rollout.rollout_id, step.index))
+    ]
+
+
 def _sft_targets(
     rollout: Rollout, target: SftTarget, dropped: Counter[str]
 ) -> Iterator[tuple[Step, bytes, Action]]:
     """Each step with a known target: the step, its row's key, the target."""
-    prompt_keys = _prompt_keys(rollout)
-    for step, prompt_key in zip(rollout.each_step(), prompt_keys, strict=True):
+    keys = prompt_keys(rollout)
+    for step, prompt_key in zip(rollout.each_step(), keys, strict=True):
         action = _sft_action(rollout, step, target, dropped)
         if action is not None:
             yield step, _row_key(prompt_key, action, step), action
@@ -193,7 +202,7 @@ def _labelled(
     steps = {
         step.step_id: (step, key)
         for rollout in task.rollouts
-        for step, key in zip(rollout.each_step(), _prompt_keys(rollout), strict=True)
+        for step, key in zip(rollout.each_step(), prompt_keys(rollout), strict=True)
     }
     for proposal in task.proposals:
         if proposal.action is None:
@@ -338,7 +347,7 @@ def _num_tokens(step: Step, side: Side, renderer: Renderer) -> int:
     return len(renderer.conversation_ids(conversation)) - len(renderer.prompt_ids(step))
 
 
-def _prompt_keys(rollout: Rollout) -> list[bytes]:
+def prompt_keys(rollout: Rollout) -> list[bytes]:
     """Per step, a key that is equal for equal prompts, found without rendering them.
 
     Each message is hashed once, however many steps have it in their history.

@@ -41,6 +41,45 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _SAFE_OPTIONS: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def local_model(name: str, revision: str | None = None) -> Path:
+    """Folder of a whole checkpoint.
+
+    Args:
+        name: A folder, a hub id, or `id@revision`. One from the hub is downloaded, or taken from
+            the cache; nothing but its safetensors and the files that describe them.
+        revision: Of a hub id that does not say it itself.
+
+    Raises:
+        ModelError: It is no folder, cannot be had from the hub, or is no whole checkpoint.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        hub_id, _, pinned = name.partition("@")
+        try:
+            path = Path(
+                huggingface_hub.snapshot_download(
+                    hub_id,
+                    revision=pinned or revision,
+                    allow_patterns=_HUB_FILES,
+                    ignore_patterns=["original/*", "consolidated*"],
+                )
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"model {name!r} must be a checkpoint folder or a hub id (with @revision if you "
+                f"like): {error}"
+            ) from error
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{path} must be a whole checkpoint, but has no config.json; merge an adapter into its "
+            "base first"
+        )
+    return path
+
+
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Tokenizer of a local folder or hub id.
 

@@ -1,4 +1,4 @@
-"""How much device memory a LoRA training or a cache takes, by arithmetic on a config.
+"""How much device memory a training, writing or scoring takes, by arithmetic on a config.
 
 Counts what PyTorch's allocator hands out at the worst moment of a step
 (`torch.cuda.max_memory_allocated`). Beside that a device holds the CUDA context (about half a GB)
@@ -14,9 +14,10 @@ from transformers import PreTrainedConfig
 
 from specact_rl.errors import ModelError
 
-Head = Literal["fused", "logits"]
-"""How the loss reads the output embedding. fused: in tiles, as TRL's SFT trainer; logits: all of
-them at once, as a plain transformers model with labels."""
+Head = Literal["fused", "logits", "labels"]
+"""How the loss reads the output embedding. fused: in tiles, as TRL's SFT and DPO trainers; logits:
+all of it at once, as a plain transformers model with labels; labels: not at all, as a classifier,
+whose own head is too small to count."""
 
 # Tokens and vocabulary of TRL's tile (trl.kernels.chunked_logprob, trl.trainer.utils).
 _TILE = (4_096, 32_768)
@@ -56,12 +57,14 @@ def training_memory(
     *,
     batch_size: int,
     length: int,
-    lora_r: int,
+    lora_r: int | None,
     load_in_4bit: bool,
     activation_checkpointing: bool,
     head: Head = "fused",
 ) -> TrainingMemory:
     """Memory of training adapters on all linear layers but the output embedding, in bf16 autocast.
+
+    Without adapters, of training all weights in float32, with no autocast.
 
     The frozen weights are bf16, or nf4 quantised twice with the embedding left in bf16. Adapters
     are what TRL makes of them: float32 over bf16 weights, bf16 over nf4. Attention is sdpa without
@@ -73,7 +76,7 @@ def training_memory(
         batch_size: Rows of a forward pass (per_device_train_batch_size); accumulated batches come
             one after the other and add nothing.
         length: Tokens of a row, all of them under the loss.
-        lora_r: Rank of the adapters.
+        lora_r: Rank of the adapters; None trains all weights.
         load_in_4bit: nf4 instead of bf16.
         activation_checkpointing: Layers are computed again in the backward pass.
         head: How the loss is computed.
@@ -83,6 +86,8 @@ def training_memory(
     """
     shape = _Shape.of(config)
     tokens = batch_size * length
+    if lora_r is None:
+        return _full_training(config, tokens, activation_checkpointing, head)
     adapter_dtype = _BF16 if load_in_4bit else _FP32
     num_adapter = num_adapter_params(config, lora_r)
     layer = _layer_activations(shape, lora_r, load_in_4bit)
@@ -102,6 +107,61 @@ def training_memory(
         optimizer=num_adapter * 2 * adapter_dtype,
         activations=kept,
         working=max(in_layer, _loss_bytes(shape, tokens, head)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceMemory:
+    """Bytes at the worst moment of writing or scoring, by what they are for."""
+
+    weights: int
+    kv_cache: int
+    """Keys and values: of the rollouts that are read at a time, and of the rows that go on."""
+    working: int
+    """What the busiest stage, one layer or the output, holds on top."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.working
+
+
+def inference_memory(
+    config: PreTrainedConfig,
+    *,
+    value_bytes: int,
+    num_prefix_tokens: int,
+    num_rows: int,
+    num_slots: int,
+    num_new: int,
+    num_logits: int,
+    bytes_per_logit: int,
+) -> InferenceMemory:
+    """Memory of rows that go on after rollouts which were read once (`models.prefix`).
+
+    Args:
+        config: Of a Qwen3.
+        value_bytes: Of a weight, key or activation: 2 in bf16, 4 in float32.
+        num_prefix_tokens: Of the rollouts that are read at a time, padding included.
+        num_rows: That go on together.
+        num_slots: Tokens of a row's prefix.
+        num_new: Tokens that a row has room for after it.
+        num_logits: Numbers over the vocabulary that are held at a time.
+        bytes_per_logit: What each takes with all that is made of it.
+
+    Raises:
+        ModelError: Another architecture than Qwen3.
+    """
+    shape = _Shape.of(config)
+    row_tokens = num_rows * (num_slots + num_new)
+    per_token = kv_cache_bytes(config, 1) // _BF16 * value_bytes
+    reading = num_prefix_tokens * (3 * shape.inner + 2 * shape.hidden) * value_bytes
+    # Under a mask, sdpa is given a copy of keys and values for each query head.
+    going_on = row_tokens * 2 * shape.queries * value_bytes
+    return InferenceMemory(
+        weights=num_weights(config) * value_bytes,
+        kv_cache=(num_prefix_tokens + row_tokens) * per_token,
+        working=max(reading, going_on, num_logits * bytes_per_logit),
     )
 
 
@@ -213,6 +273,35 @@ class _Shape:
         return [*attention, (hidden, self.queries), *feed_forward]
 
 
+def _full_training(
+    config: PreTrainedConfig, tokens: int, activation_checkpointing: bool, head: Head
+) -> TrainingMemory:
+    """All weights trained in float32."""
+    shape = _Shape.of(config)
+    hidden, inner, queries, keys = shape.hidden, shape.inner, shape.queries, shape.keys
+    # Norms keep their input, what it is after division, and their output where a matrix reads it.
+    norms = 2 * 3 * hidden + 2 * (queries + keys)
+    attention = 2 * queries + 2 * keys
+    layer = (norms + attention + 4 * inner + 2 * shape.heads + shape.key_heads + 2) * _FP32
+    # Gradients in the feed-forward part, and a matrix's new one beside what there was of it.
+    in_layer = tokens * (inner + 3 * hidden) * _FP32
+    in_layer += max(rows * columns for rows, columns in shape.matrices) * _FP32
+    if activation_checkpointing:
+        kept = tokens * shape.layers * hidden * _FP32
+        in_layer += tokens * layer
+    else:
+        kept = tokens * shape.layers * layer
+    weights = num_weights(config) * _FP32
+    return TrainingMemory(
+        weights=weights,
+        adapters=0,
+        gradients=weights,
+        optimizer=2 * weights,
+        activations=kept,
+        working=max(in_layer, _loss_bytes(shape, tokens, head)),
+    )
+
+
 def _layer_activations(shape: _Shape, lora_r: int, load_in_4bit: bool) -> int:
     """Bytes per token that a layer keeps for its backward pass."""
     hidden, inner, queries, keys = shape.hidden, shape.inner, shape.queries, shape.keys
@@ -243,6 +332,8 @@ def _loss_bytes(shape: _Shape, tokens: int, head: Head) -> int:
     hidden, vocabulary = shape.hidden, shape.vocabulary
     # Float32 in the last norm and the state that comes out of it.
     states = tokens * hidden * (_FP32 + _BF16)
+    if head == "labels":
+        return states + tokens * hidden * (3 * _FP32 + _BF16)
     if head == "logits":  # log-softmax, the gradient of it, and that of the logits, in float32
         return states + tokens * vocabulary * 3 * _FP32
     tile = min(tokens, _TILE[0]) * min(vocabulary, _TILE[1]) * _BF16

@@ -21,7 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import huggingface_hub
 import torch
 from peft import PeftModel, TaskType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -29,13 +28,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.model_config import ModelConfig
 
 from specact_rl import __version__
-from specact_rl.errors import ConfigError, DegenerateResultError, ModelError
+from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.models.loading import (
     Dtype,
     check_checkpoint_info,
     load_causal_lm,
     load_classifier,
     load_tokenizer,
+    local_model,
     model_id,
     save_checkpoint_info,
 )
@@ -290,31 +290,9 @@ def _set_up(training: TrainingArguments, model: ModelConfig, output_dir: Path) -
 
 def _local_model(model: ModelConfig) -> Path:
     """Folder of the model; one from the hub is downloaded at its revision, or taken from cache."""
-    name = model.model_name_or_path
-    if not name:
+    if not model.model_name_or_path:
         raise ConfigError("model_name_or_path must be given: a checkpoint folder or a hub id")
-    path = Path(name)
-    if not path.is_dir():
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-        try:
-            path = Path(
-                huggingface_hub.snapshot_download(
-                    name,
-                    revision=model.model_revision,
-                    allow_patterns=patterns,
-                    ignore_patterns=["original/*", "consolidated*"],
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"model_name_or_path {name!r} must be a checkpoint folder or a hub id: {error}"
-            ) from error
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"{path} must be a whole checkpoint, but has no config.json; merge an adapter into its "
-            "base first"
-        )
-    return path
+    return local_model(model.model_name_or_path, model.model_revision)
 
 
 def _origin(

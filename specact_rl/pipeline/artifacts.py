@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
@@ -75,10 +77,7 @@ class Artifacts:
 
     def test_tasks(self, count: int) -> list[str]:
         """Test tasks of families that were trained on, drawn by lot; fewer are among more."""
-        inside = [r for r in self.rollouts("test") if not r.info.get("out_of_family")]
-        tasks = sorted({rollout.task_id for rollout in inside})
-        chosen = np.random.default_rng(self.seed).permutation(len(tasks))
-        return sorted(tasks[i] for i in chosen[:count])
+        return draw_tasks(self.rollouts("test"), count, self.seed)
 
     def sampling(self, num_samples: int) -> Sampling:
         """How proposals are drawn in this run."""
@@ -107,6 +106,13 @@ class Artifacts:
             model = load_causal_lm(path, cast(Dtype, self.preset.dtype))
             self._models[role] = LanguageModel.of(model, path, self.renderer(path))
         return self._models[role]
+
+    def release(self) -> None:
+        """Let loaded models go, and give back what they took of the device."""
+        self._models.clear()
+        self._verifiers.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def verifier(self, key: str) -> tuple[Verifier, Renderer]:
         """A verifier and the renderer of its prompts."""
@@ -236,6 +242,14 @@ def finished_run(folder: Path) -> Artifacts:
     return Artifacts(
         preset=find_preset(identity["preset"]["name"]), seed=identity["seed"], folders=folders
     )
+
+
+def draw_tasks(rollouts: Iterable[Rollout], count: int, seed: int) -> list[str]:
+    """So many of the tasks whose family was not held out, by lot; fewer are among more."""
+    inside = [rollout for rollout in rollouts if not rollout.info.get("out_of_family")]
+    tasks = sorted({rollout.task_id for rollout in inside})
+    chosen = np.random.default_rng(seed).permutation(len(tasks))
+    return sorted(tasks[i] for i in chosen[:count])
 
 
 def _columns(table: StepTable, proposals: list[Proposal]) -> ProposalColumns:

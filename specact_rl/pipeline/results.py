@@ -9,7 +9,7 @@ from specact_rl.eval.evaluate import calibration_rule
 from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.provenance import plain_json, provenance
-from specact_rl.store import read_json, read_manifest
+from specact_rl.store import content_hash, read_json, read_manifest
 from specact_rl.types import SPLITS, Rollout
 
 TRAINED = ("cheap", "strong", "verifier", "reward_model", "cheap_dpo")
@@ -104,6 +104,8 @@ def _training_rows(artifacts: Artifacts) -> list[dict[str, Any]]:
                 "recipe": log["recipe"],
                 "model": role,
                 "rows": log["num_rows"],
+                "rows_sha256": log["origin"]["rows_sha256"],
+                "options_hash": content_hash(log["origin"]["options"]),
                 "seconds": log["seconds"],
                 "first_loss": losses[0] if losses else None,
                 "last_loss": losses[-1] if losses else None,

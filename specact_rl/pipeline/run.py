@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from specact_rl import __version__
-from specact_rl.envs.collect import plan_episodes
+from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
@@ -25,6 +27,7 @@ from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.build_rows import build_preferences, build_reward, build_sft, build_verifier
 from specact_rl.mining.data_sets import DataSource
 from specact_rl.pipeline.artifacts import JUDGED, Artifacts
+from specact_rl.pipeline.bases import base_folder
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
@@ -33,7 +36,7 @@ from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
 from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.systems import SYSTEMS, num_judged
-from specact_rl.presets import Preset, model_path
+from specact_rl.presets import Preset
 from specact_rl.programs import programs_root
 from specact_rl.progress import ProgressBar
 from specact_rl.store import open_stage, read_json, remove_temporaries, write_json
@@ -92,6 +95,19 @@ def run_preset(
     return run.execute()
 
 
+def planned_episodes(preset: Preset, seed: int) -> list[EpisodePlan]:
+    """The logged episodes of a run: the first policy on every task, the others where it says."""
+    first = seed * TASKS_PER_SEED
+    plans = plan_episodes(
+        preset.policies[:1],
+        range(first, first + preset.num_tasks),
+        held_out_seeds=range(first, first + preset.num_held_out_tasks),
+    )
+    if preset.policies[1:]:
+        plans += plan_episodes(preset.policies[1:], range(first, first + preset.num_tasks_twice))
+    return plans
+
+
 def _claim(folders: Folders, identity: dict[str, Any]) -> None:
     """Write down what the run is, or check that the folder is of the same one."""
     identity = plain_json(identity)
@@ -148,24 +164,25 @@ class Run:
             self.roll_out()
         with self.stage("build sft rows"):
             self.build(build_sft, "sft", "train_proposer", base=self.preset.cheap_base)
-        cheap, strong = map(model_path, (self.preset.cheap_base, self.preset.strong_base))
+        cheap, strong = self.preset.cheap_base, self.preset.strong_base
         self.train(
             "train cheap and strong",
-            ("sft_proposer", "strong", strong, "sft"),
-            ("sft_proposer", "cheap", cheap, "sft"),
+            ("sft_proposer", "strong", base_folder(strong), "sft"),
+            ("sft_proposer", "cheap", base_folder(cheap), "sft"),
         )
         with self.stage("cheap proposes"):
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
             self.propose("strong", EVALUATED, 1)
+        self.artifacts.release()  # recipes train in processes of their own, on the same device
         name = "mine pairs and verifier rows"
         with self.stage(name), self.progress(name, None):
             self.build_second()
-        base = model_path(self.preset.verifier_base)
+        base = base_folder(self.preset.verifier_base)
         self.train(
             "train verifier, DPO proposer and reward model",
             ("train_verifier", "verifier", base, "verifier"),
-            ("dpo_proposer", "cheap_dpo", str(self.folders.model("cheap")), "preferences"),
+            ("dpo_proposer", "cheap_dpo", self.folders.model("cheap"), "preferences"),
             ("train_reward_model", "reward_model", base, "reward"),
         )
         with self.stage("DPO proposer proposes"):
@@ -221,16 +238,7 @@ class Run:
 
     def roll_out(self) -> None:
         """Scripted rollouts of the preset's tasks, split by task."""
-        preset, first = self.preset, self.seed * TASKS_PER_SEED
-        plans = plan_episodes(
-            preset.policies[:1],
-            range(first, first + preset.num_tasks),
-            held_out_seeds=range(first, first + preset.num_held_out_tasks),
-        )
-        if preset.policies[1:]:
-            plans += plan_episodes(
-                preset.policies[1:], range(first, first + preset.num_tasks_twice)
-            )
+        plans = planned_episodes(self.preset, self.seed)
         with self.progress("episodes", len(plans)) as advance:
             collect_rollouts(
                 self.folders.rollouts,
@@ -255,7 +263,7 @@ class Run:
             rollouts_dir=self.folders.rollouts,
             proposals_dirs=[] if name == "sft" else [self.folders.proposals("cheap")],
             out_dir=self.folders.data(name),
-            renderer=self.artifacts.renderer(model_path(base)),
+            renderer=self.artifacts.renderer(base_folder(base)),
             split=split,
             seed=self.seed,
             overwrite=True,
@@ -278,7 +286,7 @@ class Run:
         )
         self.build(build_reward, "reward", split, base=preset.verifier_base, **caps)
 
-    def train(self, stage: str, *trainings: tuple[str, str, str, str]) -> None:
+    def train(self, stage: str, *trainings: tuple[str, str, Path, str]) -> None:
         """Run recipes in processes of their own, their output kept in log files.
 
         Args:
@@ -286,6 +294,8 @@ class Run:
             trainings: Recipe, role, model to start from and data set of each, the longest first.
         """
         configs = programs_root() / "recipes" / "configs" / self.preset.configs
+        # Configs for a GPU ask for bf16, which transformers refuses elsewhere unless told so.
+        where = {} if torch.cuda.is_available() else {"use_cpu": "true"}
         with self.stage(stage), self.progress(stage, 100 * len(trainings)) as advance:
             launch(
                 [
@@ -293,10 +303,11 @@ class Run:
                         recipe=recipe,
                         config=configs / f"{recipe}.yaml",
                         arguments={
-                            "model_name_or_path": start,
+                            "model_name_or_path": str(start),
                             "dataset_dir": str(self.folders.data(data)),
                             "output_dir": str(self.folders.model(role)),
                             "seed": str(self.seed),
+                            **where,
                         },
                         log=self.folders.log(role),
                     )

@@ -189,6 +189,27 @@ def test_results_without_anything_say_so(tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize(
+    ("strong", "said"),
+    [
+        ({}, "same 3,105 rows (one file, by its hash) with the same settings"),
+        ({"rows_sha256": "b"}, "not fine-tuned alike: they differ in rows beside"),
+        ({"options_hash": "d"}, "not fine-tuned alike: they differ in settings beside"),
+        ({"rows_sha256": None}, None),
+    ],
+    ids=["alike", "rows", "settings", "unknown"],
+)
+def test_report_says_whether_cheap_and_strong_were_trained_alike(results, strong, said):
+    cheap = {"model": "cheap", "rows": 3105, "rows_sha256": "a", "options_hash": "c"}
+    common = {"recipe": "sft_proposer", "seconds": 1.0, "first_loss": 1.0, "last_loss": 0.5}
+    results["training"] = [common | cheap, common | cheap | {"model": "strong"} | strong]
+    page = " ".join(to_markdown(results).split())
+    if said is None:
+        assert "fine-tuned" not in page
+    else:
+        assert said in page
+
+
 @pytest.mark.parametrize("missing", PARTS)
 def test_a_missing_part_leaves_out_its_headings_only(results, missing):
     whole = set(re.findall(r"^## .*", to_markdown(results), re.MULTILINE))

@@ -1,7 +1,9 @@
 """Memory by arithmetic: numbers derived by hand, and the allocations of small models, traced."""
 
 import weakref
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,6 +12,9 @@ from torch.utils._pytree import tree_iter
 from transformers import BitsAndBytesConfig, LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
 from specact_rl.errors import ModelError
+from specact_rl.models.architectures import config_of
+from specact_rl.models.generation import generate
+from specact_rl.models.inference_memory import scoring_memory, writing_memory
 from specact_rl.models.memory import (
     kv_cache_bytes,
     num_adapter_params,
@@ -18,27 +23,17 @@ from specact_rl.models.memory import (
     training_memory,
     weight_bytes,
 )
+from specact_rl.models.scoring import score_candidates
+from specact_rl.rendering import RolloutTokens
 
-# hidden size, intermediate size, layers, query heads, tied, and parameters in billions
-QWEN3 = {
-    "1.7B": (2048, 6144, 28, 16, True, 1.72),
-    "4B": (2560, 9728, 36, 32, True, 4.02),
-    "8B": (4096, 12288, 36, 32, False, 8.19),
-}
+# parameters in billions
+QWEN3 = {"1.7B": 1.72, "4B": 4.02, "8B": 8.19}
 
 
 def qwen3(size):
-    hidden, inner, layers, heads, tied, _ = QWEN3[size]
-    return Qwen3Config(
-        vocab_size=151_936,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=tied,
-    )
+    config, source = config_of(f"Qwen/Qwen3-{size}")
+    assert source == "table"
+    return config
 
 
 def adapted(config, dtype=torch.bfloat16, **options):
@@ -57,7 +52,7 @@ def test_parameters_are_those_of_the_model(size):
     everything = [p.numel() for p in model.parameters()]
     assert num_adapter_params(config, 16) == sum(trained)
     assert num_weights(config) == sum(everything) - sum(trained)
-    assert num_weights(config) / 1e9 == pytest.approx(QWEN3[size][-1], abs=0.005)
+    assert num_weights(config) / 1e9 == pytest.approx(QWEN3[size], abs=0.005)
     targets = [m.base_layer.weight.numel() for m in model.modules() if hasattr(m, "lora_A")]
     assert len(targets) == 7 * config.num_hidden_layers
     assert num_linear_params(config) == sum(targets)
@@ -196,6 +191,70 @@ def test_logits_take_what_is_said(checkpointing, tmp_path):
     )  # fmt: skip
     without_weights = expected.gradients + expected.activations + expected.working
     assert traced.most == pytest.approx(without_weights, rel=0.05)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize(("batch_size", "length"), [(1, 512), (4, 300)])
+def test_training_all_weights_takes_what_is_said(checkpointing, batch_size, length):
+    config = small()
+    model = Qwen3ForCausalLM(config).train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    ids = torch.randint(0, config.vocab_size, (batch_size, length))
+    with LiveBytes(model) as traced:
+        for _ in range(2):
+            model.model(input_ids=ids, use_cache=False).last_hidden_state.sum().backward()
+    expected = training_memory(
+        config, batch_size=batch_size, length=length, lora_r=None, load_in_4bit=False,
+        activation_checkpointing=checkpointing,
+    )  # fmt: skip
+    without_loss = expected.gradients + expected.activations + expected.working
+    assert traced.most == pytest.approx(without_loss, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_writing_takes_what_is_said(dtype):
+    config = small(vocab_size=20_000)
+    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
+    rng = np.random.default_rng(0)
+    rollouts = [
+        RolloutTokens(
+            rollout_id=str(i), step_ids=[f"{i}/{j}" for j in range(4)],
+            ids=rng.integers(3, 20_000, 500).tolist(), prompt_lengths=[480, 490, 495, 500],
+            own_prompts={},
+        )
+        for i in range(8)
+    ]  # fmt: skip
+    prompts = [prompt for rollout in rollouts for prompt in rollout.prompts()]
+    tokenizer = SimpleNamespace(eos_token_id=2, decode=lambda ids: "")
+    with LiveBytes(model) as traced:
+        generate(
+            model, tokenizer, prompts, num_samples=3, temperature=1.0, max_new_tokens=8, seed=0
+        )
+    expected = writing_memory(
+        config, dtype=dtype, longest_prompt=500, max_new_tokens=8, num_samples=3,
+        num_prompts=len(prompts), num_prefix_tokens=8 * 500,
+    )  # fmt: skip
+    assert traced.most == pytest.approx(expected.kv_cache + expected.working, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scoring_takes_what_is_said(dtype):
+    config = small(vocab_size=2_000)
+    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
+    rng = np.random.default_rng(0)
+    prompts = [
+        RolloutTokens.of_prompt(rng.integers(3, 2_000, 500).tolist()).prompts()[0]
+        for _ in range(200)
+    ]
+    candidates = [[rng.integers(3, 2_000, 31).tolist()] for _ in prompts]
+    with LiveBytes(model) as traced:
+        score_candidates(model, prompts, candidates)
+    expected = scoring_memory(
+        config, dtype=dtype, longest_prompt=500, num_nodes=30, num_prompts=len(prompts),
+        num_prefix_tokens=8_000, classifier=False,
+    )  # fmt: skip
+    assert traced.most == pytest.approx(expected.kv_cache + expected.working, rel=0.15)
 
 
 def test_adapters_and_cache_of_other_architectures_are_not_guessed():

@@ -29,6 +29,15 @@ def test_model_with_the_template_of_its_training_is_loaded(artifacts):
     assert artifacts.model("cheap").size.num_params > 0
 
 
+def test_model_that_was_let_go_is_loaded_again(artifacts):
+    first = artifacts.model("cheap")
+    assert artifacts.model("cheap") is first
+    artifacts.release()
+    again = artifacts.model("cheap")
+    assert again is not first
+    assert again.model_id == first.model_id
+
+
 def test_model_with_another_template_than_in_training_is_refused(artifacts):
     folder = artifacts.folders.model("cheap")
     change_template(folder)

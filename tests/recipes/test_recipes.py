@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers.trainer_callback import DefaultFlowCallback
 
-from specact_rl.models import recipe_runs
+from specact_rl.models import fitting, recipe_runs
 from specact_rl.models.loading import check_checkpoint_info, load_causal_lm, load_classifier
 from specact_rl.models.recipe_arguments import parse_arguments
 from specact_rl.models.recipe_runs import RecipeRun
@@ -342,6 +342,51 @@ def test_sft_refuses_with_exit_code_2(options, complaint, refused):
 
 def test_reward_model_over_4_bit_weights_without_autocast_is_refused(refused):
     assert "bf16: true" in refused("train_reward_model", *LORA, "--load_in_4bit")
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Make the device have so many bytes free."""
+
+    def have(available):
+        monkeypatch.setattr(fitting, "device_memory", lambda training: available)
+
+    return have
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_training_that_cannot_fit_the_device_is_refused_before_weights_are_loaded(
+    recipe, world, refused, device, monkeypatch
+):
+    device(100_000)
+    for kind in ("CausalLM", "SequenceClassification"):
+        monkeypatch.setattr(f"transformers.AutoModelFor{kind}.from_pretrained", None)
+    error = refused(recipe)
+    weights = sum(t.numel() for t in load_file(world.base / "model.safetensors").values())
+    # float32 weights, their gradients and two moments
+    assert f"at least {16 * weights / 1e6:.2f} MB" in error
+    assert "the device has 0.10 MB free" in error
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_what_would_fit_is_said(recipe, refused, device):
+    in_bf16 = [*LORA, "--dtype", "bfloat16", "--bf16", "true", "--per_device_train_batch_size", "8"]
+    device(1)
+    error = refused(recipe, *in_bf16)
+    assert "batches of 8 rows of up to" in error
+    assert "take a smaller model or a larger device" in error
+    needed = float(re.search(r"takes about (\S+) MB", error)[1])
+    device(int((needed - 0.02) * 1e6))
+    fitting_ones = re.search("what would fit: (.*)", refused(recipe, *in_bf16))[1]
+    assert fitting_ones.startswith("activation_checkpointing: true (")
+    for found in re.findall(r"\((\S+) MB\)", fitting_ones):
+        assert float(found) < needed
+    assert "per_device_train_batch_size: 1 with more gradient_accumulation_steps" in fitting_ones
+
+
+def test_training_that_fits_is_not_refused(run_recipe, device, tmp_path):
+    device(10**9)
+    assert run_recipe("sft_proposer", tmp_path / "out")["num_steps"] == 2
 
 
 def test_folder_with_other_files_is_refused(refused, tmp_path):

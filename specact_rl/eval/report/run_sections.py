@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from specact_rl.eval.report.blocks import (
@@ -252,6 +252,9 @@ def training_section(results: JSON) -> Section | None:
                 num_words=2,
             )
         )
+        compared = _fair_comparison(recipes)
+        if compared:
+            blocks.append(Paragraph(text=compared))
     if stages:
         blocks.append(
             table(
@@ -268,6 +271,28 @@ def training_section(results: JSON) -> Section | None:
             )
         )
     return Section(title="Training and times", blocks=blocks, folded=True) if blocks else None
+
+
+def _fair_comparison(recipes: Sequence[JSON]) -> str:
+    """Whether cheap and strong differ in their bases alone; "" where runs did not write it down."""
+    trained = {row.get("model"): row for row in recipes}
+    cheap, strong = trained.get("cheap", {}), trained.get("strong", {})
+    if not cheap.get("rows_sha256") or not strong.get("rows_sha256"):
+        return ""
+    differ = [
+        name
+        for name, key in (("rows", "rows_sha256"), ("settings", "options_hash"))
+        if cheap.get(key) != strong.get(key)
+    ]
+    if differ:
+        return (
+            f"The cheap and the strong model were not fine-tuned alike: they differ in "
+            f"{' and '.join(differ)} beside their bases."
+        )
+    return (
+        f"The cheap and the strong model were fine-tuned on the same {cheap['rows']:,} rows (one "
+        "file, by its hash) with the same settings and seed: they differ in their bases alone."
+    )
 
 
 def _loss(row: JSON, key: str) -> Cell:

@@ -1,0 +1,86 @@
+"""How much device memory writing and scoring take, as `generation` and `scoring` go about it."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+from specact_rl.models.generation import MAX_ROWS
+from specact_rl.models.loading import Dtype
+from specact_rl.models.memory import InferenceMemory, inference_memory
+from specact_rl.models.prefix import MAX_PREFIX_TOKENS
+from specact_rl.models.scoring import MAX_LOGITS, MAX_MASK_CELLS
+
+_VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def writing_memory(
+    config: PreTrainedConfig,
+    *,
+    dtype: Dtype,
+    longest_prompt: int,
+    max_new_tokens: int,
+    num_samples: int,
+    num_prompts: int,
+    num_prefix_tokens: int = MAX_PREFIX_TOKENS,
+) -> InferenceMemory:
+    """Of `generation.generate`, if all prompts of a batch are as long as the longest.
+
+    Args:
+        config: Of a Qwen3.
+        dtype: Of the weights.
+        longest_prompt: In tokens.
+        max_new_tokens: Longest turn.
+        num_samples: Turns of a prompt.
+        num_prompts: In all.
+        num_prefix_tokens: Of the rollouts that are read at a time.
+    """
+    rows = min(MAX_ROWS, num_prompts * num_samples)
+    # Drawn rows have their logits, and four times in double precision what is made of them; all
+    # have the logits in float32.
+    drawn = (num_samples - 1) / num_samples
+    return inference_memory(
+        config,
+        value_bytes=_VALUE_BYTES[dtype],
+        num_prefix_tokens=max(num_prefix_tokens, longest_prompt),
+        num_rows=rows,
+        num_slots=longest_prompt,
+        num_new=max_new_tokens - 1,
+        num_logits=rows * config.vocab_size,
+        bytes_per_logit=round(4 + drawn * 16) if num_samples > 1 else 8,
+    )
+
+
+def scoring_memory(
+    config: PreTrainedConfig,
+    *,
+    dtype: Dtype,
+    longest_prompt: int,
+    num_nodes: int,
+    num_prompts: int,
+    classifier: bool,
+    num_prefix_tokens: int = MAX_PREFIX_TOKENS,
+) -> InferenceMemory:
+    """Of `scoring`, if all prompts of a batch are as long as the longest.
+
+    Args:
+        config: Of a Qwen3.
+        dtype: Of the weights.
+        longest_prompt: In tokens.
+        num_nodes: Tokens of a step's continuations, common beginnings once.
+        num_prompts: In all.
+        classifier: No vocabulary is read.
+        num_prefix_tokens: Of the rollouts that are read at a time.
+    """
+    nodes = max(1, num_nodes)
+    fitting = max(1, MAX_MASK_CELLS // (nodes * (longest_prompt + nodes)))
+    prompts_of_batch = max(1, num_prefix_tokens // longest_prompt)
+    return inference_memory(
+        config,
+        value_bytes=_VALUE_BYTES[dtype],
+        num_prefix_tokens=max(num_prefix_tokens, longest_prompt),
+        num_rows=min(fitting, num_prompts, prompts_of_batch),
+        num_slots=longest_prompt,
+        num_new=nodes,
+        num_logits=0 if classifier else min(MAX_LOGITS, (nodes + 1) * config.vocab_size),
+        bytes_per_logit=8,
+    )
