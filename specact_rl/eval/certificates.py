@@ -113,10 +113,10 @@ def certificate_rows(
     now, _ = cluster_codes(table.task_ids, len(table.steps))
     strong_then = calibration_runs["A"].acceptable
     rows = []
-    for name, gate in gates.items():
-        if name not in runs:
+    for name, after in runs.items():
+        if name not in gates:
             continue
-        before, after = calibration_runs[name], runs[name]
+        gate, before = gates[name], calibration_runs[name]
         row = certificate_row(
             after.system,
             gate,

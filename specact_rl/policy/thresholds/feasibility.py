@@ -211,9 +211,11 @@ def _say(found: Feasibility) -> str:
         parts.append(f"a perfect verifier could accept {_percent(found.oracle_accept_rate)}")
     if not found.choice.feasible:
         least = min_certifiable_count(found.target_risk, found.delta)
-        if found.num_tasks < least:
+        few = found.num_tasks < least
+        if few:
             parts.append(f"without a mistake it takes {least} tasks, there are {found.num_tasks}")
-        parts.append(f"if the observed shares are the true ones, {_say_needed(found)}")
+        if not few or found.tasks_needed is not None:  # so few do not say that more are no use
+            parts.append(f"if the observed shares are the true ones, {_say_needed(found)}")
     return "; ".join(parts)
 
 

@@ -119,3 +119,10 @@ def test_certify_is_each_rule_by_itself():
         assert found.task == choose_by_task_risk(p, y, tasks, target_risk=target)
         assert found.conformal == choose_by_conformal_risk(p, y, target_risk=target, tasks=tasks)
         assert decide(p, found.task.threshold).sum() == found.task.num_accepted
+
+
+def test_few_tasks_without_a_good_cut_are_not_told_that_more_are_no_use():
+    found = feasibility(np.linspace(0, 1, 20), np.arange(20) % 2, target_risk=0.05)
+    assert found.tasks_needed is None
+    assert "without a mistake it takes 45 tasks, there are 20" in found.message
+    assert "hardly" not in found.message
