@@ -5,8 +5,9 @@ import evaluate
 import numpy as np
 
 from specact_rl.metrics import METRICS
-from specact_rl.metrics.calibration import brier_skill_interval, calibration_null_band
+from specact_rl.metrics.calibration import brier_skill_interval
 from specact_rl.metrics.discrimination import auroc_interval
+from specact_rl.metrics.null_bands import calibration_null_band
 
 INPUTS = """
 Args:

@@ -10,9 +10,10 @@ import pytest
 evaluate = pytest.importorskip("evaluate")
 
 from specact_rl.metrics import METRICS  # noqa: E402
-from specact_rl.metrics.calibration import brier_skill_interval, calibration_null_band  # noqa: E402
+from specact_rl.metrics.calibration import brier_skill_interval  # noqa: E402
 from specact_rl.metrics.discrimination import auroc_interval  # noqa: E402
 from specact_rl.metrics.frontier import gate_skill_interval  # noqa: E402
+from specact_rl.metrics.null_bands import calibration_null_band  # noqa: E402
 from specact_rl.metrics.selective import gate_errors  # noqa: E402
 from specact_rl.programs import programs_root  # noqa: E402
 
