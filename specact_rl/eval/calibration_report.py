@@ -416,7 +416,9 @@ def _held_out(
         ),
         "brier": clustered_mean((p - y) ** 2, tasks),
         "band": band,
-        "p_value": clustered_calibration_test(p, y, tasks, rng=rng).p_value,
+        "p_value": clustered_calibration_test(
+            p, y, tasks, rng=rng, num_draws=NUM_BAND_DRAWS
+        ).p_value,
         "accept_rate": cluster_rate(accepted, tasks),
         "selective_risk": (
             cluster_rate(~y[accepted], tasks[accepted])
