@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,8 +58,8 @@ MAX_PARTS = 20
 """Parts of one partition that are shown; the largest, and of more only those with numbers."""
 MAX_COMPARED = 10_000
 """Rows on which calibrators are compared; of more, whole tasks are drawn."""
-LAST_STEP = 4
-"""Steps from this index on are one part."""
+STEPS = ("0", "1", "2", "3", "4+")
+"""Parts by the step's index; the last is that index and all beyond."""
 
 
 def calibration_rows(
@@ -281,12 +282,14 @@ def _parts(
     offered = test.columns[str(system.proposer)].proposals
     proposals = [offered[i][0] for i in rows.steps.tolist()]
     steps = [test.table.steps[i] for i in rows.steps.tolist()]
+    # No comprehension where a map will do: there may be a million steps.
+    indices = np.fromiter(map(attrgetter("index"), steps), np.int64, len(steps))
     partitions, left_out = {}, {}
     for name, keys in (
         ("action type", map(_action_type, proposals)),
         ("tool", map(_tool, proposals)),
-        ("step", (_step(step.index) for step in steps)),
-        ("family", (step.family or None for step in steps)),
+        ("step", map(STEPS.__getitem__, np.minimum(indices, len(STEPS) - 1).tolist())),
+        ("family", map(attrgetter("family"), steps)),
     ):
         partition, rest = _partition(keys, len(steps))
         if len(partition.names) > 1:  # one part of everything says nothing new
@@ -309,10 +312,6 @@ def _action_type(proposal: Proposal) -> str | None:
 
 def _tool(proposal: Proposal) -> str | None:
     return None if proposal.action is None else proposal.action.tool
-
-
-def _step(index: int) -> str:
-    return str(index) if index < LAST_STEP else f"{LAST_STEP}+"
 
 
 def _partition(keys: Iterable[Hashable], n: int) -> tuple[Partition, dict[str, int]]:
@@ -417,7 +416,9 @@ def _held_out(
         ),
         "brier": clustered_mean((p - y) ** 2, tasks),
         "band": band,
-        "p_value": clustered_calibration_test(p, y, tasks, rng=rng).p_value,
+        "p_value": clustered_calibration_test(
+            p, y, tasks, rng=rng, num_draws=NUM_BAND_DRAWS
+        ).p_value,
         "accept_rate": cluster_rate(accepted, tasks),
         "selective_risk": (
             cluster_rate(~y[accepted], tasks[accepted])
