@@ -164,7 +164,7 @@ def test_intervals_decide_whether_d_is_cheaper(results, relative, status, claim)
 
 
 def test_the_best_system_comes_with_its_share_of_resamples_and_its_end(results):
-    finding = said(results)["Counted in FLOPs, D is the best system."]
+    finding = said(results)["Reckoned in FLOPs, D is the best system."]
     assert "75 % of 1000 resamples" in finding.evidence
     assert "up to 1.50 times the present price of a proposal" in finding.evidence
     assert "Also on the Pareto set: B, A." in finding.evidence
@@ -224,6 +224,17 @@ def test_any_part_may_be_missing(results, missing):
     assert cost_and_latency_section(rest).blocks
     assert "Cost and latency" in to_markdown(rest)
     assert cost_and_latency_section({"replay": {}}) is None
+
+
+def test_a_study_takes_its_seconds_from_the_log(results):
+    def told():
+        blocks = cost_and_latency_section(results).blocks
+        return " ".join(getattr(b, "text", "") + getattr(b, "caption", "") for b in blocks)
+
+    assert "as shares of the batches" in told()
+    results["meta"] = {"study": {"log": "x"}}
+    assert "as the log has them" in told()
+    assert "shares of the batches" not in told()
 
 
 def test_without_seconds_there_is_neither_a_picture_nor_a_word_of_schedules(results):

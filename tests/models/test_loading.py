@@ -184,3 +184,17 @@ def test_flops_are_those_that_torch_counts(length, plain_lm):
     # torch computes, and counts, the pairs that the causal mask throws away as well
     masked = 4 * size.attention_width * length * (length - 1) // 2
     assert counter.get_total_flops() == causal + masked
+
+
+@pytest.mark.parametrize(("start", "stop"), [(1, 2), (7, 20), (49, 50)])
+def test_flops_behind_a_cached_prefix_are_those_that_torch_counts(start, stop, plain_lm):
+    plain_lm.set_attn_implementation("eager")
+    ids = torch.zeros((1, stop), dtype=torch.long)
+    with torch.no_grad():
+        cache = plain_lm(input_ids=ids[:, :start], use_cache=True).past_key_values
+        with FlopCounterMode(display=False) as counter:
+            plain_lm(input_ids=ids[:, start:], past_key_values=cache)
+    size, new = model_size(plain_lm), stop - start
+    norms = sum(p.numel() for p in plain_lm.parameters() if p.ndim == 1)
+    masked = 4 * size.attention_width * new * (new - 1) // 2
+    assert counter.get_total_flops() == size.flops(start, stop) - 2 * norms * new + masked

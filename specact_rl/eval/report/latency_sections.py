@@ -32,7 +32,12 @@ from specact_rl.eval.report.numbers import (
     say_points,
     say_rows,
 )
-from specact_rl.eval.report.sensitivity_figure import ROLE_TITLES, UNIT_TITLES, sensitivity_picture
+from specact_rl.eval.report.sensitivity_figure import (
+    ROLE_TITLES,
+    UNIT_TITLES,
+    priced_in,
+    sensitivity_picture,
+)
 from specact_rl.metrics.values import MetricValue
 
 SHOWN = (*MAIN_SYSTEMS, "D-logp", "D-lin+", "E-lin+", "D-trees", "D-half")
@@ -87,7 +92,7 @@ def costs_table(results: JSON) -> Table | None:
             f"Cost per step relative to A, n = {found[0]['n']} steps; 95 % intervals over "
             "resampled tasks. Rejected: the part that went into proposing and verifying at steps "
             "whose proposal was not executed. Assumed: the source report's price list with the "
-            "fallback paid. Seconds are shares of batches."
+            f"fallback paid. Seconds are {_whose_seconds(results)}."
         ),
     )
 
@@ -187,9 +192,7 @@ def _cheaper_than_a(results: JSON, unit: JSON) -> Iterator[Finding]:
     relative = metric((costs or {}).get(unit["unit"]), "relative")
     if relative is None or relative.value is None:
         return
-    measured = f"in {UNIT_TITLES[unit['unit']]}"
-    if unit["unit"] == "assumed":
-        measured = "at the assumed prices"
+    measured = priced_in(unit["unit"])
     side = direction(relative, 1.0)
     claims = {
         "below": f"D is cheaper than A {measured}.",
@@ -232,7 +235,6 @@ def _best(unit: JSON) -> Iterator[Finding]:
     name = str(here["system"])
     share = _share(axis, "best_share", name)
     others = [system for system in _at_one(axis["pareto"], "systems") or [] if system != name]
-    where = "the assumed prices" if unit["unit"] == "assumed" else UNIT_TITLES[unit["unit"]]
     ends = [
         f"{'from' if end == 'from' else 'up to'} {fixed(here[end], 2)} times"
         for end in ("from", "to")
@@ -241,7 +243,7 @@ def _best(unit: JSON) -> Iterator[Finding]:
     weight = fixed(100.0 * float(unit["cost_weight"]), 0)
     yield Finding(
         status="note",
-        claim=f"Counted in {where}, {name} is the best system.",
+        claim=f"Reckoned {priced_in(unit['unit'])}, {name} is the best system.",
         evidence=(
             f"Best: the highest accuracy less {weight} points for what one of A's steps costs. "
             + (
@@ -341,6 +343,12 @@ def _percent(share: float) -> str:
     return f"{fixed(100.0 * share, 1)} %"
 
 
+def _whose_seconds(results: JSON) -> str:
+    if part(results, "meta", "study"):
+        return "as the log has them"
+    return "as shares of the batches in which outcomes were collected"
+
+
 def _about_seconds(results: JSON) -> Paragraph | None:
     found = part(results, "replay", "latency")
     if not found:
@@ -348,8 +356,8 @@ def _about_seconds(results: JSON) -> Paragraph | None:
     effects = ", ".join(f"{_percent(share)} {name}" for name, share in found["effects"].items())
     return Paragraph(
         text=(
-            "Seconds are those of the models alone, as shares of the batches in which outcomes "
-            "were collected; what the environment's tools take is not logged. Schedules other "
+            f"Seconds are those of the models alone, {_whose_seconds(results)}; what the "
+            "environment's tools take is not known. Schedules other "
             "than one after the other are simulated from these seconds, in the order of the "
             f"logged episodes. A's mean step takes {fixed(found['ms_per_step'], 1)} ms."
             + (f" Effects of the cheap model's first guesses: {effects}." if effects else "")

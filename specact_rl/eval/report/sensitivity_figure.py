@@ -26,6 +26,11 @@ NARROW = 0.09
 """Share of the width below which a stretch has no room for its name."""
 
 
+def priced_in(unit: str) -> str:
+    """A unit in running text."""
+    return "at the assumed prices" if unit == "assumed" else f"in {UNIT_TITLES[unit]}"
+
+
 def main_unit(results: JSON) -> JSON | None:
     """The sensitivity that a picture shows: of what was measured, where anything was."""
     found = {row["unit"]: row for row in rows(results, "replay", "sensitivity")}
@@ -45,7 +50,7 @@ def sensitivity_picture(results: JSON) -> Picture | None:
         alt="Cost of each system relative to the strong model over the price of a proposal and of "
         "a score",
         caption=(
-            f"Cost in {UNIT_TITLES[row['unit']]} per step relative to A, over what a proposal and "
+            f"Cost per step {priced_in(row['unit'])}, relative to A, over what a proposal and "
             "what a score costs in units of A's step; all else as measured, n = "
             f"{row['n']} steps. The dotted line is the price in this run, a dot where a system "
             f"starts or stops being cheaper than A. Below: the system of the highest accuracy less "
