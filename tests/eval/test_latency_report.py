@@ -58,10 +58,12 @@ class World:
         n = len(steps)
         self.table = StepTable(
             steps=steps,
-            task_ids=np.array([step.task_id for step in steps]),
+            task_ids=np.repeat(np.arange(TASKS), LENGTH),
             rollouts=np.repeat(np.arange(TASKS), LENGTH),
             out_of_family=np.zeros(n, dtype=bool),
             reference_types=np.array([""] * n),
+            families=np.array([step.family for step in steps]),
+            indices=np.array([step.index for step in steps]),
             num_out_of_reach=0,
         )
         self.hit = rng.random(n) < 0.6

@@ -8,7 +8,7 @@ import pytest
 from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
 from specact_rl.eval.evaluate import STRONG, Outcomes, calibrate, run_all
 from specact_rl.eval.replay import Judged
-from specact_rl.eval.system_report import system_report
+from specact_rl.eval.system_report import relative_costs, system_report
 from specact_rl.eval.threshold_curves import MAX_POINTS, StrongCalls, curve_rows
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.policy.systems import SYSTEMS
@@ -101,7 +101,9 @@ def test_each_point_is_what_the_system_gives_at_that_threshold(test, gates, name
         there = {**gates, name: replace(gates[name], threshold=threshold)}
         runs = run_all(test, there, SYSTEMS_HERE)
         run, strong = runs[name], runs["A"]
-        row = system_report(run, test.table, strong, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        (cost,) = relative_costs([run], strong, test.table.task_ids, rng, 100)
+        row = system_report(run, test.table, strong, cost, rng, None, 100)
         assert curve["num_accepted"][i] == run.accepted.sum()
         assert curve["accept_rate"][i] == row["accept_rate"].value
         assert curve["selective_risk"][i] == pytest.approx(row["selective_risk"].value)

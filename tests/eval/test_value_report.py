@@ -10,7 +10,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.eval.report.value_sections import frontier_section, value_section
 from specact_rl.eval.report.verifier_verdicts import difference_target, worth_of_verifiers
-from specact_rl.eval.system_report import system_report
+from specact_rl.eval.system_report import relative_costs, system_report
 from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.frontier import gated_accuracy
@@ -36,7 +36,11 @@ def columns(model_id, acceptable, parsed=None):
         parsed=parsed,
         same_state=right,
         levels={},
+        keys=np.where(parsed, np.arange(1, n * k + 1).reshape(n, k), 0),
         first_of_its_kind=parsed,
+        action_types=np.full((n, k), "tool_call"),
+        tools=np.full((n, k), "look"),
+        effects=np.full((n, k), "read"),
         logprob=np.zeros((n, k)),
         tokens_known=True,
         prompt_tokens=np.full(n, 40),
@@ -73,10 +77,12 @@ def make_parts(seed=0, num_tasks=100, steps_per_task=4, unknown=()):
 
     table = StepTable(
         steps=[None] * n,
-        task_ids=np.array([f"t{task:04d}" for task in tasks]),
+        task_ids=tasks,
         rollouts=tasks,
         out_of_family=np.zeros(n, dtype=bool),
         reference_types=np.full(n, ""),
+        families=np.full(n, "f"),
+        indices=np.tile(np.arange(steps_per_task), num_tasks),
         num_out_of_reach=0,
     )
     of = {"cheap": columns("cheap", cheap, parsed), "strong": columns("strong", strong)}
@@ -127,7 +133,12 @@ def make_parts(seed=0, num_tasks=100, steps_per_task=4, unknown=()):
 def reports_of(parts, seed=0):
     """Both parts and the systems table, as results.json holds them."""
     rng = np.random.default_rng(seed)
-    systems = [system_report(run, parts.table, parts.runs["A"], rng) for run in parts.runs.values()]
+    strong, tasks = parts.runs["A"], parts.table.task_ids
+    costs = relative_costs(list(parts.runs.values()), strong, tasks, rng, 1_000)
+    systems = [
+        system_report(run, parts.table, strong, cost, rng, None, 1_000)
+        for run, cost in zip(parts.runs.values(), costs, strict=True)
+    ]
     found = {
         "systems": systems,
         "value": value_report(parts, FREE, np.random.default_rng(1)),
