@@ -164,8 +164,8 @@ def within_group_auroc(
         groups: One key per row, for instance the action type, or the step.
         clusters: One id per row. Groups may cut across clusters (action types) or lie within them
             (steps of a task).
-        rng: Of nothing.
-        num_resamples: Of nothing.
+        rng: Not used, as nothing is drawn; kept for callers that have one.
+        num_resamples: Not used either.
         level: Nominal coverage.
 
     Returns:

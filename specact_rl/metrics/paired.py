@@ -7,26 +7,30 @@ interval and McNemar's test, which are for independent items only.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
 
 from specact_rl.metrics.resampling import (
+    CHUNK_VALUES,
+    MANY_CLUSTERS,
     SAME,
+    ClusterBootstrap,
     Clusters,
+    Method,
     check_num_resamples,
     cluster_codes,
     effective_clusters,
-    few_clusters_note,
-    percentile_interval,
     resampled_sums,
 )
 from specact_rl.metrics.values import (
     FloatArray,
+    IntArray,
+    Interval,
     MetricValue,
     as_labels,
     as_scores,
@@ -48,6 +52,9 @@ class McNemarResult:
     n: int
     difference: float
     """Share right of a minus that of b."""
+    low: float
+    """Of Tango's interval."""
+    high: float
     standard_error: float
     p_value: float
     """Exact, two-sided. A large one is not evidence of equality: see `tost_equivalence`."""
@@ -93,27 +100,81 @@ def wilson_interval(num_successes: int, n: int, level: float = 0.95) -> MetricVa
     )
 
 
-def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemarResult:
-    """Exact McNemar test, and its mid-p variant, for independent items.
+def mcnemar_exact(
+    correct_a: ArrayLike, correct_b: ArrayLike, items: Clusters, *, level: float = 0.95
+) -> McNemarResult:
+    """Exact McNemar test, its mid-p variant, and Tango's interval, for independent items.
 
-    One step per task, or whole tasks. On dependent steps its false-positive rate was 7 to 37 % in
-    simulation: use `sign_flip_test` there.
+    Args:
+        correct_a: One verdict per item, shape (n,).
+        correct_b: On the same items.
+        items: What must not depend on each other, usually the task id; each may come once.
+        level: Of the interval.
+
+    Raises:
+        ValueError: An item comes twice. On dependent steps the false-positive rate of this test
+            was 7 to 37 % in simulation; `sign_flip_test` is for them.
     """
     a, b = as_labels(correct_a, "correct_a"), as_labels(correct_b, "correct_b")
     check_lengths(correct_a=a, correct_b=b)
+    codes, num_items = cluster_codes(items, a.size)
+    if num_items < a.size:
+        twice = int(np.flatnonzero(np.bincount(codes)[codes] > 1)[0])
+        raise ValueError(
+            f"McNemar's test needs independent items, got {a.size} rows of {num_items} items "
+            f"(row {twice} is of one that comes again): use sign_flip_test with clusters, or one "
+            "row per item"
+        )
     only_a, only_b, n = int((a & ~b).sum()), int((~a & b).sum()), a.size
     discordant, smaller = only_a + only_b, min(only_a, only_b)
     tail = 2.0 * float(stats.binom.cdf(smaller, discordant, 0.5))
     at_smaller = float(stats.binom.pmf(smaller, discordant, 0.5))
+    interval = tango_interval(only_a, only_b, n, level)
     return McNemarResult(
         only_a=only_a,
         only_b=only_b,
         n=n,
         difference=(only_a - only_b) / n,
+        low=interval.low,
+        high=interval.high,
         standard_error=math.sqrt(discordant - (only_a - only_b) ** 2 / n) / n,
         p_value=min(1.0, tail),
         mid_p_value=min(1.0, tail - at_smaller),
     )
+
+
+def tango_interval(only_a: int, only_b: int, n: float, level: float = 0.95) -> Interval:
+    """Score interval of the difference of two shares on the same independent items.
+
+    Keeps its coverage where few items differ, and has a width where none does.
+
+    Args:
+        only_a: Items that a alone has right.
+        only_b: Items that b alone has right.
+        n: All items.
+        level: Nominal coverage.
+
+    Source: Tango (1998).
+    """
+    if not 0 <= only_a + only_b <= n or min(only_a, only_b) < 0 or n <= 0:
+        raise ValueError(
+            f"need 0 <= only_a + only_b <= n and n > 0, got {only_a!r}, {only_b!r}, {n!r}"
+        )
+    z = float(stats.norm.ppf((1.0 + level) / 2.0))
+    observed = (only_a - only_b) / n
+
+    def beyond(difference: float, side: float) -> float:
+        """Score statistic of a true difference, less what it may be: only its sign counts."""
+        # The share of b alone under that difference: the larger root of 2 n q^2 + linear q + rest.
+        linear = (2 * n - only_a + only_b) * difference - only_a - only_b
+        rest = -only_b * difference * (1.0 - difference)
+        share_b = (math.sqrt(max(0.0, linear**2 - 8.0 * n * rest)) - linear) / (4.0 * n)
+        variance = (2.0 * share_b + difference * (1.0 - difference)) / n
+        return observed - difference - side * z * math.sqrt(max(0.0, variance))
+
+    low = -1.0 if beyond(-1.0, 1.0) <= 0.0 else optimize.brentq(beyond, -1.0, observed, (1.0,))
+    high = 1.0 if beyond(1.0, -1.0) >= 0.0 else optimize.brentq(beyond, observed, 1.0, (-1.0,))
+    return Interval(low=float(low), high=float(high), level=level)
 
 
 def cluster_bootstrap_mean(
@@ -123,8 +184,9 @@ def cluster_bootstrap_mean(
     rng: np.random.Generator,
     num_resamples: int = 10_000,
     level: float = 0.95,
+    method: Method = "percentile",
 ) -> MetricValue:
-    """Mean over rows with a percentile interval over resampled clusters.
+    """Mean over rows with an interval over resampled clusters.
 
     Returns:
         No interval, and a note, when there is one cluster only, or when all values are the same:
@@ -136,16 +198,9 @@ def cluster_bootstrap_mean(
         cause = "one cluster only" if num_clusters < 2 else "every row has the same value"
         note = f"no interval: {cause}"
         return MetricValue(value=mean, n=x.size, num_clusters=num_clusters, note=note)
-    totals = resampled_sums(sums, num_resamples, rng)
-    interval = percentile_interval(totals[:, 0] / totals[:, 1], level)
-    return MetricValue(
-        value=mean,
-        low=interval.low,
-        high=interval.high,
-        n=x.size,
-        num_clusters=num_clusters,
-        note=few_clusters_note(num_clusters),
-    )
+    draws = resampled_sums(sums, num_resamples, rng)
+    shared = ClusterBootstrap(names=("sum", "rows"), sums=sums, draws=draws)
+    return shared.value(lambda t: t["sum"] / t["rows"], n=x.size, level=level, method=method)
 
 
 def paired_cluster_bootstrap(
@@ -156,6 +211,7 @@ def paired_cluster_bootstrap(
     rng: np.random.Generator,
     num_resamples: int = 10_000,
     level: float = 0.95,
+    method: Method = "percentile",
 ) -> MetricValue:
     """Mean of a minus mean of b over the same rows, with an interval over resampled clusters.
 
@@ -170,7 +226,7 @@ def paired_cluster_bootstrap(
     if verdicts and difference.min() == difference.max():
         return _constant_difference(difference, clusters, level)
     return cluster_bootstrap_mean(
-        difference, clusters, rng=rng, num_resamples=num_resamples, level=level
+        difference, clusters, rng=rng, num_resamples=num_resamples, level=level, method=method
     )
 
 
@@ -226,8 +282,6 @@ def sign_flip_test(
     check_num_resamples(num_flips)
     difference, sums = _cluster_sums(_difference(values_a, values_b), clusters)
     total = abs(float(sums[:, 0].sum()))
-    # Only sizes matter, and clusters of one size are interchangeable: the sum of their random
-    # signs is a shifted binomial.
     sizes, counts = np.unique(np.abs(sums[sums[:, 0] != 0.0, 0]), return_counts=True)
     num_moving = int(counts.sum())
     tolerance = 1e-9 * max(1.0, float(sizes.sum()))
@@ -237,15 +291,38 @@ def sign_flip_test(
         flipped = (2.0 * patterns - 1.0) @ np.repeat(sizes, counts)
         p_value = float(np.mean(np.abs(flipped) >= total - tolerance))
     else:
-        ups = rng.binomial(counts, 0.5, size=(num_flips, sizes.size))
-        flipped = (2.0 * ups - counts) @ sizes
-        p_value = (1 + int((np.abs(flipped) >= total - tolerance).sum())) / (1 + num_flips)
+        hits = sum(
+            int((np.abs(flipped) >= total - tolerance).sum())
+            for flipped in _flipped_totals(sizes, counts, num_flips, rng)
+        )
+        p_value = (1 + hits) / (1 + num_flips)
     return SignFlipResult(
         difference=float(difference.mean()),
         p_value=p_value,
         exact=exact,
         num_clusters=sums.shape[0],
     )
+
+
+def _flipped_totals(
+    sizes: FloatArray, counts: IntArray, num_flips: int, rng: np.random.Generator
+) -> Iterator[FloatArray]:
+    """Totals of randomly signed clusters, in chunks; `counts` clusters have each size."""
+    num_moving = int(counts.sum())
+    # Clusters of one size are interchangeable, and the sum of their random signs is a shifted
+    # binomial. Where nearly all sizes differ, single bits are faster.
+    by_size = num_moving < MANY_CLUSTERS or sizes.size * 32 <= num_moving
+    width = sizes.size if by_size else num_moving
+    each = np.repeat(sizes, counts)
+    chunk = max(1, CHUNK_VALUES // width)
+    for start in range(0, num_flips, chunk):
+        flips = min(chunk, num_flips - start)
+        if by_size:
+            yield (2.0 * rng.binomial(counts, 0.5, size=(flips, width)) - counts) @ sizes
+        else:
+            bits = rng.integers(256, size=(flips, -(-width // 8)), dtype=np.uint8)
+            ups = np.unpackbits(bits, axis=1, count=width).astype(np.float64)
+            yield 2.0 * (ups @ each) - each.sum()
 
 
 def tost_equivalence(
@@ -319,25 +396,101 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def minimum_detectable_difference(
-    n: int, discordance: float, *, power: float = 0.8, alpha: float = 0.05
-) -> float:
-    """Smallest true difference of two shares that n independent pairs show with this power.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detectable:
+    """How large a true difference must be to be found in rows like these."""
+
+    difference: float | None
+    """Smallest one that is found with the chance asked for; None when no two rows differ, which
+    leaves it unknown, or with fewer than two clusters."""
+    standard_error: float | None
+    """Of the mean difference, clusters as they are; None with fewer than two."""
+    num_clusters: int
+    design_effect: float | None
+    """Its square over that of as many independent rows: how many rows are worth one. None when no
+    two rows differ."""
+
+    def clusters_needed(self, difference: float) -> int | None:
+        """Clusters like these that show a true difference; None where `difference` is unknown.
+
+        Raises:
+            ValueError: The difference is 0.
+        """
+        if difference == 0.0:
+            raise ValueError("no number of clusters shows a difference of 0")
+        if self.difference is None:
+            return None
+        return max(2, math.ceil(self.num_clusters * (self.difference / difference) ** 2))
+
+
+def detectable_difference(
+    values_a: ArrayLike,
+    values_b: ArrayLike,
+    clusters: Clusters,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> Detectable:
+    """Smallest true mean difference that rows like these show, from their clustered error.
+
+    To be said beside every difference that is not shown. It depends on the spread of the rows and
+    not on the difference they have; it is no power "of this test", which would only say its
+    p-value again.
 
     Args:
-        n: Independent pairs.
-        discordance: Share of pairs on which the two sides disagree, in (0, 1].
+        values_a: Shape (n,).
+        values_b: Of the same rows.
+        clusters: One id per row.
         power: Chance to find the difference.
         alpha: Two-sided level.
     """
+    rows = _difference(values_a, values_b)
+    error = clustered_standard_error(rows, clusters)
+    _, num_clusters = cluster_codes(clusters, rows.size)
+    if error is None or error < SAME:
+        return Detectable(
+            difference=None, standard_error=error, num_clusters=num_clusters, design_effect=None
+        )
+    t = stats.t(num_clusters - 1)
+    return Detectable(
+        difference=float(t.ppf(1.0 - alpha / 2.0) + t.ppf(power)) * error,
+        standard_error=error,
+        num_clusters=num_clusters,
+        design_effect=error**2 * rows.size / float(rows.var(ddof=1)),
+    )
+
+
+def minimum_detectable_difference(
+    n: int,
+    discordance: float,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    design_effect: float = 1.0,
+) -> float:
+    """Smallest true difference of two shares that n pairs show with this power, as one plans them.
+
+    Args:
+        n: Pairs.
+        discordance: Share of pairs on which the two sides disagree, in (0, 1].
+        power: Chance to find the difference.
+        alpha: Two-sided level.
+        design_effect: Dependent pairs that are worth one; 1 for independent ones.
+            `detectable_difference` finds it in rows that are there.
+    """
     z = _power_quantile(power, alpha)
-    return z * math.sqrt(discordance / (n + z**2))
+    return z * math.sqrt(discordance / (n / design_effect + z**2))
 
 
 def sample_size_paired(
-    difference: float, discordance: float, *, power: float = 0.8, alpha: float = 0.05
+    difference: float,
+    discordance: float,
+    *,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    design_effect: float = 1.0,
 ) -> int:
-    """Independent pairs needed: ceil(z^2 (d - difference^2) / difference^2).
+    """Pairs needed: z^2 (d - difference^2) / difference^2 times the design effect, rounded up.
 
     Raises:
         ValueError: No difference, or one that the discordance cannot give.
@@ -348,7 +501,7 @@ def sample_size_paired(
             f"got difference={difference!r}, discordance={discordance!r}"
         )
     z = _power_quantile(power, alpha)
-    return math.ceil(z**2 * (discordance - difference**2) / difference**2)
+    return math.ceil(design_effect * z**2 * (discordance - difference**2) / difference**2)
 
 
 def _power_quantile(power: float, alpha: float) -> float:

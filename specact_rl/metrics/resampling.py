@@ -34,8 +34,14 @@ Weights = NDArray[np.uint8]
 CHUNK_VALUES = 1_000_000
 """Float64 values held at once (8 MB, near a processor's cache); more draws are done in turns."""
 
-POISSON_FROM = 1024
-"""From this many clusters on, draws are made of Poisson weights, which is faster."""
+Method = Literal["percentile", "bca"]
+"""Kinds of bootstrap interval."""
+
+MANY_CLUSTERS = 1024
+"""From this many clusters on, random numbers are made in ways that are faster for many."""
+
+SPARE = 4.0
+"""By how many of its standard errors a draw of Poisson weights is meant to fall short of K."""
 
 EXACT_FLOAT32 = 2**24
 """Whole numbers up to this are exact in single precision."""
@@ -100,7 +106,7 @@ def draw_cluster_weights(
     """
     check_num_resamples(num_resamples)
     chunk = max(1, CHUNK_VALUES // max(num_clusters, num_rows, 1))
-    draw = _counted_picks if num_clusters < POISSON_FROM else _filled_up_poisson
+    draw = _counted_picks if num_clusters < MANY_CLUSTERS else _filled_up_poisson
     for start in range(0, num_resamples, chunk):
         yield draw(num_clusters, min(chunk, num_resamples - start), rng)
 
@@ -121,7 +127,7 @@ def _filled_up_poisson(num_clusters: int, draws: int, rng: np.random.Generator) 
     the total is. Their mean is a little below 1, so that few picks are left to make; a draw whose
     total is above K is made anew, which depends on nothing but the total.
     """
-    mean = 1.0 - 4.0 / math.sqrt(num_clusters)
+    mean = 1.0 - SPARE / math.sqrt(num_clusters)
     weights = _poisson(mean, (draws, num_clusters), rng)
     missing = num_clusters - weights.sum(axis=1, dtype=np.int64)
     while (over := np.flatnonzero(missing < 0)).size:
@@ -176,7 +182,7 @@ def resampled_sums(
     num_clusters = cluster_sums.shape[0]
     # Clusters with equal sums are interchangeable: drawing how many come from each *kind* is
     # the same multinomial, and 0/1 outcomes of short tasks have only a handful of kinds.
-    most = num_clusters // (4 if num_clusters < POISSON_FROM else 32)
+    most = num_clusters // (4 if num_clusters < MANY_CLUSTERS else 32)
     if (found := _kinds(cluster_sums, most)) is not None:
         kinds, counts = found
         drawn = rng.multinomial(num_clusters, counts / num_clusters, size=num_resamples)
@@ -241,7 +247,7 @@ class ClusterBootstrap:
         *,
         n: int,
         level: float = 0.95,
-        method: Literal["percentile", "bca"] = "percentile",
+        method: Method = "percentile",
     ) -> MetricValue:
         """A statistic of the observed totals with its interval.
 

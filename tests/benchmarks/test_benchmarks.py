@@ -16,6 +16,7 @@ SMALL = {
     "bench_log_verifiers": ["--tasks", "40", "--resamples", "20"],
     "bench_studies": ["--only", "retry"],
     "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
+    "bench_statistics": ["--runs", "3", "--size", "300", "--rounds", "1"],
     "bench_workspace": ["--tasks", "4", "--rounds", "1"],
 }
 
@@ -35,3 +36,47 @@ def test_benchmark_runs(name):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip()
+
+
+NOMINAL = (
+    "difference, tasks resampled",
+    "difference, 30 items, Tango",
+    "share of .3, cluster_rate",
+    "sign flips of tasks",
+    "TOST at its margin, tasks",
+    "a false one among four nulls, Holm",
+    "power at the detectable difference, clustered error",
+    "AUROC of .64, 80 tasks",
+    "AUROC of .96, 80 tasks",
+    "AUROC of .64, 80 tasks, within a task .69",
+)
+NOT_NOMINAL = (
+    "difference, rows resampled",
+    "share of .3, Wilson on rows",
+    "McNemar, exact, steps as items",
+    "TOST at its margin, steps as tasks",
+    "a false one among four nulls, no correction",
+    "power at the detectable difference, as if rows were independent",
+)
+
+
+@pytest.mark.slow
+def test_intervals_cover_and_tests_keep_their_level_in_long_runs():
+    command = [sys.executable, str(FOLDER / "bench_statistics.py"), "--only", "coverage"]
+    done = subprocess.run(
+        [*command, "--runs", "1000"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=True,
+    )
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    away = {}
+    for name, kind, nominal, found, _ in rows:
+        # Three standard errors of 1,000 runs, and two points for what is only true of many tasks.
+        tolerance = 3 * (float(nominal) * (1 - float(nominal)) / 1000) ** 0.5 + 0.02
+        if kind != "independent" or "Tango" in name:
+            away[name] = abs(float(found) - float(nominal)) / tolerance
+    assert max(away[name] for name in NOMINAL) < 1, away
+    assert min(away[name] for name in NOT_NOMINAL) > 1, away

@@ -295,6 +295,23 @@ def test_open_comparison_says_what_could_have_been_seen():
     assert "about 7.1 points would mostly go unseen" in found.evidence
 
 
+def test_every_open_verdict_on_d_says_what_could_have_been_seen():
+    # Standard error .06 / (2 x 1.96) = .0153; times 2.80 = 4.3 points, or % of A's FLOPs.
+    row = {"name": "D", "accept_rate": mv(0.5, 0.4, 0.6), "skill": mv(0.0, -0.03, 0.03)}
+    row |= {"skill_among_parsed": mv(0.0, -0.03, 0.03), "relative_flops": mv(1.0, 0.97, 1.03)}
+    row |= {"difference_from_a": mv(0.0, -0.03, 0.03), "not_worse_than_a": False}
+    found = findings(systems(row))
+    assert [f.status for f in found] == ["open"] * 4
+    for finding in found:
+        assert re.search(r"below about 4\.3 (points|% of A's FLOPs)", finding.evidence)
+
+
+def test_contrasts_stand_beside_what_they_could_have_shown():
+    page = to_markdown(contrast("B-dpo", "B", mv(0.0, -0.05, 0.05), 0.9))
+    assert re.search(r"detectable, points", page)
+    assert "| 7.1 |" in page
+
+
 @pytest.mark.parametrize(
     ("difference", "not_worse", "status", "words"),
     [

@@ -1,18 +1,24 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
 
 from specact_rl.metrics.paired import (
     cluster_bootstrap_mean,
     clustered_standard_error,
+    detectable_difference,
     holm,
     mcnemar_exact,
     minimum_detectable_difference,
     paired_cluster_bootstrap,
     sample_size_paired,
     sign_flip_test,
+    tango_interval,
     tost_equivalence,
     wilson_interval,
 )
@@ -42,7 +48,7 @@ def test_wilson_of_no_rows_is_undefined():
 def test_mcnemar_is_the_exact_binomial_test(only_a, only_b):
     a = np.array([1] * only_a + [0] * only_b + [1, 0] * 10)
     b = np.array([0] * only_a + [1] * only_b + [1, 0] * 10)
-    result = mcnemar_exact(a, b)
+    result = mcnemar_exact(a, b, np.arange(a.size))
     discordant = only_a + only_b
     expected = stats.binomtest(only_a, discordant, 0.5).pvalue if discordant else 1.0
     assert result.p_value == pytest.approx(expected)
@@ -54,9 +60,73 @@ def test_mcnemar_is_the_exact_binomial_test(only_a, only_b):
 
 def test_mid_p_by_hand():
     # 1 against 5: P(X <= 1) = 7/64, P(X = 1) = 6/64 -> p = 14/64, mid-p = 8/64
-    result = mcnemar_exact([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1])
+    result = mcnemar_exact([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1], range(6))
     assert result.p_value == pytest.approx(14 / 64)
     assert result.mid_p_value == pytest.approx(8 / 64)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(9, 2), (3, 14), (6, 6)])
+def test_mcnemar_is_that_of_statsmodels(only_a, only_b):
+    a = np.array([1] * only_a + [0] * only_b + [1, 0] * 10)
+    b = np.array([0] * only_a + [1] * only_b + [1, 0] * 10)
+    peer = mcnemar([[10, only_a], [only_b, 10]], exact=True)
+    assert mcnemar_exact(a, b, np.arange(a.size)).p_value == pytest.approx(peer.pvalue)
+
+
+def test_mcnemar_refuses_steps_of_one_task():
+    with pytest.raises(ValueError, match=r"4 rows of 3 items \(row 1 is of one") as error:
+        mcnemar_exact([1, 0, 1, 1], [0, 0, 1, 1], ["a", "b", "b", "c"])
+    assert "sign_flip_test" in str(error.value)
+
+
+def score_statistic(difference, only_a, only_b, n):
+    """Score of the true difference, the nuisance parameter found by maximising the likelihood."""
+    both = n - only_a - only_b
+
+    def minus_log_likelihood(share_b):
+        shares = np.array([share_b + difference, share_b, 1 - 2 * share_b - difference])
+        return -(np.array([only_a, only_b, both]) @ np.log(np.maximum(shares, 1e-300)))
+
+    bounds = (max(0.0, -difference), (1 - difference) / 2)
+    found = optimize.minimize_scalar(
+        minus_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-10}
+    )
+    variance = n * (2 * found.x + difference - difference**2)
+    return (only_a - only_b - n * difference) / np.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "n"), [(12, 2, 50), (1, 7, 30), (5, 5, 12), (3, 0, 9)]
+)
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_ends_of_tangos_interval_are_just_not_rejected_by_the_score_test(only_a, only_b, n, level):
+    found, z = tango_interval(only_a, only_b, n, level), stats.norm.ppf((1 + level) / 2)
+    assert -1 < found.low < (only_a - only_b) / n < found.high < 1
+    for end, side in ((found.low, 1.0), (found.high, -1.0)):
+        assert score_statistic(end, only_a, only_b, n) == pytest.approx(side * z, abs=1e-4)
+
+
+@pytest.mark.parametrize(("share_a", "share_b"), [(0.15, 0.05), (0.03, 0.03), (0.4, 0.3)])
+def test_tangos_interval_of_few_items_covers_where_walds_does_not(share_a, share_b):
+    # Exact, over all outcomes of 30 items.
+    n, covered, by_wald = 30, 0.0, 0.0
+    chance = stats.multinomial(n, [share_a, share_b, 1 - share_a - share_b])
+    for only_a in range(n + 1):
+        for only_b in range(n + 1 - only_a):
+            weight = chance.pmf([only_a, only_b, n - only_a - only_b])
+            if weight < 1e-9:
+                continue
+            found = tango_interval(only_a, only_b, n)
+            covered += weight * (found.low <= share_a - share_b <= found.high)
+            error = np.sqrt(only_a + only_b - (only_a - only_b) ** 2 / n) / n
+            by_wald += weight * (abs((only_a - only_b) / n - share_a + share_b) <= 1.96 * error)
+    assert 0.93 < covered < 0.99
+    assert by_wald < covered
+
+
+def test_tango_of_impossible_counts_is_refused():
+    with pytest.raises(ValueError, match="only_a"):
+        tango_interval(3, 3, 5)
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -174,7 +244,29 @@ def test_sign_flip_of_independent_verdicts_is_mcnemar():
     rng = np.random.default_rng(0)
     result = sign_flip_test(a, b, np.arange(58), rng=rng, num_flips=40_000)
     assert not result.exact
-    assert result.p_value == pytest.approx(mcnemar_exact(a, b).p_value, abs=0.004)
+    assert result.p_value == pytest.approx(mcnemar_exact(a, b, np.arange(58)).p_value, abs=0.004)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.04])
+def test_sign_flip_of_many_different_clusters_is_the_normal_test(shift):
+    # Sums of 3,000 tasks that all differ: the flipped total is normal with variance sum s^2.
+    rng = np.random.default_rng(11)
+    a, b = rng.normal(size=(2, 3000)) + np.array([[shift], [0.0]])
+    found = sign_flip_test(a, b, np.arange(3000), rng=rng, num_flips=20_000)
+    expected = 2 * stats.norm.sf(abs((a - b).sum()) / np.sqrt(((a - b) ** 2).sum()))
+    assert 0.03 < expected < 0.97
+    tolerance = 4 * np.sqrt(expected * (1 - expected) / 20_000)
+    assert found.p_value == pytest.approx(expected, abs=tolerance)
+
+
+def test_memory_of_sign_flips_is_bounded():
+    rng = np.random.default_rng(12)
+    a, b = rng.normal(size=(2, 20_000))
+    tracemalloc.start()
+    sign_flip_test(a, b, np.arange(20_000), rng=rng, num_flips=2000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # all signs at once would be 320 MB
 
 
 def test_sign_flip_of_no_difference_is_one():
@@ -193,7 +285,7 @@ def test_sign_flip_keeps_its_level_on_dependent_steps_where_mcnemar_does_not():
         b = rng.random(200) < np.where(lean, 0.3, 0.8)
         flips = sign_flip_test(a, b, clusters, rng=rng, num_flips=500)
         hits["sign_flip"] += flips.p_value <= 0.05
-        hits["mcnemar"] += mcnemar_exact(a, b).p_value <= 0.05
+        hits["mcnemar"] += mcnemar_exact(a, b, np.arange(200)).p_value <= 0.05
     assert hits["sign_flip"] / 300 < 0.09
     assert hits["mcnemar"] / 300 > 0.2
 
@@ -205,6 +297,15 @@ def test_tost_of_independent_rows_is_two_t_tests():
     above = stats.ttest_1samp(a - b, -0.5, alternative="greater").pvalue
     below = stats.ttest_1samp(a - b, 0.5, alternative="less").pvalue
     assert result.p_value == pytest.approx(max(above, below))
+
+
+def test_tost_of_tasks_of_one_size_is_statsmodels_of_their_means():
+    rng = np.random.default_rng(13)
+    a, b = rng.normal(size=(2, 200)) + np.repeat(rng.normal(size=(2, 40)), 5, axis=1)
+    found = tost_equivalence(a, b, np.repeat(np.arange(40), 5), margin=0.6)
+    means = [x.reshape(40, 5).mean(axis=1) for x in (a, b)]
+    p_value, above, _ = ttost_paired(*means, -0.6, 0.6)
+    assert (found.p_value, found.p_not_worse) == pytest.approx((p_value, above[1]))
 
 
 def test_tost_verdicts():
@@ -257,6 +358,27 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+def test_holm_is_that_of_statsmodels():
+    p = np.random.default_rng(14).random(9) ** 3
+    p[3] = p[7]
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_one_false_positive_among_five_is_held_to_the_level_by_holm():
+    # Four nulls that share their data, and one true difference.
+    rng = np.random.default_rng(15)
+    wrong = {"raw": 0, "holm": 0}
+    for _ in range(600):
+        x = rng.normal(size=(40, 5)) + 0.5 * rng.normal(size=(40, 1))
+        x[:, 0] += 1.0
+        p = stats.ttest_1samp(x, 0.0).pvalue
+        wrong["raw"] += (p[1:] <= 0.05).any()
+        wrong["holm"] += min(holm(p)[1:]) <= 0.05
+    # Three standard errors of a share of .05 in 600 runs are .027.
+    assert wrong["holm"] / 600 < 0.05 + 0.027
+    assert wrong["raw"] / 600 > 0.05 + 0.027
+
+
 @pytest.mark.parametrize(("difference", "discordance", "n"), [(0.02, 0.17, 3328), (0.05, 0.2, 621)])
 def test_sample_size_of_known_cases(difference, discordance, n):
     assert sample_size_paired(difference, discordance) == n
@@ -271,3 +393,88 @@ def test_sample_size_refuses_an_impossible_difference():
 def test_clusters_must_cover_the_rows():
     with pytest.raises(ValueError, match="clusters must have shape"):
         clustered_standard_error([1.0, 2.0], [0])
+
+
+def test_a_design_effect_is_worth_as_many_pairs():
+    assert sample_size_paired(0.05, 0.2, design_effect=3.0) == pytest.approx(3 * 621, abs=3)
+    clustered = minimum_detectable_difference(1863, 0.2, design_effect=3.0)
+    assert clustered == pytest.approx(minimum_detectable_difference(621, 0.2))
+
+
+def leaning_pairs(rng, num_clusters, size, difference=0.0):
+    """Verdicts of two systems whose differences lean with the task; their mean is `difference`."""
+    lean = np.repeat(rng.choice([-0.4, 0.4], size=num_clusters), size)
+    a = rng.random(lean.size) < 0.5 + lean / 2 + difference / 2
+    b = rng.random(lean.size) < 0.5 - lean / 2 - difference / 2
+    return a, b, np.repeat(np.arange(num_clusters), size)
+
+
+def test_detectable_difference_of_independent_rows_is_that_of_the_plan():
+    rng = np.random.default_rng(16)
+    a, b, _ = leaning_pairs(rng, 2000, 1)
+    found = detectable_difference(a, b, np.arange(2000))
+    planned = minimum_detectable_difference(2000, float((a != b).mean()))
+    assert found.difference == pytest.approx(planned, rel=0.01)
+    assert found.design_effect == pytest.approx(1.0)
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    rng = np.random.default_rng(17)
+    a, b, clusters = leaning_pairs(rng, 2000, 10)
+    # One error of 2,000 tasks is that of 80 tasks over 5.
+    many = detectable_difference(a, b, clusters)
+    assert many.design_effect > 2.5
+    size = 5 * many.difference
+    found = np.zeros(2)
+    for _ in range(400):
+        pairs = leaning_pairs(rng, 80, 10, size)
+        found[0] += sign_flip_test(*pairs, rng=rng, num_flips=400).p_value <= 0.05
+        as_if_independent = minimum_detectable_difference(800, float((a != b).mean()))
+        pairs = leaning_pairs(rng, 80, 10, as_if_independent)
+        found[1] += sign_flip_test(*pairs, rng=rng, num_flips=400).p_value <= 0.05
+    # Three standard errors of a share of .8 in 400 runs are .06.
+    assert found[0] / 400 == pytest.approx(0.8, abs=0.06)
+    assert found[1] / 400 < 0.5
+
+
+def test_four_times_the_tasks_show_half_the_difference():
+    rng = np.random.default_rng(18)
+    found = detectable_difference(*leaning_pairs(rng, 50, 4))
+    assert found.clusters_needed(found.difference) == 50
+    assert found.clusters_needed(-found.difference / 2) == 200
+    with pytest.raises(ValueError, match="difference of 0"):
+        found.clusters_needed(0.0)
+
+
+def test_rows_that_never_differ_leave_the_detectable_difference_unknown():
+    same = detectable_difference([1, 0, 1], [1, 0, 1], [0, 1, 2])
+    assert (same.difference, same.design_effect, same.standard_error) == (None, None, 0.0)
+    assert same.clusters_needed(0.1) is None
+    one = detectable_difference([1, 0], [0, 0], ["a", "a"])
+    assert (one.difference, one.standard_error) == (None, None)
+
+
+def test_cluster_bootstrap_covers_dependent_rows_and_a_row_bootstrap_does_not():
+    rng = np.random.default_rng(19)
+    covered = {"clusters": 0, "rows": 0}
+    for _ in range(400):
+        a, b, clusters = leaning_pairs(rng, 80, 8)
+        for name, by in (("clusters", clusters), ("rows", np.arange(640))):
+            found = paired_cluster_bootstrap(a, b, by, rng=rng, num_resamples=400)
+            covered[name] += found.low <= 0.0 <= found.high
+    # Three standard errors of a share of .95 in 400 runs are .033; 80 clusters and 400 draws take
+    # another .01.
+    assert covered["clusters"] / 400 == pytest.approx(0.95, abs=0.043)
+    assert covered["rows"] / 400 < 0.8
+
+
+def test_tost_at_the_margin_errs_no_more_often_than_its_level():
+    rng = np.random.default_rng(20)
+    wrong = {"clusters": 0, "rows": 0}
+    for _ in range(500):
+        a, b, clusters = leaning_pairs(rng, 100, 8, 0.1)
+        for name, by in (("clusters", clusters), ("rows", np.arange(800))):
+            wrong[name] += tost_equivalence(a, b, by, margin=0.1).p_value <= 0.05
+    # Three standard errors of a share of .05 in 500 runs are .029.
+    assert wrong["clusters"] / 500 < 0.05 + 0.029
+    assert wrong["rows"] / 500 > 0.1

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from specact_rl.metrics import resampling
 from specact_rl.metrics.resampling import (
-    POISSON_FROM,
+    MANY_CLUSTERS,
+    _poisson,
     bca_interval,
     cluster_bootstrap,
     cluster_codes,
@@ -24,14 +26,14 @@ def all_weights(num_clusters, num_resamples, seed=0):
     return np.concatenate(list(draw_cluster_weights(num_clusters, num_resamples, rng)))
 
 
-@pytest.mark.parametrize("num_clusters", [1, 7, POISSON_FROM - 1, POISSON_FROM, 5000])
+@pytest.mark.parametrize("num_clusters", [1, 7, MANY_CLUSTERS - 1, MANY_CLUSTERS, 5000])
 def test_each_draw_picks_as_many_clusters_as_there_are(num_clusters):
     weights = all_weights(num_clusters, 300)
     assert weights.shape == (300, num_clusters)
     assert (weights.sum(axis=1, dtype=np.int64) == num_clusters).all()
 
 
-@pytest.mark.parametrize("num_clusters", [50, POISSON_FROM, 3000])
+@pytest.mark.parametrize("num_clusters", [50, MANY_CLUSTERS, 3000])
 def test_a_cluster_is_picked_as_often_as_the_binomial_says(num_clusters):
     draws = 4_000_000 // num_clusters
     counts = np.bincount(all_weights(num_clusters, draws).ravel(), minlength=8)
@@ -42,7 +44,27 @@ def test_a_cluster_is_picked_as_often_as_the_binomial_says(num_clusters):
     assert stats.chisquare(found, expected).pvalue > 0.001
 
 
-@pytest.mark.parametrize("num_clusters", [50, POISSON_FROM])
+def test_poisson_numbers_are_the_quantiles_of_their_random_bits():
+    class EveryBitPattern:
+        def integers(self, high, size, dtype):
+            return np.append(np.arange(2**16, dtype=np.uint16), np.zeros(4, np.uint16)).view(dtype)
+
+        def random(self, size):
+            return np.full(size, 0.5)
+
+    drawn = _poisson(0.9, (1, 2**16), EveryBitPattern())
+    assert (drawn[0] == stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 0.9)).all()
+
+
+def test_draws_that_pick_too_many_are_made_anew(monkeypatch):
+    # Without a margin half of the draws of Poisson weights exceed K.
+    monkeypatch.setattr(resampling, "SPARE", 0.0)
+    weights = all_weights(2000, 1500)
+    assert (weights.sum(axis=1, dtype=np.int64) == 2000).all()
+    assert weights[:, ::2].sum(axis=1, dtype=np.int64).var() == pytest.approx(500, rel=0.15)
+
+
+@pytest.mark.parametrize("num_clusters", [50, MANY_CLUSTERS])
 def test_two_clusters_of_a_draw_crowd_each_other_out_as_in_a_multinomial(num_clusters):
     # Halves of the clusters: their totals are binomial, so the variance is K / 4. Independent
     # Poisson weights would give K / 2. The variance of 20,000 draws is known to 1 %.
@@ -80,10 +102,12 @@ def test_totals_are_those_of_picked_clusters(kind, num_clusters):
 def test_totals_of_counts_are_whole_and_those_of_seconds_are_precise():
     rng = np.random.default_rng(3)
     counts, seconds = rng.integers(9, size=3000), rng.random(3000)
-    sums = np.column_stack([counts, seconds])
+    tokens = rng.integers(10**9, size=3000)
+    sums = np.column_stack([counts, seconds, tokens])
     found = resampled_sums(sums, 50, np.random.default_rng(4))
     weights = all_weights(3000, 50, seed=4).astype(float)
     assert (found[:, 0] == weights @ counts).all()
+    assert (found[:, 2] == weights @ tokens).all()
     assert found[:, 1] == pytest.approx(weights @ seconds, rel=1e-13)
 
 
@@ -147,6 +171,14 @@ def test_interval_of_independent_rows_is_scipys(method):
     assert (found.low, found.high) == pytest.approx(
         (peer.low, peer.high), abs=0.03 * (peer.high - peer.low)
     )
+
+
+def test_bca_with_bias_alone_by_hand():
+    # Three fifths of the draws are below the value: z0 = .2533, and the ends of a 90 % interval
+    # are at the shares Phi(2 z0 - 1.6449) = .1275 and Phi(2 z0 + 1.6449) = .9843.
+    draws = np.linspace(0.0, 1.0, 100_001)
+    found = bca_interval(0.6, draws, np.array([0.5, 0.6, 0.7]), 0.9)
+    assert (found.low, found.high) == pytest.approx((0.1275, 0.9843), abs=1e-4)
 
 
 def test_bca_without_bias_or_skewness_is_the_percentile_interval():

@@ -78,10 +78,16 @@ def unsettled(status: Status, m: MetricValue) -> str:
         return ""
     if direction(m) != "open":
         return " The interval leaves out 0, but not after the correction for all contrasts."
+    return unseen(m)
+
+
+def unseen(m: MetricValue, unit: str = "points", *, scale: float = 100.0, most: int = 1) -> str:
+    """The true difference that rows like these mostly miss; empty without an interval."""
     size = detectable(m)
     if size is None:
         return ""
-    return f" A true difference below about {fixed(100 * size, 1)} points would mostly go unseen."
+    shown = " ".join(part for part in (fixed(scale * size, most), unit) if part)
+    return f" A true difference below about {shown} would mostly go unseen."
 
 
 def _reason(m: MetricValue) -> str:

@@ -54,7 +54,8 @@ def cheap_against_baselines(results: JSON) -> Iterator[Finding]:
             f"The cheap proposer is worse than a baseline without a language model: "
             f"{listed(names)}.",
         ),
-        evidence=f"Same arguments as the expert: {told}, {say_rows(next(iter(gains.values())))}.",
+        evidence=f"Same arguments as the expert: {told}, {say_rows(next(iter(gains.values())))}."
+        + (unsettled(status, gains[names[0]]) if len(names) == 1 else ""),
     )
 
 

@@ -16,7 +16,7 @@ from specact_rl.eval.report.blocks import (
     table,
     words,
 )
-from specact_rl.eval.report.judging import claim, listed, status_of
+from specact_rl.eval.report.judging import claim, listed, status_of, unseen, unsettled
 from specact_rl.eval.report.lookup import part, rows, system, verifier_title
 from specact_rl.eval.report.numbers import (
     JSON,
@@ -259,6 +259,7 @@ def gates_at_half(results: JSON) -> Iterator[Finding]:
                 f"{name} accepts {say_percent(metric(row, 'accept_rate'))} and is "
                 f"{say_points(skill)} above a random gate of that rate, at "
                 f"{say_points(metric(row, 'difference_from_a'))} from A, {say_rows(skill)}."
+                f"{unsettled(status, skill)}"
             ),
         )
 
@@ -286,5 +287,10 @@ def unseen_models(results: JSON) -> Iterator[Finding]:
             f"AUROC {say(auroc)}, on answers that can be read "
             f"{say(metric(row, 'auroc_readable'))}; n = {row['n']} answers to {row['num_tasks']} "
             f"tasks. Family by family: {listed(told)}."
+            + (
+                unseen(auroc, "from chance", scale=1.0, most=3)
+                if auroc and status == "open"
+                else ""
+            )
         ),
     )

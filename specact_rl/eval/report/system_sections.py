@@ -20,6 +20,7 @@ from specact_rl.eval.report.lookup import (
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
+    detectable,
     fixed,
     metric,
     p_value,
@@ -27,6 +28,7 @@ from specact_rl.eval.report.numbers import (
     points,
     say_rows,
 )
+from specact_rl.metrics.values import MetricValue
 
 NO_FALLBACK = "no fallback: the proposal stands, as in the source report"
 
@@ -313,12 +315,13 @@ def contrasts_section(results: JSON) -> Section | None:
     if not found:
         return None
     shown = table(
-        ("comparison", "systems", "difference, points", "p", "Holm p"),
+        ("comparison", "systems", "difference, points", "detectable, points", "p", "Holm p"),
         [
             (
                 words(row["name"]),
                 words(f"{row['better']} − {row['worse']}"),
                 points(metric(row, "difference")),
+                words(_detectable(metric(row, "difference"))),
                 words(p_value(row.get("p_value"))),
                 words(p_value(row.get("p_holm"))),
             )
@@ -328,11 +331,17 @@ def contrasts_section(results: JSON) -> Section | None:
             f"Share acceptable, paired by step, {say_rows(metric(found[0], 'difference'))}. p: "
             "sign flips of whole tasks, two-sided; Holm's correction is over the rows that have "
             "one. Rows without one hold D against reference gates: two random ones of its own "
-            "accept rate, and accepting whatever parses."
+            "accept rate, and accepting whatever parses. Detectable: the true difference that such "
+            "an interval leaves 0 out for in four of five samples; smaller ones mostly go unseen."
         ),
         num_words=2,
     )
     return Section(title="Declared contrasts", blocks=[shown])
+
+
+def _detectable(difference: MetricValue | None) -> str | None:
+    size = detectable(difference)
+    return None if size is None else fixed(100 * size, 1)
 
 
 def _section(title: str, blocks: list[Block | None]) -> Section | None:

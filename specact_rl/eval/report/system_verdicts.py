@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from specact_rl.eval.report.blocks import Finding, Status
-from specact_rl.eval.report.judging import OF_SIDE, claim, holm, listed, status_of, unsettled
+from specact_rl.eval.report.judging import (
+    OF_SIDE,
+    claim,
+    holm,
+    listed,
+    status_of,
+    unseen,
+    unsettled,
+)
 from specact_rl.eval.report.lookup import (
     MAIN_SYSTEMS,
     accept_rate,
@@ -22,6 +30,7 @@ from specact_rl.eval.report.lookup import (
 from specact_rl.eval.report.numbers import (
     JSON,
     Direction,
+    detectable,
     direction,
     fixed,
     independent_difference,
@@ -102,7 +111,7 @@ def accuracy_of_d(results: JSON) -> Iterator[Finding]:
         status, text = "against", f"D is less accurate than A; whether by {within} is not settled."
     else:
         status, text = "open", claim("open", that, "")
-        evidence += " The interval reaches below the margin."
+        evidence += f" The interval reaches below the margin.{unseen(difference)}"
     yield Finding(status=status, claim=text, evidence=evidence)
 
 
@@ -133,6 +142,8 @@ def cost_of_d(results: JSON) -> Iterator[Finding]:
     )
     if status == "shown":
         text = f"D is cheaper than A in FLOPs, by {fixed(100 * (1 - cost.value), 0)} %."
+    if status == "open":
+        evidence += unseen(cost, "% of A's FLOPs")
     yield Finding(status=status, claim=text, evidence=evidence + _why_that_cost(results, row, cost))
 
 
@@ -313,13 +324,14 @@ def replay_against_live(results: JSON) -> Iterator[Finding]:
     }
     if len(both) < 2:
         return
-    swapped, clear = [], 0
+    swapped, clear, sizes = [], 0, []
     for (x, (step_x, live_x)), (y, (step_y, live_y)) in combinations(both.items(), 2):
         by_step = (step_x.value or 0.0) - (step_y.value or 0.0)
         by_episode = independent_difference(live_x, live_y)
         if by_step * (by_episode.value or 0.0) < 0.0:
             swapped.append(f"{x} and {y}")
             clear += direction(by_episode) in ("above", "below")
+            sizes.append(detectable(by_episode) or 0.0)
     num_pairs = len(both) * (len(both) - 1) // 2
     evidence = (
         f"By acceptable steps: {_order({name: pair[0] for name, pair in both.items()})}; "
@@ -333,7 +345,12 @@ def replay_against_live(results: JSON) -> Iterator[Finding]:
     evidence += f" Swapped: {'; '.join(swapped)}. " + (
         f"For {clear} of them the difference between the live systems is beyond chance."
         if clear
-        else "For none of them is the difference between the live systems beyond chance."
+        else "For none of them is the difference between the live systems beyond chance"
+        + (
+            f"; a true one below about {fixed(100 * max(sizes), 0)} points would mostly go unseen."
+            if max(sizes)
+            else "."
+        )
     )
     yield Finding(status="against" if clear else "open", claim=text, evidence=evidence)
 
