@@ -92,8 +92,9 @@ def check_fits_device(
 
 
 def _is_estimated(training: TrainingArguments, model: ModelConfig) -> bool:
-    targets = model.lora_target_modules
-    everywhere = targets == "all-linear" or targets == ["all-linear"]
+    # TRL makes a list of one name that name.
+    targets: object = model.lora_target_modules
+    everywhere = targets in ("all-linear", ["all-linear"])
     return bool(model.use_peft and everywhere and model.dtype == "bfloat16" and training.bf16)
 
 

@@ -213,18 +213,22 @@ def test_training_all_weights_takes_what_is_said(checkpointing, batch_size, leng
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_writing_takes_what_is_said(dtype):
-    config = small(vocab_size=20_000)
+@pytest.mark.parametrize(("vocab_size", "length"), [(2_000, 500), (50_000, 60)])
+def test_writing_takes_what_is_said(dtype, vocab_size, length):
+    """Keys and values are the most of the one, logits of the other."""
+    config = small(vocab_size=vocab_size)
     model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     rng = np.random.default_rng(0)
     rollouts = [
         RolloutTokens(
-            rollout_id=str(i), step_ids=[f"{i}/{j}" for j in range(4)],
-            ids=rng.integers(3, 20_000, 500).tolist(), prompt_lengths=[480, 490, 495, 500],
+            rollout_id=str(i),
+            step_ids=[f"{i}/{j}" for j in range(4)],
+            ids=rng.integers(3, 2_000, length).tolist(),
+            prompt_lengths=[length - cut for cut in (20, 10, 5, 0)],
             own_prompts={},
         )
         for i in range(8)
-    ]  # fmt: skip
+    ]
     prompts = [prompt for rollout in rollouts for prompt in rollout.prompts()]
     tokenizer = SimpleNamespace(eos_token_id=2, decode=lambda ids: "")
     with LiveBytes(model) as traced:
@@ -232,8 +236,8 @@ def test_writing_takes_what_is_said(dtype):
             model, tokenizer, prompts, num_samples=3, temperature=1.0, max_new_tokens=8, seed=0
         )
     expected = writing_memory(
-        config, dtype=dtype, longest_prompt=500, max_new_tokens=8, num_samples=3,
-        num_prompts=len(prompts), num_prefix_tokens=8 * 500,
+        config, dtype=dtype, longest_prompt=length, max_new_tokens=8, num_samples=3,
+        num_prompts=len(prompts), num_prefix_tokens=8 * length,
     )  # fmt: skip
     assert traced.most == pytest.approx(expected.kv_cache + expected.working, rel=0.15)
 
