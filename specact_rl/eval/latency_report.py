@@ -84,26 +84,6 @@ def _takes_part(run: SystemRun, parts: Parts) -> bool:
     return system.name == GUESSES or system.fallback
 
 
-def effect_of(step: Step, proposal: Proposal) -> str:
-    """Effect of what a proposal would do; "" where it is not known or cannot be parsed.
-
-    What is said to a user cannot be taken back.
-    """
-    actions: Sequence[Action] = [proposal.action] if proposal.action else proposal.actions
-    effects = {_effect(step, action) for action in actions}
-    for worst in ("", "irreversible", "write", "read"):
-        if worst in effects:
-            return worst
-    return ""
-
-
-def _effect(step: Step, action: Action) -> str:
-    if action.tool is None:
-        return "irreversible"
-    spec = find_tool(action.tool, step.tools)
-    return (spec.effect if spec else None) or ""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Guesses:
     """A proposer's samples as guesses of what the strong model does; all of shape (n, k)."""
@@ -114,23 +94,11 @@ class _Guesses:
     effects: np.ndarray
 
     @classmethod
-    def of(cls, table: StepTable, columns: ProposalColumns, strong: ProposalColumns) -> _Guesses:
-        found: dict[tuple[int, str], str] = {}  # by catalogue and tool, which recur
-
-        def effect(step: Step, proposal: Proposal) -> str:
-            action = proposal.action
-            if action is None or action.tool is None:
-                return effect_of(step, proposal)
-            place = (id(step.tools), action.tool)
-            if place not in found:
-                found[place] = effect_of(step, proposal)
-            return found[place]
-
-        rows = zip(table.steps, columns.proposals, strict=True)
+    def of(cls, columns: ProposalColumns, strong: ProposalColumns) -> _Guesses:
         return cls(
             right=(columns.keys == strong.keys[:, :1]) & columns.parsed,
             distinct=columns.first_of_its_kind,
-            effects=np.array([[effect(step, p) for p in samples] for step, samples in rows]),
+            effects=columns.effects,
         )
 
 

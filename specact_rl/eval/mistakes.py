@@ -60,7 +60,7 @@ def mistake_rows(
                     "task_id": step.task_id,
                     "action_type": _action_type(offered),
                     "request": _shortened(_request(step.history)),
-                    "last": _shortened(str(step.history[-1].get("content") or "")),
+                    "last": _shortened(_last(step.history)),
                     "proposal": _shortened(offered.text),
                     "fallback": _shortened(strong.proposals[i][0].text),
                     "fallback_acceptable": (
@@ -88,6 +88,10 @@ def _action_type(proposal: Proposal) -> str | None:
 
 def _request(history: Sequence[Message]) -> str:
     return next((str(m.get("content") or "") for m in history if m["role"] == "user"), "")
+
+
+def _last(history: Sequence[Message]) -> str:
+    return str(history[-1].get("content") or "") if history else ""
 
 
 def _shortened(text: str) -> str:

@@ -75,7 +75,7 @@ def write_step_outcomes(path: Path, table: StepTable, runs: Mapping[str, SystemR
     """
     columns: dict[str, pa.Array] = {
         "step_id": pa.array([step.step_id for step in table.steps], pa.string()),
-        "task_id": pa.array(table.task_ids.tolist(), pa.string()),
+        "task_id": pa.array([step.task_id for step in table.steps], pa.string()),
         "out_of_family": pa.array(table.out_of_family),
     }
     for name, run in runs.items():

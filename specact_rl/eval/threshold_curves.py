@@ -6,7 +6,7 @@ here at any other than the frozen one was chosen on test data and is no result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ class StrongCalls:
     """What the strong model's calls cost, depending on which steps make one; arrays of shape (n,).
 
     What a call reads begins behind the last call of the same rollout, so that the FLOPs of reading
-    add up to those of the prompt at the last call of each rollout.
+    add up to those of the prompt at the last call of each rollout; and, where the next prompt is
+    shorter and is read anew, to those of the one before it, too.
     """
 
     known: bool
@@ -96,8 +97,39 @@ class StrongCalls:
         is_last = later > codes
         starts = np.bincount(codes[is_last] + 1, self.reading[is_last], num_codes + 2)
         stops = np.bincount(later[is_last] + 1, self.reading[is_last], num_codes + 2)
-        written = np.bincount(codes + 1, self.writing, num_codes + 2)
-        return np.asarray(np.cumsum(starts - stops + written)[: num_codes + 1], dtype=np.float64)
+        changes = starts - stops + np.bincount(codes + 1, self.writing, num_codes + 2)
+        for first, below, above in _read_anew(codes, self.reading, self.rollouts, num_codes):
+            changes += np.bincount(below + 1, self.reading[first], num_codes + 2)
+            changes -= np.bincount(above + 1, self.reading[first], num_codes + 2)
+        return np.asarray(np.cumsum(changes)[: num_codes + 1], dtype=np.float64)
+
+
+def _read_anew(
+    codes: IntArray, reading: FloatArray, rollouts: IntArray, none: int
+) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
+    """Pairs of calls that follow one another in a rollout, the second with the shorter prompt.
+
+    Yields, for each distance of the two: places of the first, and codes such that they follow one
+    another for every c above the first and up to the second of them. Nothing where prompts grow.
+    """
+    shrinks = (rollouts[1:] == rollouts[:-1]) & (reading[1:] < reading[:-1])
+    if not shrinks.any():
+        return
+    first = np.arange(codes.size - 1)
+    between = np.full(first.size, none, dtype=np.int64)  # least code between the two
+    distance = 1
+    while first.size:
+        second = first + distance
+        inside = second < codes.size
+        inside[inside] &= rollouts[second[inside]] == rollouts[first[inside]]
+        first, second, between = first[inside], second[inside], between[inside]
+        below = np.maximum(codes[first], codes[second])
+        pairs = (below < between) & (reading[second] < reading[first])
+        yield first[pairs], below[pairs], between[pairs]
+        between = np.minimum(between, codes[second])
+        seen = between > codes[first]  # for some c none of those between is a call
+        first, between = first[seen], between[seen]
+        distance += 1
 
 
 def _least_later(codes: IntArray, rollouts: IntArray, none: int) -> IntArray:

@@ -8,7 +8,7 @@ import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.cost_report import Parts, role_costs
-from specact_rl.eval.latency_report import cost_and_latency_rows, effect_of
+from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.policy.gates import Gate
