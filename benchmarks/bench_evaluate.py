@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
-from specact_rl.eval.evaluate import Outcomes, calibrate, evaluate
+from specact_rl.eval.evaluate import calibrate, evaluate
 from specact_rl.eval.evaluation_table import read_evaluation_table
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import NO_MODEL

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from specact_rl.cli.shared import Subparsers
-    from specact_rl.eval.evaluate import Outcomes
+    from specact_rl.eval.joined import Outcomes
     from specact_rl.types import SplitName
 
 

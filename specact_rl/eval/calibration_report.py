@@ -6,14 +6,14 @@ was frozen with. What is compared on the calibration split never looks at the te
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from specact_rl.errors import ConfigError
+from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.metrics.calibration import brier_decomposition, log_loss
 from specact_rl.metrics.discrimination import auprc_interval
@@ -41,12 +41,7 @@ from specact_rl.policy.thresholds import (
     choose_by_target_risk,
     choose_by_utility,
 )
-from specact_rl.types import Proposal
 
-if TYPE_CHECKING:  # evaluate.py calls this module
-    from specact_rl.eval.evaluate import Outcomes
-
-STRONG = "strong"
 MAIN = "D"
 """System whose verifier is looked at part by part; the first one if it is not there."""
 OTHER_POLICY = "cheap_dpo"
@@ -82,7 +77,7 @@ def calibration_rows(
             it and the comparison of calibrators.
         everything: The test split with the families held out; None where there are none.
     """
-    on_test = _Split.of(test)
+    on_test = _Split(outcomes=test)
     judged = {
         name: system
         for name, system in systems.items()
@@ -100,7 +95,7 @@ def calibration_rows(
     lines = _lines(places, rng)
     drift = []
     if calibration is not None:
-        on_calibration = _Split.of(calibration)
+        on_calibration = _Split(outcomes=calibration)
         selects = {
             name: on_calibration.selecting(judged[name], gates[name])
             for name in found
@@ -167,17 +162,9 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Split:
-    """Outcomes whose tasks are numbered once."""
+    """The outcomes of one split, from which rows are taken."""
 
     outcomes: Outcomes
-    tasks: IntArray
-    """By step."""
-
-    @classmethod
-    def of(cls, outcomes: Outcomes) -> _Split:
-        ids = outcomes.table.task_ids
-        # A dictionary numbers a million strings much faster than sorting them does.
-        return cls(outcomes=outcomes, tasks=_numbered(ids.tolist(), ids.size)[0])
 
     def rows(
         self,
@@ -198,7 +185,7 @@ class _Split:
             z=z[steps],
             p=gate.p_accept(z[steps]),
             y=labels[steps] == 1.0,
-            tasks=self.tasks[steps],
+            tasks=self.outcomes.table.task_ids[steps],
         )
 
     def selecting(self, system: System, gate: Gate) -> _Rows:
@@ -223,7 +210,7 @@ def _families_held_out(everything: Outcomes | None, gate: Gate, system: System) 
     if everything is None or not everything.table.out_of_family.any():
         return None
     outside = everything.take(everything.table.out_of_family)
-    rows = _Split.of(outside).rows(system, gate)
+    rows = _Split(outcomes=outside).rows(system, gate)
     return rows if rows.y.size else None
 
 
@@ -279,19 +266,17 @@ def _parts(
     main: str, system: System, rows: _Rows, test: Outcomes, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The main verifier per action type, tool, step and family."""
-    offered = test.columns[str(system.proposer)].proposals
-    proposals = [offered[i][0] for i in rows.steps.tolist()]
-    steps = [test.table.steps[i] for i in rows.steps.tolist()]
-    # No comprehension where a map will do: there may be a million steps.
-    indices = np.fromiter(map(attrgetter("index"), steps), np.int64, len(steps))
+    offered, steps = test.columns[str(system.proposer)], rows.steps
+    types = offered.action_types[steps, 0]
+    several = (types == "") & offered.parsed[steps, 0]
     partitions, left_out = {}, {}
     for name, keys in (
-        ("action type", map(_action_type, proposals)),
-        ("tool", map(_tool, proposals)),
-        ("step", map(STEPS.__getitem__, np.minimum(indices, len(STEPS) - 1).tolist())),
-        ("family", map(attrgetter("family"), steps)),
+        ("action type", np.where(several, "several actions", types)),
+        ("tool", offered.tools[steps, 0]),
+        ("step", np.array(STEPS)[np.minimum(test.table.indices[steps], len(STEPS) - 1)]),
+        ("family", test.table.families[steps]),
     ):
-        partition, rest = _partition(keys, len(steps))
+        partition, rest = _partition(keys)
         if len(partition.names) > 1:  # one part of everything says nothing new
             partitions[name], left_out[name] = partition, rest
     return {
@@ -304,19 +289,9 @@ def _parts(
     }
 
 
-def _action_type(proposal: Proposal) -> str | None:
-    if proposal.action is not None:
-        return proposal.action.type
-    return "several actions" if proposal.actions else None
-
-
-def _tool(proposal: Proposal) -> str | None:
-    return None if proposal.action is None else proposal.action.tool
-
-
-def _partition(keys: Iterable[Hashable], n: int) -> tuple[Partition, dict[str, int]]:
-    """Parts by key, None in none, and how many parts and rows beyond the largest are left out."""
-    codes, names = _numbered(keys, n)
+def _partition(keys: np.ndarray) -> tuple[Partition, dict[str, int]]:
+    """Parts by key, "" in none, and how many parts and rows beyond the largest are left out."""
+    codes, names = _numbered(keys)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     largest = np.argsort(-sizes, kind="stable")[:MAX_PARTS]
     if len(names) > MAX_PARTS:  # of hundreds of tools the small ones are not even named
@@ -330,19 +305,22 @@ def _partition(keys: Iterable[Hashable], n: int) -> tuple[Partition, dict[str, i
     return Partition(names=[names[k] for k in largest], codes=renumbered[codes]), rest
 
 
-class _Numbers(dict[Hashable, int]):
+class _Numbers(dict[str, int]):
     """Gives each new key the next number."""
 
-    def __missing__(self, key: Hashable) -> int:
+    def __missing__(self, key: str) -> int:
         self[key] = number = len(self) - 1
         return number
 
 
-def _numbered(keys: Iterable[Hashable], n: int) -> tuple[IntArray, list[str]]:
-    """Numbers of n keys in order of appearance, -1 for None, and what the numbers stand for."""
-    numbers = _Numbers({None: -1})
-    codes = np.fromiter(map(numbers.__getitem__, keys), np.int64, n)
-    return codes, [str(key) for key in numbers if key is not None]
+def _numbered(keys: np.ndarray) -> tuple[IntArray, list[str]]:
+    """Numbers of the keys in order of appearance, -1 for "", and what the numbers stand for.
+
+    A dictionary numbers a million strings much faster than sorting them does.
+    """
+    numbers = _Numbers({"": -1})
+    codes = np.fromiter(map(numbers.__getitem__, keys.tolist()), np.int64, keys.size)
+    return codes, [key for key in numbers if key]
 
 
 def _recalibration(

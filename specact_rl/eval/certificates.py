@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.columns import StepTable
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import SystemRun
 from specact_rl.metrics.resampling import cluster_codes
@@ -25,9 +26,6 @@ from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.gates import Gate, decide
 from specact_rl.policy.systems import System
 from specact_rl.policy.thresholds import TargetCertificates, ThresholdChoice, certify
-
-if TYPE_CHECKING:
-    from specact_rl.eval.evaluate import Outcomes
 
 TARGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
 DELTA = 0.1

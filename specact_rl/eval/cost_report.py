@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.labelled import known
-from specact_rl.eval.replay import Judged, SystemRun, forward_flops
-from specact_rl.metrics.cost import AssumedCosts, ModelSize
+from specact_rl.eval.replay import SystemRun, forward_flops
+from specact_rl.metrics.cost import AssumedCosts
 from specact_rl.metrics.resampling import (
     SAME,
     bootstrap_value,
@@ -46,16 +46,6 @@ FACTORS = tuple(float(f) for f in 2.0 ** np.arange(-4.0, 4.5, 0.5))
 STRONG_ONLY = "A"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What systems were joined from, by role; see `Outcomes`."""
-
-    table: StepTable
-    columns: Mapping[str, ProposalColumns]
-    judged: Mapping[tuple[str, str], Judged]
-    sizes: Mapping[str, ModelSize | None]
-
-
 def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any]]]:
     """The parts "costs" and "sensitivity" of the replay's results.
 
@@ -82,7 +72,7 @@ def resampled_totals(table: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
 
 
-def _priceless(run: SystemRun, parts: Parts) -> bool:
+def _priceless(run: SystemRun, parts: Outcomes) -> bool:
     system = run.system
     if system.proposer == PANEL:
         return True
@@ -90,7 +80,7 @@ def _priceless(run: SystemRun, parts: Parts) -> bool:
     return judged is not None and judged.knows_labels
 
 
-def role_costs(run: SystemRun, unit: Unit, parts: Parts) -> FloatArray | None:
+def role_costs(run: SystemRun, unit: Unit, parts: Outcomes) -> FloatArray | None:
     """What a system paid to its proposer, verifier and strong model at each step, shape (n, 3).
 
     None where it is not known at every step. A strong model that judges reads the history for its
@@ -161,7 +151,7 @@ class CostSums:
     """Steps at which every system's label is known."""
 
     @classmethod
-    def of(cls, runs: Mapping[str, SystemRun], parts: Parts) -> CostSums:
+    def of(cls, runs: Mapping[str, SystemRun], parts: Outcomes) -> CostSums:
         """Of all runs, "A" among them, but oracles and panels of all models.
 
         There is no price for what those do.

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,15 +19,14 @@ from specact_rl.actions.serialise import shown_text
 from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.calibration_report import calibration_rows
 from specact_rl.eval.certificates import certificate_rows
-from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.columns import StepTable
 from specact_rl.eval.contrasts import contrast_rows
-from specact_rl.eval.cost_report import Parts as CostParts
+from specact_rl.eval.joined import STRONG, Outcomes, Ranked
 from specact_rl.eval.labelled import known
 from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.mistakes import mistake_rows
 from specact_rl.eval.proposer_report import baseline_rows, proposer_row, ranking_row
 from specact_rl.eval.replay import (
-    Judged,
     SystemRun,
     accept_what_parses,
     offered_proposals,
@@ -43,8 +41,6 @@ from specact_rl.eval.system_report import (
 from specact_rl.eval.threshold_curves import curve_rows
 from specact_rl.eval.value_report import Parts, frontier_report, value_report
 from specact_rl.eval.verifier_report import verifier_report
-from specact_rl.metrics.cost import ModelSize
-from specact_rl.metrics.values import BoolArray
 from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
@@ -52,7 +48,6 @@ from specact_rl.types import Step
 
 logger = logging.getLogger(__name__)
 
-STRONG = "strong"
 MANY_STEPS = 20_000
 FREE_VERIFIERS = (
     "proposer_logprob",
@@ -61,52 +56,6 @@ FREE_VERIFIERS = (
     "linear",
     "linear_with_confidence",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcomes:
-    """All outcome tables of one split, joined to its steps."""
-
-    table: StepTable
-    columns: dict[str, ProposalColumns]
-    """Free-text proposals by role: cheap, strong, cheap_dpo."""
-    judged: dict[tuple[str, str], Judged]
-    """By key of the verifier and role of the proposer."""
-    sizes: dict[str, ModelSize | None]
-    """Of the models, by role; None where it is not known."""
-
-    @property
-    def parts(self) -> CostParts:
-        """What costs and latencies are counted from."""
-        return CostParts(
-            table=self.table, columns=self.columns, judged=self.judged, sizes=self.sizes
-        )
-
-    def take(self, keep: BoolArray) -> Outcomes:
-        """Those of the chosen steps; `keep` has shape (n,)."""
-        return replace(
-            self,
-            table=self.table.take(keep),
-            columns={role: columns.take(keep) for role, columns in self.columns.items()},
-            judged={key: judged.take(keep) for key, judged in self.judged.items()},
-        )
-
-    def has(self, system: System) -> bool:
-        """Whether all that a system needs was collected."""
-        if system.proposer is None:
-            return STRONG in self.columns
-        if system.proposer not in self.columns:
-            return False
-        return system.verifier is None or (system.verifier, system.proposer) in self.judged
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
-    """Ranked proposals, which stand apart from free text and may cover fewer steps."""
-
-    table: StepTable
-    columns: dict[str, ProposalColumns]
-    """By role."""
 
 
 def calibrate(
@@ -266,7 +215,7 @@ def evaluate(
     with timed("frontier"):
         results["frontier"] = frontier_report(parts, reports, of_value)
     with timed("costs and latency"):
-        results |= cost_and_latency_rows(runs, test.parts, rng.spawn(1)[0])
+        results |= cost_and_latency_rows(runs, test, rng.spawn(1)[0])
     with timed("calibration"):
         results["calibration"] = calibration_rows(
             test, gates, systems, rng.spawn(1)[0], calibration=calibration, everything=everything

@@ -7,22 +7,21 @@ that all of this is the models' time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from specact_rl.actions.schema import find_tool
-from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.columns import ProposalColumns
 from specact_rl.eval.cost_report import (
     STRONG_ONLY,
     CostSums,
-    Parts,
     cost_rows,
     resampled_totals,
     role_costs,
 )
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import SystemRun, forward_flops
 from specact_rl.metrics.latency.closed_forms import (
     coverage_curve,
@@ -39,7 +38,6 @@ from specact_rl.metrics.latency.simulator import (
 from specact_rl.metrics.resampling import bootstrap_value, cluster_codes
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
-from specact_rl.types import Action, Proposal, Step
 
 GUESSES = "B"
 """System whose proposals are acted on without a verifier."""
@@ -57,7 +55,7 @@ Mode = Literal["sequential", "parallel", "speculative"]
 
 
 def cost_and_latency_rows(
-    runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
+    runs: Mapping[str, SystemRun], parts: Outcomes, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The parts "costs", "sensitivity" and "latency" of the replay's results.
 
@@ -77,7 +75,7 @@ def cost_and_latency_rows(
     return {**cost_rows(sums, draws[:, :width]), "latency": bench.as_json(draws[:, width:])}
 
 
-def _takes_part(run: SystemRun, parts: Parts) -> bool:
+def _takes_part(run: SystemRun, parts: Outcomes) -> bool:
     system = run.system
     if system.proposer in (None, PEERS, PANEL) or not np.isfinite(run.seconds).all():
         return False
@@ -168,7 +166,7 @@ class _Values:
 class _Bench:
     """Collects the columns of all rows, by task."""
 
-    def __init__(self, parts: Parts, alone: SystemRun, rng: np.random.Generator) -> None:
+    def __init__(self, parts: Outcomes, alone: SystemRun, rng: np.random.Generator) -> None:
         self.parts, self.rng = parts, rng
         self.calls = alone.seconds
         flops = role_costs(alone, "flops", parts)
@@ -191,7 +189,7 @@ class _Bench:
 
     @classmethod
     def of(
-        cls, runs: Mapping[str, SystemRun], parts: Parts, rng: np.random.Generator
+        cls, runs: Mapping[str, SystemRun], parts: Outcomes, rng: np.random.Generator
     ) -> _Bench | None:
         """With the columns of every schedule; None where seconds are not known."""
         alone = runs[STRONG_ONLY]
@@ -316,7 +314,7 @@ class _Bench:
     def _guesses_of(self, role: str) -> _Guesses:
         if role not in self.guesses:
             columns = self.parts.columns
-            self.guesses[role] = _Guesses.of(self.parts.table, columns[role], columns["strong"])
+            self.guesses[role] = _Guesses.of(columns[role], columns["strong"])
         return self.guesses[role]
 
     def _add_gated(self, run: SystemRun, before: FloatArray, *, parallel: bool) -> None:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.serialise import shown_text
-from specact_rl.eval.evaluate import Outcomes
 from specact_rl.eval.evaluation_table import SIZES_KEY
+from specact_rl.eval.joined import Outcomes
 from specact_rl.metrics.values import FloatArray
 from specact_rl.store import atomic_write
 from specact_rl.types import SplitName, Step

@@ -18,8 +18,9 @@ from specact_rl.eval.columns import (
     StepTable,
     first_of_their_kind,
 )
-from specact_rl.eval.evaluate import FREE_VERIFIERS, Outcomes
+from specact_rl.eval.evaluate import FREE_VERIFIERS
 from specact_rl.eval.evaluation_table import EvaluationTable, first_rows
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import Judged, SystemRun, offered_proposals, run_system
-from specact_rl.metrics.cost import AssumedCosts, ModelSize
+from specact_rl.metrics.cost import AssumedCosts
 from specact_rl.metrics.frontier import (
     GateTable,
     agreement_rates,
@@ -50,20 +50,15 @@ SHOWN_EVERY = 5
 """Of which every fifth stands in the results."""
 GAPS = (0.5, 0.8, 0.95)
 """Shares of the gap between the two models at which CPT is given."""
-STRONG = "strong"
 DIFFERENCE_TARGETS = {"D-diff": "D", "D-diff-half": "D-half"}
 """Systems whose verifiers learn C - S, and those whose learn C, by the same models of the same
 answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What systems are joined from, on the steps that are measured."""
+class Parts(Outcomes):
+    """What systems are joined from on the steps that are measured, and what they did there."""
 
-    table: StepTable
-    columns: Mapping[str, ProposalColumns]
-    judged: Mapping[tuple[str, str], Judged]
-    sizes: Mapping[str, ModelSize | None]
     runs: Mapping[str, SystemRun]
     gates: Mapping[str, Gate]
 

@@ -13,15 +13,11 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.evaluate import (
-    Outcomes,
-    calibrate,
-    calibration_rule,
-    default_resamples,
-    evaluate,
-)
+from specact_rl.eval.evaluate import calibrate, calibration_rule, default_resamples, evaluate
 from specact_rl.eval.evaluation_table import EvaluationTable, read_evaluation_table
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.report import write_report
+from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
@@ -164,6 +160,7 @@ def _evaluate(
             test,
             gates,
             [],
+            calibration=calibration,
             systems=systems,
             rivals=found.rivals,
             seed=asked.plan.seed,
@@ -171,6 +168,7 @@ def _evaluate(
             seconds=parts,
         )
     results = {
+        "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": {
             "table": {
                 "path": str(asked.table),

@@ -8,7 +8,8 @@ import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import CONTRASTS
-from specact_rl.eval.evaluate import Outcomes, calibrate, evaluate
+from specact_rl.eval.evaluate import calibrate, evaluate
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
 from specact_rl.metrics.cost import ModelSize

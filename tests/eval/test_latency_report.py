@@ -6,7 +6,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 
-from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.eval.columns import ProposalColumns, StepTable, effect_of
 from specact_rl.eval.cost_report import Parts, role_costs
 from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.replay import Judged, run_system

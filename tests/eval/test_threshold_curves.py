@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
-from specact_rl.eval.evaluate import STRONG, Outcomes, calibrate, run_all
+from specact_rl.eval.evaluate import calibrate, run_all
+from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.threshold_curves import MAX_POINTS, StrongCalls, curve_rows
 from specact_rl.metrics.cost import NO_MODEL, ModelSize

@@ -12,7 +12,8 @@ import pytest
 
 from specact_rl import cli
 from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
-from specact_rl.eval.evaluate import Outcomes, calibrate, default_resamples, evaluate
+from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.table_export import export_outcomes
 from specact_rl.eval.table_outcomes import TablePlan

@@ -17,7 +17,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.calibration_report import calibration_rows
 from specact_rl.eval.certificates import Judgements, certificate_row
 from specact_rl.eval.columns import ProposalColumns, StepTable
-from specact_rl.eval.evaluate import Outcomes
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.eval.log_outcomes import LogAnswers
 from specact_rl.eval.proposer_report import proposer_row

@@ -17,7 +17,8 @@ import numpy as np
 from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
-from specact_rl.eval.evaluate import Outcomes, calibrate, calibration_rule, evaluate, run_all
+from specact_rl.eval.evaluate import calibrate, calibration_rule, evaluate, run_all
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
