@@ -188,7 +188,9 @@ def test_run_from_scratch_of_pretrained_bases_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("options", [[], ["--from-scratch"]], ids=["shipped", "from scratch"])
 def test_command_line_says_where_bases_come_from(options, monkeypatch, tmp_path):
     asked = {}
-    monkeypatch.setattr("specact_rl.pipeline.run_preset", lambda *_, **named: asked.update(named))
+    monkeypatch.setattr(
+        "specact_rl.pipeline.run.run_preset", lambda *_, **named: asked.update(named)
+    )
     monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
     assert main(["run", "--preset", "smoke", "--out", str(tmp_path), *options]) == 0
     assert asked["from_scratch"] == bool(options)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable, effect_of
-from specact_rl.eval.cost_report import Outcomes, role_costs
+from specact_rl.eval.cost_report import role_costs
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
