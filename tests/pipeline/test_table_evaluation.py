@@ -15,6 +15,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
 from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
+from specact_rl.eval.results_schema import check_results, undocumented_keys
 from specact_rl.eval.table_export import export_outcomes
 from specact_rl.eval.table_outcomes import TablePlan
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
@@ -159,6 +160,29 @@ def test_exported_outcomes_give_the_numbers_of_the_objects(tmp_path):
         ours = next(row for row in found["systems"] if row["name"] == theirs["name"])
         for key in ("acceptable", "accept_rate", "threshold", "skill", "relative_flops", "by_type"):
             assert point(ours.get(key)) == point(theirs.get(key)), (theirs["name"], key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"acceptable": True}, {"log_odds_v": 0.5}],
+    ids=["as it is", "one class", "one score"],
+)
+def test_results_follow_the_documented_schema(tmp_path, change):
+    rows = small_table(60, 4, mixed, lambda i: i % 2 == 0, told_apart)
+    path = write(tmp_path / "table.parquet", [row | change for row in rows])
+    evaluate_table(asked(path), tmp_path / "out", command=[], report=False)
+    results = json.loads((tmp_path / "out" / "evaluation" / "results.json").read_text())
+    assert list(undocumented_keys(check_results(results, "table"))) == []
+
+
+def test_results_of_exported_outcomes_follow_the_documented_schema(tmp_path):
+    """With everything that a table can have: samples, another judge, seconds, sizes, families."""
+    path = tmp_path / "table.parquet"
+    export_outcomes(objects(0), path)
+    evaluate_table(asked(path), tmp_path / "out", command=[], report=False)
+    results = json.loads((tmp_path / "out" / "evaluation" / "results.json").read_text())
+    assert results["replay"]["latency"]
+    assert list(undocumented_keys(check_results(results, "table"))) == []
 
 
 def point(value):
