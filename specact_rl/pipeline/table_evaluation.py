@@ -46,6 +46,8 @@ class TableEvaluation:
 
     table: Path
     plan: TablePlan
+    given_as: str | None = None
+    """What the user named, for the report; None: the table."""
     systems: Sequence[str] = ()
     """By name, A always among them; none: all that the table can be joined to."""
     cost_weight: float = COST_WEIGHT
@@ -184,7 +186,7 @@ def _evaluate(
         "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": {
             "table": {
-                "path": str(asked.table),
+                "path": asked.given_as or str(asked.table),
                 "num_rows": table.num_rows,
                 "models": dict(asked.plan.models),
                 "verifier": found.verifier,

@@ -60,7 +60,7 @@ class EvaluatedTable(Part):
     """The table that `specact evaluate` read, and what it made of it."""
 
     path: str
-    """As it was given."""
+    """As it was given; or the folder of the run that the table was made from."""
     num_rows: int
     """Rows of all splits."""
     models: dict[str, str]
