@@ -19,7 +19,6 @@ from specact_rl.metrics.resampling import (
     SAME,
     bootstrap_value,
     cluster_codes,
-    draw_cluster_weights,
     few_clusters_note,
 )
 from specact_rl.metrics.sensitivity import (
@@ -64,12 +63,6 @@ def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any
     ]
     found = (_sensitivity(sums, draws, unit) for unit in WITH_SENSITIVITY)
     return {"costs": costs, "sensitivity": [row for row in found if row is not None]}
-
-
-def resampled_totals(table: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Column totals over resampled tasks, shape (NUM_RESAMPLES, columns), of one row per task."""
-    chunks = draw_cluster_weights(table.shape[0], NUM_RESAMPLES, rng)
-    return np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
 
 
 def _priceless(run: SystemRun, parts: Outcomes) -> bool:

@@ -151,8 +151,7 @@ def evaluate(
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
-        num_resamples: Draws of each bootstrap interval; of an AUROC's at most
-            `MAX_AUROC_RESAMPLES`.
+        num_resamples: Draws of each bootstrap interval.
         seconds: Takes the seconds of each part, by its name; None: nobody wants to know.
 
     Raises:

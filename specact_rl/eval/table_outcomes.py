@@ -22,6 +22,7 @@ from specact_rl.eval.evaluate import FREE_VERIFIERS
 from specact_rl.eval.evaluation_table import EvaluationTable, first_rows
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
+from specact_rl.eval.step_outcomes import StepNames
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.systems import SYSTEMS, System
@@ -213,6 +214,16 @@ class TableOutcomes:
             columns=columns,
             judged=judged,
             sizes={role: self.size(role, name) for role, name in self.plan.models.items()},
+        )
+
+    def names(self, table: StepTable) -> StepNames:
+        """Which steps those of an outcome table are."""
+        assert isinstance(table.steps, MadeOnDemand)  # of this class
+        rows, words = table.steps.numbers, self.table.words
+        return StepNames(
+            step_ids=words["step_id"].of(rows),
+            task_ids=words["task_id"].of(rows),
+            out_of_family=table.out_of_family,
         )
 
 

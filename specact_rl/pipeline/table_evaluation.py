@@ -13,11 +13,18 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.evaluate import calibrate, calibration_rule, default_resamples, evaluate
+from specact_rl.eval.evaluate import (
+    calibrate,
+    calibration_rule,
+    default_resamples,
+    evaluate,
+    run_all,
+)
 from specact_rl.eval.evaluation_table import EvaluationTable, read_evaluation_table
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.report import write_report
 from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
+from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
@@ -39,6 +46,8 @@ class TableEvaluation:
 
     table: Path
     plan: TablePlan
+    given_as: str | None = None
+    """What the user named, for the report; None: the table."""
     systems: Sequence[str] = ()
     """By name, A always among them; none: all that the table can be joined to."""
     cost_weight: float = COST_WEIGHT
@@ -120,8 +129,8 @@ def evaluate_table(
         times = Times()
         with times("read"):
             table = read_evaluation_table(asked.table)
-        results, gates = _evaluate(asked, table, times)
         folders = Folders(root=stage.path)
+        results, gates = _evaluate(asked, table, times, folders)
         for name, gate in gates.items():
             write_json(folders.gates / f"{name}.json", gate.to_json())
         if report:
@@ -141,9 +150,9 @@ def _finished(
 
 
 def _evaluate(
-    asked: TableEvaluation, table: EvaluationTable, times: Times
+    asked: TableEvaluation, table: EvaluationTable, times: Times, folders: Folders
 ) -> tuple[dict[str, Any], dict[str, Gate]]:
-    """Results without provenance, and the gates."""
+    """Results without provenance, and the gates; what systems did at each step goes to a file."""
     if table.ignored:
         logger.warning("%s: columns that mean nothing here: %s", table.path, table.ignored)
     table_hash = file_hash(asked.table)
@@ -167,11 +176,17 @@ def _evaluate(
             num_resamples=num_resamples,
             seconds=parts,
         )
+    with times("steps"):
+        write_step_outcomes(
+            folders.evaluation / STEPS_FILE,
+            found.names(test.table),
+            run_all(test, gates, systems),
+        )
     results = {
         "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": {
             "table": {
-                "path": str(asked.table),
+                "path": asked.given_as or str(asked.table),
                 "num_rows": table.num_rows,
                 "models": dict(asked.plan.models),
                 "verifier": found.verifier,

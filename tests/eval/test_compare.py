@@ -16,6 +16,7 @@ from specact_rl.eval.report.compare_page import compare_page
 from specact_rl.eval.report.markdown import page_markdown
 from specact_rl.eval.step_outcomes import (
     STEPS_FILE,
+    StepNames,
     StepOutcomes,
     SystemOutcomes,
     read_step_outcomes,
@@ -208,7 +209,7 @@ def made_run(name):
 
 def test_what_is_written_reads_back(table, tmp_path):
     runs = {name: made_run(name) for name in ("B", "D", "D-lin+")}
-    write_step_outcomes(tmp_path / "evaluation" / STEPS_FILE, table, runs)
+    write_step_outcomes(tmp_path / "evaluation" / STEPS_FILE, StepNames.of(table), runs)
     found = read_step_outcomes(tmp_path)
     assert found.step_ids.tolist() == [step.step_id for step in table.steps]
     assert found.task_ids.tolist() == ["t1"] * 3 + ["t2"] * 3
