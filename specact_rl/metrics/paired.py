@@ -253,7 +253,7 @@ def _constant_difference(difference: FloatArray, clusters: Clusters, level: floa
 
 
 def _reach_of_alike(n: float, level: float) -> float:
-    """r of Tango's interval d - r (1 + d), d + r (1 - d) when all n differences are the same d."""
+    """Tango's interval is d - r (1 + d), d + r (1 - d) when all n differences are d: its r."""
     z_squared = float(stats.norm.ppf((1.0 + level) / 2.0)) ** 2
     return z_squared / (n + z_squared)
 
