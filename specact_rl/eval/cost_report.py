@@ -51,8 +51,9 @@ def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any
 
     `costs`: one row per system, with what it takes in each unit relative to A, by role, and the
     share of it that went into proposing and verifying at steps whose proposal was not executed (of
-    several proposals those that were not picked at an accepted step are not in it). `sensitivity`: one row per unit in
-    which costs are known, over the factors that each role's price is multiplied by.
+    several proposals those that were not picked at an accepted step are not in it).
+    `sensitivity`: one row per unit in which costs are known, over the factors that each role's
+    price is multiplied by.
 
     Args:
         sums: Of all systems.
