@@ -82,13 +82,15 @@ def verifier_report(
         "auroc_within_types": _within_types(z, y, types, tasks, rng, of_auroc),
         "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng, num_resamples=of_auroc),
         "auroc_same_step": _same_step(table, proposer, judged, rng, of_auroc),
-        "gain_over": {
-            other: auroc_difference(
-                z, j.log_odds[rows, 0], y, tasks, rng=rng, num_resamples=of_auroc
-            )
-            for other, j in free.items()
-            if other != name
-        },
+        "gain_over": _gains_over(
+            {other: j for other, j in free.items() if other != name},
+            rows,
+            z,
+            y,
+            tasks,
+            rng,
+            of_auroc,
+        ),
         "calibrator": gate.calibrator.kind,
         "threshold": gate.threshold,
         "gate_message": gate.message,
@@ -110,6 +112,32 @@ def verifier_report(
         "accepted": _accepted(p, y, tasks, gate),
     }
     return report
+
+
+def _gains_over(
+    free: dict[str, Judged],
+    rows: IntArray,
+    scores: FloatArray,
+    labels: BoolArray,
+    tasks: IntArray,
+    rng: np.random.Generator,
+    num_resamples: int,
+) -> dict[str, MetricValue]:
+    """AUROC less that of each other verifier, on the rows that both scored; none without such."""
+    found = {}
+    for other, judged in free.items():
+        others = judged.log_odds[rows, 0]
+        both = ~np.isnan(others)
+        if both.any():
+            found[other] = auroc_difference(
+                scores[both],
+                others[both],
+                labels[both],
+                tasks[both],
+                rng=rng,
+                num_resamples=num_resamples,
+            )
+    return found
 
 
 def _same_step(

@@ -301,6 +301,33 @@ def test_steps_without_labels_are_left_out_and_counted():
     to_markdown({"replay": found})
 
 
+def test_verifiers_are_compared_on_what_both_have_scored(outcomes):
+    key = ("proposer_logprob", "cheap")
+    some = outcomes.judged[key]
+    scores = some.log_odds.copy()
+    scores[::3] = NAN  # fewer than the trained verifier has
+    judged = {**outcomes.judged, key: replace(some, log_odds=scores)}
+    test = replace(outcomes, judged=judged)
+    row = results_of(test)["verifiers"]
+    row = next(r for r in row if r["system"] == "D")
+    inside = test.take(~test.table.out_of_family)
+    both = ~np.isnan(inside.judged[key].log_odds[:, 0])
+    both &= ~np.isnan(inside.judged["classifier", "cheap"].log_odds[:, 0])
+    assert row["gain_over"]["proposer_logprob"]["n"] == both.sum() < row["n"]
+    scores[:] = NAN
+    found = results_of(replace(test, judged={**judged, key: replace(some, log_odds=scores)}))
+    row = next(r for r in found["verifiers"] if r["system"] == "D")
+    assert "proposer_logprob" not in row["gain_over"]
+    to_markdown({"replay": found})
+
+
+def test_test_split_without_labels_is_evaluated_as_far_as_it_goes():
+    found = results_of(make_outcomes(3, unknown=set(range(NUM_TASKS * STEPS_PER_TASK))))
+    assert found["verifiers"] == []
+    assert all(row["acceptable"]["value"] is None for row in found["systems"])
+    to_markdown({"replay": found})
+
+
 def test_gate_is_not_fitted_on_steps_without_labels():
     whole = calibrate(make_outcomes(4), calibration_hash="h", seed=0)["D"]
     part = calibrate(make_outcomes(4, unknown=set(range(40))), calibration_hash="h", seed=0)["D"]

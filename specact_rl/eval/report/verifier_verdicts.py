@@ -70,7 +70,8 @@ def gain_over_free(results: JSON) -> Iterator[Finding]:
     if status == "shown":
         text = f"The trained verifier beats every free one ({listed(names)})."
     told = [f"{name} {say(gain, signed=True)}" for name, gain in gains.items()]
-    evidence = f"Gain in AUROC, n = {row['n']} proposals: over {'; over '.join(told)}."
+    sizes = " or ".join(str(n) for n in sorted({gain.n for gain in gains.values()}))
+    evidence = f"Gain in AUROC, n = {sizes} proposals: over {'; over '.join(told)}."
     limits = [
         f"{fixed(size, 3)} over {name}"
         for name in gains
