@@ -345,9 +345,9 @@ def _identity(
         )
         return
     if 0.0 <= found.value <= 1.0:
-        end = f"at most {fixed(high, 3)}" if found.value > high else f"at least {fixed(low, 3)}"
+        bound = f"at most {fixed(high, 3)}" if found.value > high else f"at least {fixed(low, 3)}"
         evidence += (
-            f" Right in {strong.accuracy.value:g} of all items, it is right in {end} of those, "
+            f" Right in {strong.accuracy.value:g} of all items, it is right in {bound} of those, "
             "whatever the gate."
         )
     chance, told = _how_unlikely(row, strong, found, table)
