@@ -157,6 +157,11 @@ def _certified(results: JSON, system: str) -> str:
             held = [c for c in rows(target, "certificates") if c.get("threshold") is not None]
             exact = [c for c in held if c.get("method") == "exact"]
             if not exact:
+                if any(c.get("method") == "task" for c in held):
+                    return (
+                        f" A threshold certifies {risk} as a mean over tasks, none for one step "
+                        "drawn from each."
+                    )
                 return f" No threshold certifies {risk}."
             accepted = say_percent(metric(exact[0], "accept_rate"))
             return f" A threshold certifies {risk} and accepts {accepted}."
@@ -169,7 +174,10 @@ def _more_tasks(against: JSON) -> str:
         return ""
     if count > MOST_TASKS:
         return f" More than {MOST_TASKS:,} further tasks would be needed to settle it."
-    return f" If it is as large as it looks, about {count:,} more tasks would settle it."
+    return (
+        f" If it is as large as it looks, about {count:,} more tasks would settle it in four of "
+        "five draws."
+    )
 
 
 def ranking(results: JSON) -> Iterator[Finding]:
