@@ -14,6 +14,8 @@ from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.frontier import gate_skill
+from specact_rl.metrics.resampling import cluster_codes
+from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.types import Action, Proposal, Step
 
@@ -326,6 +328,38 @@ def test_test_split_without_labels_is_evaluated_as_far_as_it_goes():
     assert found["verifiers"] == []
     assert all(row["acceptable"]["value"] is None for row in found["systems"])
     to_markdown({"replay": found})
+
+
+def with_labels_turned(outcomes, rows):
+    columns = {}
+    for role, found in outcomes.columns.items():
+        labels = found.acceptable.copy()
+        labels[rows] = 1.0 - labels[rows]
+        columns[role] = replace(found, acceptable=labels)
+    return replace(outcomes, columns=columns)
+
+
+def test_certified_thresholds_know_no_label_of_the_fitting_half_nor_of_the_test(outcomes):
+    calibration = make_outcomes(7, unknown=set(range(STEPS_PER_TASK)))  # a task without a label
+    gates = calibrate(calibration, calibration_hash="h", seed=0)
+    codes, _ = cluster_codes(calibration.table.task_ids, len(calibration.table.steps))
+    fits = fitting_half(codes, np.random.default_rng(0))
+
+    def thresholds(on, test):
+        found = evaluate(test, gates, [], calibration=on, seed=0, num_resamples=20)
+        return [
+            certificate["threshold"]
+            for row in found["certificates"]
+            for target in row["targets"]
+            for certificate in target["certificates"]
+        ]
+
+    expected = thresholds(calibration, outcomes)
+    assert any(threshold is not None for threshold in expected)
+    everywhere = np.ones(len(outcomes.table.steps), dtype=bool)
+    assert thresholds(with_labels_turned(calibration, fits), outcomes) == expected
+    assert thresholds(calibration, with_labels_turned(outcomes, everywhere)) == expected
+    assert thresholds(with_labels_turned(calibration, ~fits), outcomes) != expected
 
 
 def test_gate_is_not_fitted_on_steps_without_labels():
