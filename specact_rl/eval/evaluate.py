@@ -355,11 +355,17 @@ def _verifiers(
             continue  # its scores are no probabilities of being right
         assert system.proposer is not None  # as it is gated
         assert system.verifier is not None
+        columns, judged = (
+            test.columns[system.proposer],
+            test.judged[system.verifier, system.proposer],
+        )
+        if not (known(columns.acceptable[:, 0]) & ~np.isnan(judged.log_odds[:, 0])).any():
+            continue  # nothing that it scored has a label
         report = verifier_report(
             system.verifier,
             test.table,
-            test.columns[system.proposer],
-            test.judged[system.verifier, system.proposer],
+            columns,
+            judged,
             gates[system.name],
             free if system.proposer == "cheap" else {},
             rng,

@@ -79,11 +79,9 @@ def verifier_report(
         "auroc_within_types": _within_types(z, y, types, tasks),
         "auroc_same_type": within_group_auroc(z, y, types, tasks),
         "auroc_same_step": _same_step(table, proposer, judged),
-        "gain_over": {
-            other: auroc_difference(z, j.log_odds[rows, 0], y, tasks)
-            for other, j in free.items()
-            if other != name
-        },
+        "gain_over": _gains_over(
+            {other: j for other, j in free.items() if other != name}, rows, z, y, tasks
+        ),
         "calibrator": gate.calibrator.kind,
         "threshold": gate.threshold,
         "gate_message": gate.message,
@@ -105,6 +103,23 @@ def verifier_report(
         "accepted": _accepted(p, y, tasks, gate),
     }
     return report
+
+
+def _gains_over(
+    free: dict[str, Judged],
+    rows: IntArray,
+    scores: FloatArray,
+    labels: BoolArray,
+    tasks: IntArray,
+) -> dict[str, MetricValue]:
+    """AUROC less that of each other verifier, on the rows that both scored; none without such."""
+    found = {}
+    for other, judged in free.items():
+        others = judged.log_odds[rows, 0]
+        both = ~np.isnan(others)
+        if both.any():
+            found[other] = auroc_difference(scores[both], others[both], labels[both], tasks[both])
+    return found
 
 
 def _same_step(

@@ -303,6 +303,9 @@ def auprc_interval(
 ) -> MetricValue:
     """AUPRC with a percentile interval over resampled clusters.
 
+    It lies too high near 1: simulated, 60 clusters of 5 rows, 300 tables each, 95 % intervals
+    cover an AUPRC of .62, .85, .977 and .994 in 95, 93, 90 and 86 %.
+
     Beyond `MANY_WEIGHTS` rows times draws, the interval is that of `_interval_of_influence`, and
     the note says so.
     """
