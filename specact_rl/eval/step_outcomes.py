@@ -65,17 +65,27 @@ class StepOutcomes:
         )
 
 
-def write_step_outcomes(path: Path, table: StepTable, runs: Mapping[str, SystemRun]) -> None:
+def write_step_outcomes(
+    path: Path,
+    table: StepTable,
+    runs: Mapping[str, SystemRun],
+    ids: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
     """Write one row per test step, with four columns per system.
 
     Args:
         path: Usually `evaluation/steps.parquet` of a run.
         table: All test steps, those of families held out among them.
         runs: What the systems did at these steps, by name.
+        ids: Of the steps and of their tasks, strings of shape (n,); None asks each step.
     """
+    step_ids, task_ids = ids or (
+        [step.step_id for step in table.steps],
+        [step.task_id for step in table.steps],
+    )
     columns: dict[str, pa.Array] = {
-        "step_id": pa.array([step.step_id for step in table.steps], pa.string()),
-        "task_id": pa.array([step.task_id for step in table.steps], pa.string()),
+        "step_id": pa.array(step_ids, pa.string()),
+        "task_id": pa.array(task_ids, pa.string()),
         "out_of_family": pa.array(table.out_of_family),
     }
     for name, run in runs.items():
@@ -104,8 +114,8 @@ def read_step_outcomes(run: Path) -> StepOutcomes:
     path = run / "evaluation" / STEPS_FILE
     if not path.is_file():
         raise ConfigError(
-            f"{run} must be a finished run or a study of two models, but has no {path}; one of an "
-            "older version writes it when its command is given again"
+            f"{run} must be a finished run, a study of two models or an evaluation of a table, but "
+            f"has no {path}; one of an older version writes it when its command is given again"
         )
     try:
         table = pq.read_table(path, use_threads=False)

@@ -13,11 +13,18 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.evaluate import calibrate, calibration_rule, default_resamples, evaluate
+from specact_rl.eval.evaluate import (
+    calibrate,
+    calibration_rule,
+    default_resamples,
+    evaluate,
+    run_all,
+)
 from specact_rl.eval.evaluation_table import EvaluationTable, read_evaluation_table
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.report import write_report
 from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
+from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
@@ -120,8 +127,8 @@ def evaluate_table(
         times = Times()
         with times("read"):
             table = read_evaluation_table(asked.table)
-        results, gates = _evaluate(asked, table, times)
         folders = Folders(root=stage.path)
+        results, gates = _evaluate(asked, table, times, folders.evaluation / STEPS_FILE)
         for name, gate in gates.items():
             write_json(folders.gates / f"{name}.json", gate.to_json())
         if report:
@@ -141,9 +148,9 @@ def _finished(
 
 
 def _evaluate(
-    asked: TableEvaluation, table: EvaluationTable, times: Times
+    asked: TableEvaluation, table: EvaluationTable, times: Times, steps_file: Path
 ) -> tuple[dict[str, Any], dict[str, Gate]]:
-    """Results without provenance, and the gates."""
+    """Results without provenance, and the gates; writes what each system did at each step."""
     if table.ignored:
         logger.warning("%s: columns that mean nothing here: %s", table.path, table.ignored)
     table_hash = file_hash(asked.table)
@@ -167,6 +174,10 @@ def _evaluate(
             num_resamples=num_resamples,
             seconds=parts,
         )
+    with times("steps"):
+        steps_file.parent.mkdir(parents=True, exist_ok=True)
+        runs = run_all(test, gates, systems)
+        write_step_outcomes(steps_file, test.table, runs, found.ids(test.table.steps))
     results = {
         "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": {

@@ -15,6 +15,7 @@ from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
 from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
+from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.eval.table_export import export_outcomes
 from specact_rl.eval.table_outcomes import TablePlan
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
@@ -337,12 +338,25 @@ def test_command_writes_a_folder_and_prints_systems_and_reference_gates(table, t
         "join",
         "calibrate",
         "evaluate",
+        "steps",
         "report",
     }
     assert (out / "gates" / "D.json").is_file()
     assert (out / "report" / "report.html").is_file()
     assert json.loads((out / "manifest.json").read_text())["stage"] == "evaluate_table"
     assert not out.with_name("out.partial").exists()
+
+
+def test_two_evaluations_of_one_table_can_be_compared(table, tmp_path, capsys):
+    for worth in ("0", "1"):  # one seed, so the same test steps
+        more = ("--no-report", "--cost-weight", worth)
+        assert cli.main(command(table, tmp_path / worth, *more)) == 0
+    steps = read_step_outcomes(tmp_path / "0")
+    assert sorted(set(steps.task_ids.tolist())) == sorted({s.split("/")[0] for s in steps.step_ids})
+    capsys.readouterr()
+    folders = [str(tmp_path / worth) for worth in ("0", "1")]
+    assert cli.main(["report", "--compare", *folders]) == 0
+    assert "Both runs have the same test steps" in capsys.readouterr().out
 
 
 def test_command_again_changes_nothing_and_another_is_refused(table, tmp_path, capsys):
@@ -371,7 +385,7 @@ def test_command_evaluates_the_systems_that_it_was_asked_for(table, tmp_path):
         (["--verifier", "w"], "'w' must be a verifier of"),
         (["--judge", "w"], "'w' must be a verifier of"),
         (["--params", "cheap"], "parameters must be NAME=BILLIONS"),
-        (["--params", "w=1"], "'w' must be a verifier of"),
+        (["--params", "w=1"], "parameters must be of a role (cheap, strong) or of a verifier of"),
         (["--num-resamples", "0"], "resamples must be at least 1"),
         (["--calibration-share", "1"], "the calibration share must be in"),
         (["--cost-weight", "-1"], "must be worth at least 0"),
