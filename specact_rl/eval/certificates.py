@@ -212,6 +212,7 @@ def _target(
         "base_risk": able.base_risk,
         "oracle_accept_rate": able.oracle_accept_rate,
         "met_accept_rate": able.met_accept_rate,
+        "certified_accept_rate": able.certified_accept_rate,
         "more_tasks": able.more_tasks,
         "message": able.message,
         "certificates": [

@@ -7,6 +7,7 @@ they mean is in `docs/data-formats.md`.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from specact_rl.eval.score_table import as_log_odds
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.types import MATCH_LEVELS, SPLITS, MatchLevel
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ("step_id", "task_id", "model", "acceptable")
 IDS = ("step_id", "task_id", "rollout_id", "model")
@@ -177,11 +180,13 @@ def _wanted(path: Path, names: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Columns to read, and those that mean nothing."""
     twice = sorted({name for name in names if names.count(name) > 1})
     missing = [name for name in REQUIRED if name not in names]
-    if missing or twice:
+    if missing:
         raise ConfigError(
-            f"{path} must have the columns {', '.join(REQUIRED)}, each once; missing: {missing}, "
-            f"twice: {twice}; its columns: {names}"
+            f"{path} must have the columns {', '.join(REQUIRED)}; missing: {missing}; "
+            f"its columns: {names}"
         )
+    if twice:
+        raise ConfigError(f"{path} must have each column once; twice: {', '.join(twice)}")
     if not any(name.startswith(("log_odds_", "p_")) for name in names):
         raise ConfigError(
             f"{path} must have a column of scores for each verifier, log_odds_NAME or p_NAME, got "
@@ -267,7 +272,8 @@ class _Columns:
             row = int(np.argmax(bad))
             raise RolloutFormatError(
                 f"{self.path}: row {row}: column {name!r} {must}, got "
-                f"{self.table.column(name)[row].as_py()!r} ({int(bad.sum())} such rows)"
+                f"{self.table.column(name)[row].as_py()!r} ({int(bad.sum())} such rows; rows count "
+                "from 0)"
             )
 
 
@@ -286,6 +292,14 @@ def _log_odds(column: _Columns) -> dict[str, FloatArray]:
     for name in column.table.column_names:
         if name.startswith("log_odds_"):
             verifier, values = name.removeprefix("log_odds_"), column.numbers(name)
+            if _like_probabilities(values):
+                logger.warning(
+                    "%s: all values of column %r lie in [0, 1]; if they are probabilities, call it "
+                    "p_%s",
+                    column.path,
+                    name,
+                    verifier,
+                )
         elif name.startswith("p_"):
             verifier, values = name.removeprefix("p_"), column.numbers(name).copy()
             column.refuse(name, (values < 0.0) | (values > 1.0), "must lie in [0, 1]")
@@ -301,6 +315,13 @@ def _log_odds(column: _Columns) -> dict[str, FloatArray]:
             )
         found[verifier] = values
     return found
+
+
+def _like_probabilities(values: FloatArray) -> bool:
+    """Real log-odds seldom keep to [0, 1]; 0 and 1 alone may be votes."""
+    known = values[~np.isnan(values)]
+    inside = bool(known.size) and bool(((known >= 0.0) & (known <= 1.0)).all())
+    return inside and bool(((known > 0.0) & (known < 1.0)).any())
 
 
 def _check(table: EvaluationTable) -> None:
@@ -342,7 +363,8 @@ def _refuse(table: EvaluationTable, bad: BoolArray, why: str) -> None:
         row = int(np.argmax(bad))
         step = str(table.words["step_id"].of(np.array(row)))
         raise RolloutFormatError(
-            f"{table.path}: row {row} (step {step!r}) {why} ({int(bad.sum())} such rows)"
+            f"{table.path}: row {row} (step {step!r}) {why} ({int(bad.sum())} such rows; rows "
+            "count from 0)"
         )
 
 

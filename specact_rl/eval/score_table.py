@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,10 +89,13 @@ def calibrate_scores(
     cv = cross_validated_log_loss(fit.log_odds, fit.labels, fit.codes, rng)
     calibrator = fit_lowest(cv, fit.log_odds, fit.labels)
     p_select = calibrator.predict(select.log_odds)
+    # A copy draws the same row of each task, so that a threshold and what is said of its target
+    # are of the same rows.
+    same_draw = deepcopy(rng)
     choice = asked.choose(p_select, select.labels, select.codes, rng)
     targets = sorted({*TARGETS, asked.target_risk})
     promised = certify(
-        p_select, select.labels, select.codes, targets, delta=asked.delta, rng=rng.spawn(1)[0]
+        p_select, select.labels, select.codes, targets, delta=asked.delta, rng=same_draw
     )
 
     p, y = calibrator.predict(test.log_odds), test.labels

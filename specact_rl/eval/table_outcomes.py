@@ -77,12 +77,25 @@ class TableOutcomes:
             self.rows[role] = np.flatnonzero(words.codes == np.searchsorted(words.values, name))
         if len(set(plan.models.values())) < len(plan.models):
             raise ConfigError(f"each role must have a model of its own, got {dict(plan.models)}")
-        asked = [plan.verifier, None if plan.judge == JUDGE else plan.judge, *plan.sizes]
-        for verifier in asked:
-            if verifier not in (None, *table.log_odds, *plan.models, *DERIVED):
+        named = [name for name in (plan.verifier, plan.judge) if name not in (None, JUDGE)]
+        for name in [*named, *plan.sizes]:
+            if name in table.log_odds or name in DERIVED:
+                continue
+            if name not in plan.sizes:
                 raise ConfigError(
-                    f"{verifier!r} must be a verifier of {table.path}, or in sizes a role, too; "
-                    f"its verifiers: {list(table.log_odds)}"
+                    f"{name!r} must be a verifier of {table.path}, one of {list(table.log_odds)}"
+                )
+            if name not in plan.models:
+                raise ConfigError(
+                    f"parameters must be of a role ({', '.join(plan.models)}) or of a verifier of "
+                    f"{table.path} ({', '.join(table.log_odds)}), got {name!r}"
+                )
+        proposals = np.concatenate([rows for role, rows in self.rows.items() if role != "strong"])
+        for name, values in table.log_odds.items():
+            if np.isnan(values[proposals]).all():
+                raise ConfigError(
+                    f"{table.path}: the column of scores of {name!r} is empty in every row of the "
+                    "proposer; fill it, or leave the column out"
                 )
 
     @cached_property

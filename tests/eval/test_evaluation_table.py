@@ -130,6 +130,21 @@ def test_labels_may_be_written_in_many_ways(tmp_path, labels):
     np.testing.assert_array_equal(found, [1.0, 0.0, NAN])
 
 
+def test_log_odds_that_look_like_probabilities_are_pointed_out(tmp_path, caplog):
+    inside = [row("t/0", log_odds_v=0.8), row("t/1", log_odds_v=0.1)]
+    read_evaluation_table(written(tmp_path, inside))
+    assert "if they are probabilities, call it p_v" in caplog.text
+    caplog.clear()
+    read_evaluation_table(written(tmp_path, [*inside, row("t/2", log_odds_v=-0.1)]))
+    assert not caplog.text
+
+
+def test_a_verifier_without_any_score_is_refused_by_name(tmp_path):
+    rows = [row("t/0", log_odds_w=None), row("t/0", "large", log_odds_w=1.0)]
+    with pytest.raises(ConfigError, match="column of scores of 'w' is empty in every row"):
+        joined(tmp_path, rows)
+
+
 def test_probabilities_become_log_odds(tmp_path):
     rows = [row("t/0", p_w=0.8), row("t/1", p_w=None), row("t/2", p_w=1.0)]
     found = read_evaluation_table(written(tmp_path, rows)).log_odds["w"]

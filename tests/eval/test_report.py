@@ -17,11 +17,12 @@ from specact_rl.eval.report import terminal_summary, to_markdown, verdicts, writ
 from specact_rl.eval.report.figures import frontier, render
 from specact_rl.eval.report.html import drawn_svg, page_html
 from specact_rl.eval.report.inline_svg import SVG, XLINK
-from specact_rl.eval.report.lookup import agreement
+from specact_rl.eval.report.lookup import agreement, as_elsewhere
 from specact_rl.eval.report.numbers import (
     cell,
     detectable,
     independent_difference,
+    metric,
     percent,
     points,
 )
@@ -29,6 +30,7 @@ from specact_rl.eval.report.page import build_page
 from specact_rl.eval.report.palette import CSS_NAMES
 from specact_rl.eval.report.placement import Box, place_labels
 from specact_rl.eval.report.reliability_figure import reliability
+from specact_rl.eval.report.run_sections import no_gate
 from specact_rl.eval.report.verdicts import findings
 from specact_rl.metrics.frontier import agreement_rates
 from specact_rl.metrics.values import MetricValue
@@ -678,6 +680,50 @@ def test_gain_of_the_verifier_is_told_apart_from_that_of_the_parser(own, rate, s
     assert [finding.status for finding in found] == statuses
     assert "parser and verifier together" in found[0].claim
     assert words in found[1].claim
+
+
+def test_where_everything_parses_nothing_is_said_of_a_parser(results):
+    for row in results["replay"]["systems"]:
+        if row.get("parse_rate") is not None:
+            row["parse_rate"] = 1.0
+    text = to_markdown(results)
+    assert "parser and verifier together" not in text
+    assert "among what parses" not in text.split("## Declared contrasts")[0]
+    assert "| parses" not in text
+
+
+def test_a_verifier_that_costs_something_is_not_called_free():
+    row = {
+        "name": "reward",
+        "system": "D",
+        "n": 400,
+        "auroc": mv(0.8, 0.76, 0.84),
+        "gain_over": {"probe": mv(0.05, 0.02, 0.08), "linear": mv(0.03, 0.01, 0.05)},
+    }
+    found = findings({"replay": {"verifiers": [row]}})[0]
+    assert found.claim == "The trained verifier beats probe and linear features."
+
+
+def test_one_number_has_one_interval_on_the_page():
+    ours, there = metric({"m": mv(0.5, 0.4, 0.6)}, "m"), metric({"m": mv(0.5, 0.41, 0.59)}, "m")
+    other = metric({"m": mv(0.51, 0.42, 0.6)}, "m")
+    assert as_elsewhere(ours, there) == there
+    assert as_elsewhere(ours, other) == ours
+    assert as_elsewhere(ours, None) == ours
+
+
+def test_systems_without_a_gate_for_one_reason_share_a_sentence():
+    told = no_gate({"D": "no scores.", "E": "no scores", "D-x": "constant"})
+    assert told == [
+        "There is no gate for D and E: no scores.",
+        "There is no gate for D-x: constant.",
+    ]
+
+
+def test_examples_without_any_text_are_left_out(results):
+    for row in results["replay"]["examples"]:
+        row |= dict.fromkeys(("request", "last", "proposal", "fallback", "reference"))
+    assert "Examples of D's decisions" not in to_markdown(results)
 
 
 def test_what_the_parser_contributes_is_the_rest_of_the_skill():

@@ -336,3 +336,9 @@ def test_files_that_are_no_score_tables_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("z,ok\n")
     with pytest.raises(RolloutFormatError, match="no rows"):
         read_score_table(tmp_path / "empty.csv", "z", "ok")
+
+
+def test_what_a_target_could_promise_is_told_of_the_rows_that_chose_its_threshold(report):
+    same = next(f for f in report.feasibility if f.target_risk == 0.1)
+    assert report.choice.feasible
+    assert same.choice.threshold == report.choice.threshold

@@ -468,7 +468,7 @@ def test_command_evaluates_the_systems_that_it_was_asked_for(table, tmp_path):
         (["--verifier", "w"], "'w' must be a verifier of"),
         (["--judge", "w"], "'w' must be a verifier of"),
         (["--params", "cheap"], "parameters must be NAME=BILLIONS"),
-        (["--params", "w=1"], "'w' must be a verifier of"),
+        (["--params", "w=1"], "parameters must be of a role (cheap, strong) or of a verifier of"),
         (["--num-resamples", "0"], "resamples must be at least 1"),
         (["--calibration-share", "1"], "the calibration share must be in"),
         (["--cost-weight", "-1"], "must be worth at least 0"),

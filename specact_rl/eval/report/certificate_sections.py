@@ -36,6 +36,11 @@ HOW_TO_READ = (
 )
 
 
+def promise_of_d(results: JSON) -> Iterator[Finding]:
+    """Can a threshold of D promise that at most `SPOKEN` of what it accepts is wrong?"""
+    yield from _findings([r for r in rows(results, "replay", "certificates") if r["system"] == "D"])
+
+
 def certificates_section(results: JSON) -> Section | None:
     """Verdicts at 5 %, certificates of the main systems, ranking areas; None without any."""
     found = rows(results, "replay", "certificates")
@@ -74,14 +79,14 @@ def feasibility_table(found: list[JSON]) -> Table:
             "the most at an observed share within the target; and about how many more tasks would "
             "certify something in four of five draws, if the observed shares are the true ones. A "
             "perfect verifier makes no mistake in telling right from wrong. Calibration tasks that "
-            f"no calibrator was fitted on, n = {_tasks(found)}."
+            f"no calibrator was fitted on; shares are of n = {_tasks(found)}."
         ),
     )
 
 
 def _feasible(target: JSON) -> Cell:
     exact = next(c for c in target["certificates"] if c["method"] == "exact")
-    rate = exact["calibration_accept_rate"]
+    rate = target.get("certified_accept_rate", exact["calibration_accept_rate"])
     tasks = f", +{target['more_tasks']} tasks" if target["more_tasks"] else ""
     return Cell(
         main="–" if exact["threshold"] is None else _share(rate),
@@ -125,7 +130,8 @@ def certificates_table(found: list[JSON]) -> Table | None:
             for row, target, certificate in promised
         ],
         caption=(
-            "Every promise that the calibration tasks allow, and what its threshold does on the "
+            "Every promise that the calibration tasks allow (accepted then: of their steps, those "
+            "without a score included), and what its threshold does on the "
             "test split, which chose nothing (95 % intervals over tasks). Lines of the first two "
             f"kinds hold with confidence {_confidence(found)} % each, not all at once. What is "
             "promised is to be held against at most. Wrong among "
@@ -169,12 +175,17 @@ def _findings(found: list[JSON]) -> Iterator[Finding]:
             continue
         certified = [c for c in target["certificates"] if c["method"] == "exact"]
         threshold = certified[0]["threshold"] if certified else None
-        message = str(target["message"])
+        # "no threshold certifies ...; at most ...; ...": the first part is the claim.
+        said, *more = str(target["message"]).split("; ")
         yield Finding(
             status="note" if threshold is not None else "open",
-            claim=f"{row['system']}: {message}.",
-            evidence=_evidence(row, certified[0] if certified else None),
+            claim=f"{row['system']}: {said}.",
+            evidence=f"{_sentences(more)}{_evidence(row, certified[0] if certified else None)}",
         )
+
+
+def _sentences(parts: list[str]) -> str:
+    return "".join(f"{said[0].upper()}{said[1:]}. " for said in parts)
 
 
 def _evidence(row: JSON, certificate: JSON | None) -> str:

@@ -131,7 +131,7 @@ def _table(compared: JSON, found: list[JSON]) -> Table:
             "steps that disagree",
             "p",
             "Holm p",
-            "would have been seen, points",
+            "detectable, points",
             "accepted in run 1, %",
             "in run 2, %",
             "difference, points",
@@ -156,7 +156,7 @@ def _table(compared: JSON, found: list[JSON]) -> Table:
         ],
         caption=(
             f"n = {compared['n'][0]} steps in run 1, {compared['n'][1]} in run 2; 95 % intervals "
-            "in brackets. Would have been seen: the true difference that these data show with "
+            "in brackets. Detectable: the true difference that these data show with "
             "80 % power; smaller ones mostly go unseen. "
             + " ".join(text[0].upper() + text[1:] for text in only)
         ).rstrip(),

@@ -40,12 +40,25 @@ from specact_rl.eval.report.sensitivity_figure import (
 )
 from specact_rl.metrics.values import MetricValue
 
-SHOWN = (*MAIN_SYSTEMS, "D-logp", "D-lin+", "E-lin+", "D-trees", "D-half")
+SHOWN = (
+    *MAIN_SYSTEMS,
+    "D-logp",
+    "D-lin+",
+    "E-lin+",
+    "D-trees",
+    "D-half",
+    "D-new-half",
+    "D-diff-half",
+)
 LESS_IS_BETTER: dict[Direction, Status] = {**OF_SIDE, "below": "shown", "above": "against"}
 MODE_TITLES = {
     "sequential": "one after the other",
     "parallel": "strong call beside the proposal",
 }
+OF_AHEAD = (
+    "Ahead: the strong model decides every step, so that accuracy is A's; of a gated system only "
+    "accepted guesses are acted on. Thrown away: actions executed on a wrong guess. "
+)
 NO_TIME = 0.005
 """Differences in A's seconds that a table of two decimals does not show."""
 UNITS = ("assumed", "flops", "seconds", "price")
@@ -92,7 +105,12 @@ def costs_table(results: JSON) -> Table | None:
             f"Cost per step relative to A, n = {found[0]['n']} steps; 95 % intervals over "
             "resampled tasks. Rejected: the part that went into proposing and verifying at steps "
             "whose proposal was not executed. Assumed: the source report's price list with the "
-            f"fallback paid. Seconds are {_whose_seconds(results)}."
+            "fallback paid."
+            + (
+                f" Seconds are {_whose_seconds(results)}."
+                if any(metric(row.get("seconds"), "relative") for row in found)
+                else ""
+            )
         ),
     )
 
@@ -361,6 +379,11 @@ def _about_seconds(results: JSON) -> Paragraph | None:
             "than one after the other are simulated from these seconds, in the order of the "
             f"logged episodes. A's mean step takes {fixed(found['ms_per_step'], 1)} ms."
             + (f" Effects of the cheap model's first guesses: {effects}." if effects else "")
+            + (
+                " What is not known to be a read may not run ahead of its check."
+                if found["effects"].get("unknown") == 1.0
+                else ""
+            )
         )
     )
 
@@ -398,16 +421,27 @@ def schedules_table(results: JSON) -> Table | None:
         ],
         caption=(
             f"{say_rows(metric(found[0], 'relative_seconds'))}; 95 % intervals over resampled "
-            "tasks. In the first two schedules the gate decides, and accuracy is the system's. "
-            "Ahead: the strong model decides every step, so that accuracy is A's; of a gated "
-            "system only accepted guesses are acted on. Cost is in "
-            f"{UNIT_TITLES[part(results, 'replay', 'latency')['cost_unit']]}; cancelled calls "
-            "count by the part that had run. Thrown away: actions executed on a wrong guess. "
+            "tasks. One after the other, and beside the proposal, the gate decides, and accuracy "
+            "is the system's. "
+            + (OF_AHEAD if any(row["mode"] == "speculative" for row in found) else "")
+            + f"Cost is in {UNIT_TITLES[part(results, 'replay', 'latency')['cost_unit']]}; "
+            "cancelled calls count by the part that had run. "
             "Apart: what a reckoning with hits independent of time leaves out, positive where it "
-            "promises too much."
+            f"promises too much.{_without_seconds(results, found)}"
         ),
         num_words=2,
     )
+
+
+def _without_seconds(results: JSON, found: list[JSON]) -> str:
+    """Systems that cannot be in the table because not all of their seconds are known."""
+    timed = {row["system"] for row in found} | {"A"}
+    names = [
+        str(row["name"])
+        for row in rows(results, "replay", "costs")
+        if row["name"] in SHOWN and row["name"] not in timed
+    ]
+    return f" Not known: the verifier's seconds of {listed(names)}." if names else ""
 
 
 def _schedule_title(row: JSON) -> str:

@@ -7,7 +7,10 @@ from typing import Any
 
 from specact_rl.eval.report.numbers import JSON, metric
 from specact_rl.metrics.frontier import AgreementRates
+from specact_rl.metrics.values import MetricValue
 
+EXACT = 1e-9
+"""Rates that differ by less than this are one."""
 MAIN_SYSTEMS = ("A", "B", "C", "D", "E", "B-dpo", "D-dpo")
 """Systems in the shorter tables and verdicts; the others are variations."""
 VERIFIER_TITLES = {
@@ -113,6 +116,23 @@ def cost_key(results: JSON) -> str:
     return "relative_flops" if known else "strong_calls"
 
 
+def all_parse(results: JSON) -> bool:
+    """Whether every proposal that a gate gets can be read, so that no part of a gate is parsing."""
+    gated = [
+        rate
+        for row in rows(results, "replay", "systems")
+        if (rate := row.get("parse_rate")) is not None
+    ]
+    return bool(gated) and min(gated) >= 1.0
+
+
+def as_elsewhere(m: MetricValue | None, other: MetricValue | None) -> MetricValue | None:
+    """The other one where both are one number: a page gives it one interval, not two."""
+    if m is None or other is None or m.value is None or other.value is None:
+        return m
+    return other if abs(m.value - other.value) < EXACT and m.n == other.n else m
+
+
 def accept_rate(row: JSON | None) -> float | None:
     """A system's accept rate; None where it has no proposer."""
     found = metric(row, "accept_rate")
@@ -121,6 +141,17 @@ def accept_rate(row: JSON | None) -> float | None:
 
 def agreement(results: JSON) -> AgreementRates | None:
     """How often D's proposer and its fallback are right, and right alone; None if not known."""
+    joint = part(results, "replay", "value", "joint")
+    if joint:
+        both, cheap_alone, strong_alone = (
+            float(joint[key]) for key in ("both", "only_cheap", "only_strong")
+        )
+        return AgreementRates(
+            cheap=both + cheap_alone,
+            strong=both + strong_alone,
+            only_cheap=cheap_alone,
+            only_strong=strong_alone,
+        )
     peak = (system(results, "D") or {}).get("peak_oracle")
     cheap, strong = (metric(system(results, name), "acceptable") for name in ("B", "A"))
     if peak is None or cheap is None or strong is None:

@@ -28,6 +28,7 @@ STATUS_WORDS = {
 }
 FIGURES = "figures"
 """Folder of the PNG and SVG files, beside the page."""
+NUMBER_BEGINS = frozenset("0123456789+–−")
 NUM_MISTAKES = 10
 """Of each kind that are shown."""
 
@@ -99,7 +100,9 @@ def _mistakes(block: Mistakes) -> Iterator[str]:
             yield from _example(f"{item.score} {item.group}, {item.action_type}", item.lines)
             yield ""
         if len(found) > NUM_MISTAKES:
-            yield f"{len(found) - NUM_MISTAKES} more of these are in report.html and results.json."
+            more = len(found) - NUM_MISTAKES
+            are = "is" if more == 1 else "are"
+            yield f"{more} more of these {are} in report.html and results.json."
             yield ""
 
 
@@ -118,7 +121,10 @@ def _table(block: Table) -> Iterator[str]:
 
 def _cell(block: Table, cell: Cell) -> str:
     mark = block.mark(cell)
-    parts = [escaped(cell.main), escaped(cell.below), f"({mark})" if mark else ""]
+    main, below = escaped(cell.main), escaped(cell.below)
+    # Two numbers on two lines of a page must not run together on one.
+    apart = "; " if main and below[:1] in NUMBER_BEGINS and below else " "
+    parts = [apart.join(part for part in (main, below) if part), f"({mark})" if mark else ""]
     return " ".join(part for part in parts if part)
 
 

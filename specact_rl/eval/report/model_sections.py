@@ -34,6 +34,7 @@ OF_MODELS = (
     "action type, same tool, same arguments; same state and acceptable are the environment's "
     "verdicts. Out of family: tasks of families that no model was trained on."
 )
+OF_TABLE = "First answers at the test steps, judged as the table says."
 OF_LOG = (
     "First answers at the test steps; parsed: at least one call, or text without one, can be read "
     "in them."
@@ -45,7 +46,7 @@ def proposers_section(results: JSON) -> Section | None:
     found = [
         block
         for block in (
-            _proposers(rows(results, "replay", "proposers"), bool(part(results, "meta", "study"))),
+            _proposers(rows(results, "replay", "proposers"), _caption(results)),
             _samples(rows(results, "replay", "proposers")),
             _ranking(rows(results, "replay", "ranking")),
             _baselines(rows(results, "replay", "baselines")),
@@ -55,7 +56,13 @@ def proposers_section(results: JSON) -> Section | None:
     return Section(title="Proposers", blocks=list[Block](found), folded=True) if found else None
 
 
-def _proposers(found: Sequence[JSON], of_log: bool) -> Table | None:
+def _caption(results: JSON) -> str:
+    if part(results, "meta", "study"):
+        return OF_LOG
+    return OF_TABLE if part(results, "meta", "table") else OF_MODELS
+
+
+def _proposers(found: Sequence[JSON], caption: str) -> Table | None:
     lines = []
     for row in found:
         for group, title in GROUPS.items():
@@ -77,7 +84,7 @@ def _proposers(found: Sequence[JSON], of_log: bool) -> Table | None:
     return table(
         ("model", "parameters", "steps", "n", *LEVELS.values()),
         lines,
-        caption=OF_LOG if of_log else OF_MODELS,
+        caption=caption,
         num_words=3,
     )
 
@@ -160,7 +167,12 @@ def verifiers_section(results: JSON) -> Section | None:
         _within_types(found),
     ]
     blocks += [
-        Paragraph(text=f"Threshold of {row['system']}: {row['gate_message']}.")
+        Paragraph(
+            text=(
+                f"Threshold of {row['system']}, on the calibration tasks that chose it: "
+                f"{row['gate_message']}."
+            )
+        )
         for row in found
         if row.get("gate_message") and row.get("system") == "D"
     ]
@@ -234,7 +246,7 @@ def _gains(found: Sequence[JSON]) -> Table | None:
             )
             for row in judges
         ],
-        caption="Gain in AUROC over verifiers that cost nothing, paired on the same proposals.",
+        caption="Gain in AUROC over other verifiers, paired on the same proposals.",
     )
 
 

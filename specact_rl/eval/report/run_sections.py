@@ -16,6 +16,7 @@ from specact_rl.eval.report.blocks import (
     table,
     words,
 )
+from specact_rl.eval.report.judging import listed
 from specact_rl.eval.report.lookup import has_families_held_out, part, rows, verifier_title
 from specact_rl.eval.report.numbers import (
     DASH,
@@ -51,12 +52,12 @@ def title(results: JSON) -> str:
 def summary(results: JSON) -> list[Block]:
     """What was run and what the numbers mean."""
     meta = part(results, "meta")
+    told = [legend] if (legend := _legend(results)) else []
     models = [
         f"{role.replace('_', ' ')} {parameters(n)}" for role, n in part(meta, "num_params").items()
     ]
     splits = part(results, "splits")
     test, calibration = splits.get("test"), splits.get("calibration")
-    told = []
     if models:
         told.append(f"Models and parameters: {', '.join(models)}.")
     if calibration:
@@ -69,7 +70,7 @@ def summary(results: JSON) -> list[Block]:
             "trained on; rows out of family say so."
         )
     if meta.get("label"):
-        told.append(f"What counts as right: {_sentence(meta['label'])}")
+        told.append(_sentence(f"What counts as right: {_label(str(meta['label']))}"))
     if meta.get("calibration_rule"):
         told.append(f"Thresholds: {_sentence(meta['calibration_rule'])}")
     if meta.get("wall_seconds") is not None:
@@ -85,15 +86,44 @@ def summary(results: JSON) -> list[Block]:
     return blocks
 
 
+LEGEND = {
+    "A": "the strong model alone",
+    "B": "the cheap model alone",
+    "C": "the cheap model, and the strong one where it judges that the proposal is wrong",
+    "D": "the cheap model, and the strong one where a verifier is not sure enough of the proposal",
+    "E": "as D, with several proposals of which the verifier picks one",
+}
+"""The letters of the main systems, for those who read only the first screen."""
+
+
+def _legend(results: JSON) -> str:
+    found = {str(row["name"]) for row in rows(results, "replay", "systems")}
+    told = "; ".join(f"{name}: {text}" for name, text in LEGEND.items() if name in found)
+    return f"{told}." if told else ""
+
+
+def _label(text: str) -> str:
+    """Without its own heading: "acceptable: the log's verdict" is told as the log's verdict."""
+    return text.removeprefix("acceptable: ")
+
+
 def _table(source: JSON) -> str:
     """What an evaluation table was, and why a system has no gate."""
     told = (
         f"Everything comes from {source['path']} ({source['num_rows']:,} rows); no model was run. "
         f"Verifier of D and E: {source['verifier']}. Intervals: {source['num_resamples']:,} draws."
     )
-    for name, reason in part(source, "no_gate").items():
-        told += f" There is no gate for {name}: {str(reason).rstrip('.')}."
-    return told
+    return told + "".join(f" {text}" for text in no_gate(part(source, "no_gate")))
+
+
+def no_gate(missing: JSON) -> list[str]:
+    """Which systems have no gate and why, those with one reason in one sentence."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        by_reason.setdefault(str(reason).rstrip("."), []).append(str(name))
+    return [
+        f"There is no gate for {listed(names)}: {reason}." for reason, names in by_reason.items()
+    ]
 
 
 def _size(split: JSON) -> str:
@@ -186,12 +216,11 @@ def _reasons(row: JSON) -> str:
 
 def examples_section(results: JSON) -> Section | None:
     """A few logged steps and what D did at them."""
-    found = rows(results, "replay", "examples")
-    if not found:
+    found = [_example(row) for row in rows(results, "replay", "examples")]
+    shown: list[Block] = [example for example in found if example.lines]
+    if not shown:  # a table need not have texts
         return None
-    return Section(
-        title="Examples of D's decisions", blocks=[_example(row) for row in found], folded=True
-    )
+    return Section(title="Examples of D's decisions", blocks=shown, folded=True)
 
 
 def _example(row: JSON) -> Example:

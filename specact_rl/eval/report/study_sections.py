@@ -29,6 +29,7 @@ from specact_rl.eval.report.numbers import (
     say_points,
     say_rows,
 )
+from specact_rl.eval.report.run_sections import no_gate
 
 MAX_FLAGS = 12
 """Doubts about a log that are shown; an import prints them all."""
@@ -103,8 +104,7 @@ def _cannot(study: JSON) -> Iterator[str]:
         )
     if study.get("no_verifier"):
         yield f"There is no trained verifier: {study['no_verifier']}."
-    for name, reason in part(study, "no_gate").items():
-        yield f"There is no gate for {name}: {str(reason).rstrip('.')}."
+    yield from no_gate(part(study, "no_gate"))
     if "references" in study:
         yield (
             f"{study['strong']} is right by definition: what it did in episodes that succeeded is "

@@ -11,6 +11,7 @@ from specact_rl.eval.report.lookup import (
     accepts_what_parses,
     action_type_title,
     agreement,
+    all_parse,
     cost_key,
     has_families_held_out,
     part,
@@ -30,6 +31,7 @@ from specact_rl.eval.report.numbers import (
 )
 from specact_rl.metrics.values import MetricValue
 
+PARSERS_PART = "; among what parses, that is the verifier's part of it, the rest is the parser's"
 NO_FALLBACK = "no fallback: the proposal stands, as in the source report"
 
 
@@ -38,7 +40,9 @@ def systems_table(results: JSON) -> Table | None:
     found = rows(results, "replay", "systems")
     if not found:
         return None
-    found += rows(results, "replay", "references")
+    parsing = not all_parse(results)
+    if parsing:  # else these accept all: they are B once more
+        found += rows(results, "replay", "references")
     has_flops = cost_key(results) == "relative_flops"
     return table(
         (
@@ -68,7 +72,7 @@ def systems_table(results: JSON) -> Table | None:
                 words(_plain(row, "assumed_cost", 2)),
                 points(metric(row, "difference_from_a")) if row["name"] != "A" else words(None),
                 points(metric(row, "skill")),
-                points(metric(row, "skill_among_parsed")),
+                points(metric(row, "skill_among_parsed") if parsing else None),
             )
             for row in found
         ],
@@ -79,8 +83,7 @@ def systems_table(results: JSON) -> Table | None:
             "The assumed cost takes the source report's constants (cheap 0.15, verifier 0.10, "
             f"strong 1.00); {_costs(has_flops)}, and a rejected "
             "proposal pays for its fallback in both. Over random gate: accuracy above accepting "
-            "as many proposals at random; among what parses, that is the verifier's part of it, "
-            f"the rest is the parser's.{_left_out(results)}"
+            f"as many proposals at random{PARSERS_PART if parsing else ''}.{_left_out(results)}"
         ),
     )
 
@@ -118,7 +121,8 @@ def reference_table(results: JSON) -> Table | None:
     found = [r for r in rows(results, "replay", "systems") if r.get("random_gate") is not None]
     if not found:
         return None
-    parses = [accepts_what_parses(results, row) for row in found]
+    parsing = not all_parse(results)
+    parses = [accepts_what_parses(results, row) if parsing else None for row in found]
     return table(
         (
             "system",
@@ -138,7 +142,7 @@ def reference_table(results: JSON) -> Table | None:
                 percent(metric(row, "accept_rate")),
                 _share(row, "worst_gate"),
                 _share(row, "random_gate"),
-                _share(row, "random_gate_among_parsed"),
+                _share(row, "random_gate_among_parsed") if parsing else words(None),
                 percent(metric(row, "acceptable")),
                 _share(row, "oracle_gate"),
                 _share(row, "peak_oracle"),
@@ -148,9 +152,10 @@ def reference_table(results: JSON) -> Table | None:
             for row, reference in zip(found, parses, strict=True)
         ],
         caption=(
-            "Share acceptable of each gate beside the expected worst, random and best that any "
-            "gate with the same accept rate and proposals could reach; accepting what parses has "
-            f"an accept rate of its own.{_ends(results)}"
+            "Share acceptable of each gate beside the expected worst, random and best (oracle) "
+            "that any gate with the same accept rate and proposals could reach"
+            + ("; accepting what parses has an accept rate of its own" if parsing else "")
+            + f".{_ends(results)}"
         ),
     )
 

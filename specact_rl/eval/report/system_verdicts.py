@@ -16,9 +16,11 @@ from specact_rl.eval.report.judging import (
     unsettled,
 )
 from specact_rl.eval.report.lookup import (
+    EXACT,
     MAIN_SYSTEMS,
     accept_rate,
     accepts_what_parses,
+    all_parse,
     contrast,
     overhead,
     part,
@@ -44,8 +46,6 @@ from specact_rl.eval.report.numbers import (
 )
 from specact_rl.metrics.values import MetricValue
 
-EXACT = 1e-9
-"""Rates that differ by less than this are one."""
 STRONG_IS_BETTER = (
     (
         "acceptable",
@@ -120,7 +120,7 @@ def _tost(test: JSON, within: str) -> str:
         return ""
     found = {
         "equivalent": "equivalent",
-        "different": "not equivalent, and the difference is not 0",
+        "different": "equivalence is not shown, and the difference is not 0",
         "inconclusive": "equivalence is not shown",
     }[test["verdict"]]
     told = f" TOST with a margin of {within}: {found}{say_p(test.get('p_value'))}"
@@ -199,17 +199,19 @@ def gate_of_d(results: JSON) -> Iterator[Finding]:
             f"the best possible one in {fixed(100 * oracle, 1)} %"
         )
     status = status_of(skill)
+    parsing = not all_parse(results)
+    gate = "D's gate, parser and verifier together," if parsing else "D's gate"
     yield Finding(
         status=status,
         claim=claim(
             status,
-            "D's gate, parser and verifier together, beats a random gate of its own accept rate",
-            "D's gate, parser and verifier together, is worse than a random gate of its own "
-            "accept rate.",
+            f"{gate} beats a random gate of its own accept rate",
+            f"{gate} is worse than a random gate of its own accept rate.",
         ),
         evidence=f"{evidence}.{unsettled(status, skill)}",
     )
-    yield from _verifier_of_d(results, row, skill)
+    if parsing:
+        yield from _verifier_of_d(results, row, skill)
 
 
 def _verifier_of_d(results: JSON, row: JSON, skill: MetricValue) -> Iterator[Finding]:

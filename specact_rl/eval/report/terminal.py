@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from specact_rl.eval.report.blocks import Cell, Finding, Findings, Paragraph, Table
@@ -71,7 +72,9 @@ def print_page(page: Page, console: Console) -> None:
                 for finding in block.items:
                     _print_finding(finding, console)
             case Table():
-                console.print(_whole(block))
+                shown = _whole(block)
+                needed = Measurement.get(console, console.options, shown).minimum
+                console.print(shown, width=max(console.width, needed), crop=False)
                 console.print(f"[dim]{escape(block.caption)}[/dim]", highlight=False)
 
 
@@ -85,9 +88,15 @@ def _print_finding(finding: Finding, console: Console) -> None:
 
 
 def _whole(block: Table) -> RichTable:
-    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    """Every column; no word is broken, so that a narrow terminal breaks lines."""
+    shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for j, header in enumerate(block.headers):
-        shown.add_column(escape(header), justify="left" if j < block.num_word_columns else "right")
+        texts = [header, *(f"{row[j].main} {row[j].below}" for row in block.rows)]
+        shown.add_column(
+            escape(header),
+            justify="left" if j < block.num_word_columns else "right",
+            min_width=max(len(word) for text in texts for word in ["", *text.split()]),
+        )
     for row in block.rows:
         shown.add_row(*(_text(cell, "") for cell in row))
     return shown

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from specact_rl.eval.report.blocks import Block, Cell, Paragraph, Section, Table, table, words
 from specact_rl.eval.report.judging import listed
-from specact_rl.eval.report.lookup import part, rows, verifier, verifier_title
+from specact_rl.eval.report.lookup import (
+    as_elsewhere,
+    contrast,
+    part,
+    rows,
+    system,
+    verifier,
+    verifier_title,
+)
 from specact_rl.eval.report.numbers import (
     JSON,
     cell,
@@ -20,6 +28,8 @@ COSTS = {
     "assumed": "the source report's (proposer 0.15, verifier 0.10, strong model 1)",
     "flops": "measured FLOPs",
 }
+FIRST_OF = {"cheap": "B", "strong": "A", "cheap_dpo": "B-dpo"}
+"""Systems that give a model's first answer at every step."""
 COST_KEYS = {"relative_flops": "FLOPs", "strong_calls": "strong calls"}
 
 
@@ -55,7 +65,12 @@ def _skill_table(results: JSON) -> Table | None:
             (
                 words(row["name"]),
                 words(fixed(100 * part(row, "envelope")["accept_rate"], 1)),
-                points(metric(part(row, "parts"), "skill")),
+                points(
+                    as_elsewhere(
+                        metric(part(row, "parts"), "skill"),
+                        metric(system(results, str(row["name"])), "skill"),
+                    )
+                ),
                 points(metric(part(row, "parts"), "discrimination")),
                 points(metric(part(row, "parts"), "complementarity")),
                 points(metric(part(row, "parts"), "calibration_loss")),
@@ -72,7 +87,8 @@ def _skill_table(results: JSON) -> Table | None:
             f"{listed([fixed(w, 1) for w in worth])} points; below 0 the frozen one was the "
             "better. At most: the same with the threshold chosen on these very steps. Of random to "
             "oracle: the gate's place between a random gate of its accept rate (0) and the best "
-            "possible one (100). Intervals: Student's over tasks."
+            "possible one (100). Intervals over tasks: the first as in the table of systems, the "
+            "others Student's."
         ),
     )
 
@@ -96,7 +112,7 @@ def _equal_rate_table(results: JSON) -> Table | None:
         [(words(row["name"]), *(gain(row, name) for name in free)) for row in found],
         caption=(
             "Share acceptable of each gate less that of a gate which accepts as many proposals by "
-            "a verifier that costs nothing: what the ranking is worth where it is used."
+            "the other verifier: what the ranking is worth where it is used."
         ),
     )
 
@@ -168,7 +184,12 @@ def _second_runs(results: JSON) -> Table | None:
             (
                 words(row["role"]),
                 words(row["num_runs"]),
-                percent(metric(row, "first")),
+                percent(
+                    as_elsewhere(
+                        metric(row, "first"),
+                        metric(system(results, FIRST_OF.get(str(row["role"]), "")), "acceptable"),
+                    )
+                ),
                 percent(metric(row, "second_run")),
                 percent(metric(row, "oracle")),
                 points(metric(row, "oracle_over_second_run")),
@@ -191,7 +212,7 @@ def frontier_section(results: JSON) -> Section | None:
     blocks: list[Block] = [Paragraph(text=_hull_words(found))]
     gates = [row for row in rows(found, "gates") if metric(row, "envelope_share") is not None]
     if gates:
-        blocks.append(_gates_table(found, gates))
+        blocks.append(_gates_table(results, found, gates))
     return Section(title="Frontier", blocks=blocks)
 
 
@@ -218,10 +239,11 @@ def _hull_words(found: JSON) -> str:
     return told + f". {quality.n} systems as measured, without an interval."
 
 
-def _gates_table(found: JSON, gates: list[JSON]) -> Table:
+def _gates_table(results: JSON, found: JSON, gates: list[JSON]) -> Table:
     gaps = list(part(gates[0], "calls_for_gap"))
     note = found.get("gap_note")
-    gap = metric(found, "gap")
+    declared = metric(contrast(results, "A", "B"), "difference")
+    gap = as_elsewhere(metric(found, "gap"), declared)
 
     def of_gap(m: Cell) -> Cell:
         return m if m.main != "–" else Cell(main="–", note=note or m.note)
@@ -248,7 +270,8 @@ def _gates_table(found: JSON, gates: list[JSON]) -> Table:
             f"{say_rows(metric(gates[0], 'envelope_share'))}. Curve: each verifier over a fixed "
             "grid of calibrated probabilities, from never accepting to always; area over "
             f"{COST_KEYS[str(found['cost'])]} between the random gates' line (0) and the oracle's "
-            "(100). PGR, APGR and the strong calls (CPT) are RouteLLM's, relative to the gap A − B"
+            "(100), a fallback charged at each threshold as at the gate's own. PGR, APGR and the "
+            "strong calls (CPT) are RouteLLM's, relative to the gap A − B"
             f"{f' = {say_points(gap)}' if gap is not None else ''}"
             f"{f': {note}' if note else ''}. A random gate has an APGR of 50 and needs x % strong "
             "calls for x % of the gap. Intervals: bootstrap over tasks."

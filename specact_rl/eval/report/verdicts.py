@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from specact_rl.eval.report import (
+    certificate_sections,
     model_verdicts,
     study_sections,
     system_verdicts,
@@ -41,8 +42,9 @@ FIRST: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     system_verdicts.gate_of_d,
     verifier_verdicts.gain_over_free,
     verifier_verdicts.calibration,
+    certificate_sections.promise_of_d,
 )
-"""Is D right as often as A, what does it cost, and is its verifier worth it?"""
+"""Is D right as often as A, what does it cost, is its verifier worth it, what can it promise?"""
 JUDGES: tuple[Callable[[JSON], Iterator[Finding]], ...] = (
     model_verdicts.cheap_against_baselines,
     system_verdicts.strong_against_cheap,

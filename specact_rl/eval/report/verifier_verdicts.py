@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from specact_rl.eval.report.blocks import Finding, Status
 from specact_rl.eval.report.judging import (
@@ -62,12 +63,14 @@ def gain_over_free(results: JSON) -> Iterator[Finding]:
         return
     status, names = beats_all(gains)
     costs = "costs" if len(names) == 1 else "cost"
+    free = set(part(row, "gain_over")) <= {*FREE, "model_agreement"}
     text = claim(
         status,
         f"the trained verifier beats {listed(names)}",
-        f"The trained verifier is worse than {listed(names)}, which {costs} nothing.",
+        f"The trained verifier is worse than {listed(names)}"
+        + (f", which {costs} nothing." if free else "."),
     )
-    if status == "shown":
+    if status == "shown" and free:
         text = f"The trained verifier beats every free one ({listed(names)})."
     told = [f"{name} {say(gain, signed=True)}" for name, gain in gains.items()]
     sizes = " or ".join(str(n) for n in sorted({gain.n for gain in gains.values()}))
@@ -169,14 +172,15 @@ def _certified(results: JSON, system: str) -> str:
 
 
 def _more_tasks(against: JSON) -> str:
-    count = against.get("more_tasks")
-    if not count:
+    count, gain = against.get("more_tasks"), metric(against, "gain")
+    if not count or gain is None:
         return ""
     if count > MOST_TASKS:
         return f" More than {MOST_TASKS:,} further tasks would be needed to settle it."
+    seen = say(replace(gain, low=None, high=None), "points", scale=100.0, most=1, signed=True)
     return (
-        f" If it is as large as it looks, about {count:,} more tasks would settle it in four of "
-        "five draws."
+        f" If the {seen} seen are the true ones, about {count:,} more tasks would settle it in four "
+        "of five draws."
     )
 
 

@@ -58,6 +58,9 @@ class Feasibility:
     nothing. Chosen in hindsight, so what it does on new rows is worse on average."""
     choice: ThresholdChoice
     """The certified one, if there is one."""
+    certified_accept_rate: float
+    """Share of all rows that its threshold accepts, not of the one row per task that was tested;
+    0 without one."""
     tasks_needed: int | None
     """About how many tasks in all would certify some threshold in four of five draws, if the
     observed shares of wrong rows are the true ones; None if it is certified, or no threshold that
@@ -174,12 +177,21 @@ def _feasibility(
         oracle_accept_rate=min(1.0, (1.0 - base_risk) / (1.0 - target_risk)),
         met_accept_rate=float(cuts.counts[met[-1]] / cuts.n) if met.size else 0.0,
         choice=choice,
+        certified_accept_rate=_accepted_share(cuts, choice.threshold),
         tasks_needed=(
             None if choice.feasible else _tasks_needed(cuts, num_tasks, target_risk, delta)
         ),
         message="",
     )
     return replace(found, message=_say(found))
+
+
+def _accepted_share(cuts: Cuts, threshold: float | None) -> float:
+    if threshold is None:
+        return 0.0
+    kept = int((cuts.thresholds >= threshold).sum())
+    # A threshold between two cuts accepts what the cut above it does; 0.0 accepts every row.
+    return float(cuts.counts[kept - 1] / cuts.n) if kept else 0.0
 
 
 def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) -> int | None:
@@ -199,7 +211,7 @@ def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) 
 
 
 def _say(found: Feasibility) -> str:
-    target, certified = _percent(found.target_risk), _percent(found.choice.accept_rate)
+    target, certified = _percent(found.target_risk), _percent(found.certified_accept_rate)
     parts = [
         f"{target} wrong among the accepted is certified at {certified} accepted"
         if found.choice.feasible
@@ -224,9 +236,12 @@ def _say(found: Feasibility) -> str:
 
 def _say_needed(found: Feasibility) -> str:
     if found.tasks_needed is None:
-        return "more tasks would hardly help: no threshold that accepts a tenth is clearly below it"
+        return (
+            "more tasks would hardly help: no threshold that accepts a tenth of the rows is "
+            "clearly below the target"
+        )
     if not found.more_tasks:
-        return "so many tasks certify one in four of five draws, and this draw is of the fifth"
+        return "as many tasks as these certify one in four of five draws: this draw was unlucky"
     return f"about {found.more_tasks} more tasks would certify one in four of five draws"
 
 

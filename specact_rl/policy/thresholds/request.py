@@ -68,7 +68,8 @@ class ThresholdRequest:
         for name in ("loss", "accept_rate", "fallback_accuracy", "budget"):
             given, taken = getattr(self, name) is not None, name in TAKES[self.rule]
             if taken and not given and name != "loss":
-                raise ConfigError(f"rule {self.rule!r} needs {name}, which is not given")
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"rule {self.rule!r} needs {name} ({option}), which is not given")
             if given and not taken:
                 takers = [rule for rule, names in TAKES.items() if name in names]
                 raise ConfigError(f"{name} is for the rules {takers}, got rule {self.rule!r}")

@@ -152,3 +152,15 @@ def test_few_tasks_without_a_good_cut_are_not_told_that_more_are_no_use():
     assert found.tasks_needed is None
     assert "without a mistake it takes 45 tasks, there are 20" in found.message
     assert "hardly" not in found.message
+
+
+def test_the_certified_share_is_of_all_rows_not_of_the_ones_drawn():
+    # 60 tasks of a surely right and a surely wrong row. One row of each task is tested, about half
+    # of them right; what the threshold accepts is told of all 120, of which it is just half.
+    p, y = np.tile([0.99, 0.01], 60), np.tile([True, False], 60)
+    tasks = np.repeat(np.arange(60), 2)
+    found = feasibility(p, y, target_risk=0.1, clusters=tasks, rng=np.random.default_rng(1))
+    assert found.choice.feasible
+    assert found.choice.accept_rate != 0.5
+    assert found.certified_accept_rate == 0.5
+    assert "certified at 50 % accepted" in found.message
