@@ -179,8 +179,8 @@ def _more_tasks(against: JSON) -> str:
         return f" More than {MOST_TASKS:,} further tasks would be needed to settle it."
     seen = say(replace(gain, low=None, high=None), "points", scale=100.0, most=1, signed=True)
     return (
-        f" If the {seen} seen are the true ones, about {count:,} more tasks would settle it in four "
-        "of five draws."
+        f" If the {seen} seen are the true ones, about {count:,} more tasks would settle it in "
+        "four of five draws."
     )
 
 
