@@ -360,3 +360,14 @@ def test_tests_cannot_reach_other_hosts():
 def test_tests_can_reach_this_host():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname(), timeout=5).close()
+
+
+def test_every_function_that_the_page_of_metrics_names_is_there():
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", text))
+    named -= {name for name in named if name.endswith((".md", ".py", ".load"))}
+    assert len(named) > 40
+    for name in sorted(named):
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(f"specact_rl.metrics.{module}")
+        assert hasattr(found, attribute), name

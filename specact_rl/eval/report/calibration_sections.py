@@ -162,11 +162,11 @@ def _of_calibrators(found: JSON) -> Iterator[Finding]:
     raw = named.get("none")
     evidence = f"Held-out log loss on {row['n']} calibration proposals, tasks in five folds."
     if better:
-        evidence += f" Less than {own}: {listed(better)}."
+        evidence += f" Lower than {own}'s: {listed(better)}."
     if worse:
-        evidence += f" More: {listed(worse)}."
+        evidence += f" Higher than {own}'s: {listed(worse)}."
     if raw is not None:
-        evidence += f" The raw score: {say(raw, 'nats', most=3, signed=True)}."
+        evidence += f" The raw score's less {own}'s: {say(raw, 'nats', most=3, signed=True)}."
     status: Status = "against" if better else "open"
     text = f"It is not shown that another calibrator than {own} would suit {main}'s scores better."
     if better:
@@ -443,7 +443,7 @@ def _calibrators(found: Sequence[JSON], main: JSON | None) -> Table | None:
             "debiased ECE",
             "p, tasks dependent",
             "accepted, %",
-            "risk among accepted, %",
+            "wrong among accepted, %",
         ),
         [
             (

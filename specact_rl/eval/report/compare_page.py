@@ -57,8 +57,8 @@ def compare_page(compared: JSON, results: tuple[JSON, JSON], names: tuple[str, s
     how = PAIRED if compared["paired"] else UNPAIRED + _shared(compared)
     told = (
         f"Run 1 is {names[0]}, run 2 is {names[1]}; a difference is run 2 less run 1. {how} Holm's "
-        f"correction is over the {len(found)} systems that both have, on families that models were "
-        f"trained on. {HOW_TO_READ}"
+        f"correction is over the {len(found)} systems that both have; families held out are left "
+        f"out. {HOW_TO_READ}"
     )
     blocks: list[Block] = [Paragraph(text=told), Findings(items=tuple(_findings(found)))]
     differing = _differing(results)

@@ -365,6 +365,8 @@ def _percent(share: float) -> str:
 def _whose_seconds(results: JSON) -> str:
     if part(results, "meta", "study"):
         return "as the log has them"
+    if part(results, "meta", "table"):
+        return "as the table has them"
     return "as shares of the batches in which outcomes were collected"
 
 

@@ -141,7 +141,7 @@ def _draw_others(found: list[JSON]) -> Figure:
     for axes, row in zip(grid.flat, found, strict=False):
         _draw_curve(axes, rows(row, "reliability"), marker=5.0)
         axes.set_title(
-            f"{row.get('system') or ''}  {verifier_title(str(row['name']))}\nn = {row['n']}",
+            f"{row.get('system') or ''}, n = {row['n']}\n{verifier_title(str(row['name']))}",
             fontsize=9.5,
             loc="left",
         )

@@ -81,17 +81,20 @@ def systems_table(results: JSON) -> Table | None:
             "intervals over tasks in "
             "brackets (shares: Wilson's at the effective number of steps; the rest: bootstrap). "
             "The assumed cost takes the source report's constants (cheap 0.15, verifier 0.10, "
-            f"strong 1.00); {_costs(has_flops)}, and a rejected "
+            f"strong 1.00); {_costs(results, has_flops)}, and a rejected "
             "proposal pays for its fallback in both. Over random gate: accuracy above accepting "
             f"as many proposals at random{PARSERS_PART if parsing else ''}.{_left_out(results)}"
         ),
     )
 
 
-def _costs(has_flops: bool) -> str:
+def _costs(results: JSON, has_flops: bool) -> str:
+    source = "table" if part(results, "meta", "table") else "log"
+    if has_flops and source == "table":
+        return "FLOPs are of the table's token counts, cached prefixes not paid twice"
     if has_flops:
         return "FLOPs are measured, cached prefixes not paid twice"
-    return "seconds and prices are those of the log, where it has them"
+    return f"seconds and prices are those of the {source}, where it has them"
 
 
 def _of_families(results: JSON) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from specact_rl.metrics.resampling import Clusters, cluster_codes
+from specact_rl.metrics.values import FloatArray
 from specact_rl.policy.thresholds.bounds import (
     accepted_needed,
     min_certifiable_count,
@@ -115,7 +116,7 @@ def feasibility(
     )
     cuts = cuts_of(p_accept, acceptable)
     num_tasks = cuts.n if clusters is None else cluster_codes(clusters, cuts.n)[1]
-    return _feasibility(cuts, num_tasks, choice, target_risk, delta)
+    return _feasibility(np.asarray(p_accept), cuts, num_tasks, choice, target_risk, delta)
 
 
 def certify(
@@ -148,6 +149,7 @@ def certify(
     return [
         TargetCertificates(
             feasibility=_feasibility(
+                np.asarray(p_accept),
                 cuts,
                 num_tasks,
                 target_risk_choice(drawn, target, delta, drawn_from=cuts.n),
@@ -164,7 +166,12 @@ def certify(
 
 
 def _feasibility(
-    cuts: Cuts, num_tasks: int, choice: ThresholdChoice, target_risk: float, delta: float
+    p: FloatArray,
+    cuts: Cuts,
+    num_tasks: int,
+    choice: ThresholdChoice,
+    target_risk: float,
+    delta: float,
 ) -> Feasibility:
     base_risk = float(cuts.errors[-1] / cuts.n)
     met = np.flatnonzero(cuts.errors <= target_risk * cuts.counts)
@@ -177,21 +184,15 @@ def _feasibility(
         oracle_accept_rate=min(1.0, (1.0 - base_risk) / (1.0 - target_risk)),
         met_accept_rate=float(cuts.counts[met[-1]] / cuts.n) if met.size else 0.0,
         choice=choice,
-        certified_accept_rate=_accepted_share(cuts, choice.threshold),
+        certified_accept_rate=(
+            0.0 if choice.threshold is None else float((p >= choice.threshold).mean())
+        ),
         tasks_needed=(
             None if choice.feasible else _tasks_needed(cuts, num_tasks, target_risk, delta)
         ),
         message="",
     )
     return replace(found, message=_say(found))
-
-
-def _accepted_share(cuts: Cuts, threshold: float | None) -> float:
-    if threshold is None:
-        return 0.0
-    kept = int((cuts.thresholds >= threshold).sum())
-    # A threshold between two cuts accepts what the cut above it does; 0.0 accepts every row.
-    return float(cuts.counts[kept - 1] / cuts.n) if kept else 0.0
 
 
 def _tasks_needed(cuts: Cuts, num_tasks: int, target_risk: float, delta: float) -> int | None:

@@ -164,3 +164,16 @@ def test_the_certified_share_is_of_all_rows_not_of_the_ones_drawn():
     assert found.choice.accept_rate != 0.5
     assert found.certified_accept_rate == 0.5
     assert "certified at 50 % accepted" in found.message
+
+
+def test_the_certified_share_is_what_its_threshold_accepts():
+    # Thresholds lie between the rows that were drawn, where others of the rows may lie, too.
+    rng = np.random.default_rng(5)
+    p = rng.random(900)
+    y = rng.random(900) < p**0.3
+    tasks = np.repeat(np.arange(180), 5)
+    for found in certify(p, y, tasks, (0.1, 0.2, 0.3), rng=rng):
+        able = found.feasibility
+        assert able.choice.feasible
+        accepted = decide(p, able.choice.threshold).mean()
+        assert able.certified_accept_rate == pytest.approx(accepted)
