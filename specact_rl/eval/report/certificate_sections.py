@@ -77,7 +77,7 @@ def feasibility_table(found: list[JSON]) -> Table:
             "Most that can be accepted, %, with so many wrong among the accepted: certified with "
             f"confidence {_confidence(found)} %, a dash where nothing is. Below it, in hindsight: "
             "the most at an observed share within the target; and about how many more tasks would "
-            "certify something in four of five draws, if the observed shares are the true ones. A "
+            "more likely than not certify something, if the observed shares are the true ones. A "
             "perfect verifier makes no mistake in telling right from wrong. Calibration tasks that "
             f"no calibrator was fitted on; shares are of n = {_tasks(found)}."
         ),

@@ -27,9 +27,11 @@ from specact_rl.policy.thresholds.cuts import Cuts, ThresholdChoice, cuts_of
 
 POWER = 0.9
 """Chance that the tasks of `Feasibility.tasks_needed` pass the test at the threshold that takes
-fewest. The walk has to pass stricter ones first, and the fewest are of a lucky one: simulated in
-four populations, such tasks certified the target in .76 to .94 of new draws, with .8 here in .57
-to .79 (17 to 27 tables each, 20 draws of each)."""
+fewest. To certify is less likely: the walk has to pass stricter thresholds first, and the fewest
+are of a lucky one. Simulated share of new draws that such tasks certified, 20 draws for each table:
+.76 to .94 in four populations on which .9 was chosen over .8 (.57 to .79) and .95 (15 to 27 tables
+each), and .51, .74 and .76 in three others (35 to 52 tables each), the least where the risk hardly
+falls with the score."""
 
 
 LEAST_SHARE = 0.1
@@ -63,7 +65,7 @@ class Feasibility:
     """Share of all rows that its threshold accepts, not of the one row per task that was tested;
     0 without one."""
     tasks_needed: int | None
-    """About how many tasks in all would certify some threshold in four of five draws, if the
+    """About how many tasks in all would more likely than not certify some threshold, if the
     observed shares of wrong rows are the true ones; None if it is certified, or no threshold that
     accepts a tenth has a share clearly below the target. Right to a factor: see `POWER`."""
     message: str
@@ -242,8 +244,8 @@ def _say_needed(found: Feasibility) -> str:
             "clearly below the target"
         )
     if not found.more_tasks:
-        return "as many tasks as these certify one in four of five draws: this draw was unlucky"
-    return f"about {found.more_tasks} more tasks would certify one in four of five draws"
+        return "as many tasks as these certify one more often than not: this draw was unlucky"
+    return f"about {found.more_tasks} more tasks would certify one more likely than not"
 
 
 def _rounded(count: int) -> int:
