@@ -316,7 +316,7 @@ def as_step(row: dict[str, Any]) -> Step:
         history=[{"role": "user", "content": ""}],
         tools=TOOLS,
         executed=None,
-        reference=Action(type=row["reference_type"], text=""),
+        reference=None,  # a table has its type only
     )
 
 

@@ -192,8 +192,6 @@ class Table:
             scores[rows],
             self.labels[rows],
             self.tasks[rows],
-            rng=np.random.default_rng(0),
-            num_resamples=self.num_resamples,
         )
 
     def _within(self, scores: FloatArray, rows: BoolArray, groups: np.ndarray) -> MetricValue:
@@ -202,8 +200,6 @@ class Table:
             self.labels[rows],
             groups[rows],
             self.tasks[rows],
-            rng=np.random.default_rng(0),
-            num_resamples=self.num_resamples,
         )
 
 

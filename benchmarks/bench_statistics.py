@@ -217,20 +217,20 @@ def ranking(rng: Rng) -> Happened:
             other = s + rng.normal(size=s.size)
             truth_of_other = float(stats.norm.cdf(separation / 2.0))
             found |= {
-                f"{title} | dependent | .95": covers(auroc_interval(s, y, tasks, rng=rng), truth),
+                f"{title} | dependent | .95": covers(auroc_interval(s, y, tasks), truth),
                 f"{title}, tasks resampled | dependent | .95": bool(low <= truth <= high),
                 f"{title}, steps as tasks | dependent | .95": covers(
-                    auroc_interval(s, y, np.arange(s.size), rng=rng), truth
+                    auroc_interval(s, y, np.arange(s.size)), truth
                 ),
                 f"{title}, less that of a noisier score | dependent | .95": covers(
-                    auroc_difference(s, other, y, tasks, rng=rng), truth - truth_of_other
+                    auroc_difference(s, other, y, tasks), truth - truth_of_other
                 ),
             }
             if separation < 1.0:  # above, a ranking within few tasks is often perfect
                 within = float(stats.norm.cdf(separation))  # the task's lean is no noise there
                 title += f", within a task {within:.2f}".replace("0.", ".")
                 found[f"{title} | dependent | .95"] = covers(
-                    within_group_auroc(s, y, tasks, tasks, rng=rng), within
+                    within_group_auroc(s, y, tasks, tasks), within
                 )
     return found
 
@@ -358,7 +358,7 @@ class Timed:
 
     def auroc(self) -> tuple[float, float]:
         """With its interval; ten rows to a task."""
-        found = auroc_interval(self.scores, self.labels, self.tasks, rng=self.rng)
+        found = auroc_interval(self.scores, self.labels, self.tasks)
         assert found.low is not None
         assert found.high is not None
         return found.low, found.high

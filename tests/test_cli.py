@@ -10,7 +10,7 @@ import pytest
 from specact_rl import cli
 from specact_rl.eval.columns import StepTable
 from specact_rl.eval.replay import SystemRun
-from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
+from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outcomes
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import read_manifest
 
@@ -158,7 +158,7 @@ def two_runs(tmp_path, make):
         folder = tmp_path / name / "evaluation"
         folder.mkdir(parents=True)
         shutil.copy(RESULTS, folder / "results.json")
-        write_step_outcomes(folder / STEPS_FILE, table, {"A": run})
+        write_step_outcomes(folder / STEPS_FILE, StepNames.of(table), {"A": run})
     return [str(tmp_path / name) for name in ("one", "two")]
 
 

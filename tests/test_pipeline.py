@@ -88,6 +88,25 @@ def test_what_systems_did_step_by_step_is_kept(smoke_run):
         np.testing.assert_array_equal(kept.systems[name].accepted, run.accepted)
 
 
+def test_run_is_evaluated_as_the_table_of_its_outcomes(smoke_run, tmp_path):
+    out = tmp_path / "out"
+    assert main(["evaluate", str(smoke_run), "--out", str(out), "--no-report"]) == 0
+    ours, theirs = results(out), results(smoke_run)
+    assert ours["meta"]["seed"] == theirs["meta"]["seed"]
+    assert ours["meta"]["table"]["path"] == str(smoke_run)
+    rows = {row["name"]: row for row in ours["replay"]["systems"]}
+    assert set(rows) == {row["name"] for row in theirs["replay"]["systems"]}
+    for row in theirs["replay"]["systems"]:
+        for key in ("acceptable", "strong_calls", "threshold"):
+            assert without_interval(rows[row["name"]].get(key)) == without_interval(row.get(key))
+    # Of the same steps, so that the two are compared in pairs.
+    assert main(["report", "--compare", str(smoke_run), str(out)]) == 0
+
+
+def without_interval(value):
+    return value["value"] if isinstance(value, dict) else value
+
+
 def test_rejected_steps_of_a_gated_system_are_the_strong_models(smoke_run):
     artifacts = Artifacts(preset=find_preset("smoke"), seed=0, folders=Folders(root=smoke_run))
     outcomes, gates = artifacts.outcomes("test"), artifacts.gates()
@@ -188,7 +207,9 @@ def test_run_from_scratch_of_pretrained_bases_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("options", [[], ["--from-scratch"]], ids=["shipped", "from scratch"])
 def test_command_line_says_where_bases_come_from(options, monkeypatch, tmp_path):
     asked = {}
-    monkeypatch.setattr("specact_rl.pipeline.run_preset", lambda *_, **named: asked.update(named))
+    monkeypatch.setattr(
+        "specact_rl.pipeline.run.run_preset", lambda *_, **named: asked.update(named)
+    )
     monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
     assert main(["run", "--preset", "smoke", "--out", str(tmp_path), *options]) == 0
     assert asked["from_scratch"] == bool(options)

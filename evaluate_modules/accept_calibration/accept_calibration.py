@@ -45,11 +45,13 @@ class AcceptCalibration(evaluate.Metric):
         }
         of_tasks, of_nulls = np.random.default_rng(seed).spawn(2)
         if clusters is not None:
-            for name, interval in (
-                ("auroc", auroc_interval),
-                ("brier_skill", brier_skill_interval),
-            ):
-                value = interval(predictions, references, clusters, rng=of_tasks)
+            intervals = {
+                "auroc": auroc_interval(predictions, references, clusters),
+                "brier_skill": brier_skill_interval(
+                    predictions, references, clusters, rng=of_tasks
+                ),
+            }
+            for name, value in intervals.items():
                 found |= {f"{name}_low": value.low, f"{name}_high": value.high}
         if null_draws:
             band = calibration_null_band(

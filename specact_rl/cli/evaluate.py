@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
     from specact_rl.eval.joined import Outcomes
     from specact_rl.types import SplitName
+
+_MODEL_OPTIONS = {"cheap": "cheap", "strong": "strong", "cheap_dpo": "dpo"}
+"""Option that names a model, by its role."""
 
 
 def add_evaluate(subparsers: Subparsers) -> None:
@@ -36,7 +40,8 @@ def add_evaluate(subparsers: Subparsers) -> None:
         "table",
         type=Path,
         metavar="FILE",
-        help="Parquet, or CSV with a header; with --export the folder of a finished `specact run`",
+        help="Parquet, or CSV with a header; or the folder of a finished `specact run`, which has "
+        "its models and seed",
     )
     parser.add_argument("--cheap", metavar="MODEL", help="who proposes")
     parser.add_argument("--strong", metavar="MODEL", help="who is fallen back on")
@@ -90,7 +95,9 @@ def add_evaluate(subparsers: Subparsers) -> None:
         help="share of the tasks that gates are fitted on, if there is no column split "
         "(default: 0.4)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of split, fits and intervals")
+    parser.add_argument(
+        "--seed", type=int, help="of split, fits and intervals (default: 0, or the run's)"
+    )
     parser.add_argument(
         "--no-report", action="store_true", help="write gates and results.json only"
     )
@@ -104,6 +111,19 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Write the folder and end with its table, its verdicts and the report's path."""
     if args.export is not None:
         return _export(args)
+    if args.out is not None and args.table.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "outcomes.parquet"
+            models, seed = _write_table(args.table, path)
+            for role, name in models.items():
+                option = _MODEL_OPTIONS[role]
+                setattr(args, option, getattr(args, option) or name)
+            args.seed = seed if args.seed is None else args.seed
+            return _evaluate(args, path)
+    return _evaluate(args, args.table)
+
+
+def _evaluate(args: argparse.Namespace, path: Path) -> int:
     missing = [f"--{name}" for name in ("cheap", "strong", "out") if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"specact evaluate needs {', '.join(missing)}")
@@ -118,16 +138,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
         parse_table_sizes,
     )
 
-    models = {"cheap": args.cheap, "strong": args.strong, "cheap_dpo": args.dpo}
+    models = {role: getattr(args, option) for role, option in _MODEL_OPTIONS.items()}
     asked = TableEvaluation(
-        table=args.table,
+        table=path,
+        given_as=str(args.table),
         plan=TablePlan(
             models={role: name for role, name in models.items() if name is not None},
             verifier=args.verifier,
             judge=args.judge or JUDGE,
             sizes={} if args.params is None else parse_table_sizes(args.params),
             calibration_share=args.calibration_share,
-            seed=args.seed,
+            seed=args.seed or 0,
         ),
         systems=args.systems,
         cost_weight=args.cost_weight,
@@ -151,15 +172,21 @@ def _export(args: argparse.Namespace) -> int:
     refuse_existing(args.export, "--export")
     if args.export.suffix != ".parquet":
         raise ConfigError(f"--export must name a .parquet file, got {args.export}")
+    models, seed = _write_table(args.table, args.export)
+    options = " ".join(f"--{_MODEL_OPTIONS[role]} {name}" for role, name in models.items())
+    print(f"specact evaluate {args.export} {options} --seed {seed} --out DIR")
+    return EXIT_OK
+
+
+def _write_table(run: Path, path: Path) -> tuple[dict[str, str], int]:
+    """Write the outcomes of a run as a table; returns its models by role, and its seed."""
     from specact_rl.eval.table_export import export_outcomes
     from specact_rl.pipeline.artifacts import finished_run
 
-    artifacts = finished_run(args.table)
+    artifacts = finished_run(run)
     test = artifacts.outcomes("test")
     outcomes = {"calibration": artifacts.outcomes("calibration"), "test": test}
-    count = export_outcomes(cast("Mapping[SplitName, Outcomes]", outcomes), args.export)
-    logger.info("wrote %d rows to %s", count, args.export)
-    roles = {"cheap": "--cheap", "strong": "--strong", "cheap_dpo": "--dpo"}
-    models = [f"{roles[role]} {columns.model_id}" for role, columns in test.columns.items()]
-    print(f"specact evaluate {args.export} {' '.join(models)} --seed {artifacts.seed} --out DIR")
-    return EXIT_OK
+    count = export_outcomes(cast("Mapping[SplitName, Outcomes]", outcomes), path)
+    logger.info("wrote %d rows to %s", count, path)
+    models = {role: columns.model_id for role, columns in test.columns.items()}
+    return models, artifacts.seed

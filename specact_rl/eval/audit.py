@@ -48,6 +48,8 @@ from specact_rl.metrics.values import MetricValue
 
 MOST_LISTED = 6
 """Numbers of items that fit, of which so many are named."""
+NEGLIGIBLE = 1e-3
+"""Chance below which what only rounding allows is taken to be impossible."""
 SEARCHED = 2000
 """Numbers of items that are tried where none is published."""
 
@@ -132,6 +134,20 @@ def unpaired_z(a: float, b: float, n: int) -> float | None:
     """Difference of two shares of n items each over its standard error; None where that is 0."""
     variance = (a * (1.0 - a) + b * (1.0 - b)) / n
     return (a - b) / math.sqrt(variance) if variance > 0.0 else None
+
+
+def possible_strong(row: PublishedRow, strong: PublishedRow) -> tuple[float, float]:
+    """Least and most that the strong model can be right on of the accepted items, as shares.
+
+    Right on a share s of all items, it is right on s - (1 - a) to s of them among the share a that
+    was accepted. Each end is moved by as much as rounding allows.
+    """
+    rate, right = row.accept_rate, strong.accuracy
+    if rate is None or rate.value <= rate.half_unit:
+        return 0.0, 1.0
+    accepted = rate.value - rate.half_unit
+    least = 1.0 - (1.0 - right.value + right.half_unit) / accepted
+    return max(0.0, least), min(1.0, (right.value + right.half_unit) / accepted)
 
 
 # The page ----------------------------------------------------------------------------------------
@@ -320,38 +336,69 @@ def _identity(
         evidence += (
             f" A gate that knows nothing would make {row.config} right in {fixed(uninformed, 4)}."
         )
-    if 0.0 <= found.value <= 1.0:
+    low, high = possible_strong(row, strong)
+    if low <= found.value <= high:
         yield Finding(
             status="note",
             claim=f"{row.config} can be a system with a fallback on {strong.config}.",
             evidence=evidence,
         )
         return
-    evidence += _how_unlikely(row, strong, found, table)
+    if 0.0 <= found.value <= 1.0:
+        bound = f"at most {fixed(high, 3)}" if found.value > high else f"at least {fixed(low, 3)}"
+        evidence += (
+            f" Right in {strong.accuracy.value:g} of all items, it is right in {bound} of those, "
+            "whatever the gate."
+        )
+    chance, told = _how_unlikely(row, strong, found, table)
+    evidence += told
     if cheap is not None and abs(row.accuracy.value - cheap.accuracy.value) < 1e-9:
         evidence += (
             f" Its accuracy is that of {cheap.config}: most likely nothing was ever replaced."
         )
-    yield Finding(
-        status="against",
-        claim=f"{row.config} as published cannot be a system with a fallback on {strong.config}.",
-        evidence=evidence,
-    )
+    with_fallback = f"a system with a fallback on {strong.config}"
+    if found.assumed and cheap is not None and _some_gate_gives(row, strong, cheap):
+        yield Finding(
+            status="open",
+            claim=f"{row.config} is {with_fallback} only if the proposals it accepted differ from "
+            f"{cheap.config}'s on the whole; their accuracy is not published.",
+            evidence=evidence,
+        )
+    elif low <= found.high and found.low <= high and chance > NEGLIGIBLE:
+        yield Finding(
+            status="open",
+            claim=f"{row.config} is {with_fallback} only near an end of what rounding allows.",
+            evidence=evidence,
+        )
+    else:
+        claim = f"{row.config} as published cannot be {with_fallback}."
+        yield Finding(status="against", claim=claim, evidence=evidence)
+
+
+def _some_gate_gives(row: PublishedRow, strong: PublishedRow, cheap: PublishedRow) -> bool:
+    """Whether some gate of the printed accept rate makes a system of the printed accuracy."""
+    assert row.accept_rate is not None
+    a, c, s = row.accept_rate.value, cheap.accuracy.value, strong.accuracy.value
+    rounding = sum(p.half_unit for p in (row.accuracy, row.accept_rate, cheap.accuracy))
+    rounding += strong.accuracy.half_unit + row.accept_rate.half_unit
+    most = min(a, c) + min(1.0 - a, s)
+    least = max(0.0, c - (1.0 - a)) + max(0.0, s - a)
+    return least - rounding <= row.accuracy.value <= most + rounding
 
 
 def _how_unlikely(
     row: PublishedRow, strong: PublishedRow, found: Implied, table: PublishedTable
-) -> str:
-    """How often a gate that is blind to the strong model's errors would come near."""
+) -> tuple[float, str]:
+    """How often a gate that is blind to the strong model's errors would come near; 1 if unknown."""
     n, _ = items_for_intervals(table)
     if n is None or row.accept_rate is None or found.value >= 0.0 or found.high < 0.0:
-        return ""
+        return 1.0, ""
     num_accepted, num_right = row.accept_rate.count_of(n), strong.accuracy.count_of(n)
     if num_accepted is None or num_right is None:
-        return ""
+        return 1.0, ""
     most = math.floor(found.high * num_accepted + 1e-9)
     chance = float(stats.hypergeom.cdf(most, n, num_right, num_accepted))
-    return (
+    return chance, (
         f" Even at the end that rounding allows it is right in at most {most} of {num_accepted} "
         f"accepted items and in {num_right} of all {n}; a gate that does not know its errors would "
         f"hit on that with a chance of {chance:.0e}."
@@ -377,14 +424,17 @@ def _worth_of_fallback(strong: PublishedRow, cheap: PublishedRow) -> Iterator[Fi
     lost = cheap.accuracy.value - strong.accuracy.value
     if lost <= 0.0:
         return
+    places = max(0, max(strong.accuracy.places, cheap.accuracy.places) - 2)
+    points_lost = fixed(100 * lost, places).removesuffix("." + "0" * places)
     yield Finding(
         status="against",
         claim=f"The fallback is weaker than the proposer: {strong.config} "
         f"{fixed(strong.accuracy.value, strong.accuracy.places)}, {cheap.config} "
         f"{fixed(cheap.accuracy.value, cheap.accuracy.places)}.",
         evidence=(
-            f"Every rejection that knows nothing loses {fixed(100 * lost, 0)} points on average, "
-            "so that no verifier is worth training before the fallback is better."
+            f"Every rejection that knows nothing loses {points_lost} points on average. A verifier "
+            f"pays only if it rejects where {strong.config} does better than {cheap.config}, of "
+            "which a score of the proposals alone knows little."
         ),
     )
 
@@ -403,6 +453,11 @@ def _best(table: PublishedTable) -> PublishedRow:
 def _least_cost(row: PublishedRow, costs: AssumedCosts) -> float:
     paid = true_cost(row, costs)
     return tried_cost(row, costs) if paid is None else paid
+
+
+def _most_cost(row: PublishedRow, costs: AssumedCosts) -> float:
+    paid = true_cost(row, costs)
+    return tried_cost(row, costs) + costs.strong if paid is None else paid
 
 
 def _differences(
@@ -433,8 +488,9 @@ def _comparisons(table: PublishedTable) -> Iterator[Finding]:
             evidence=(
                 f"{say_percent(_wilson(best.accuracy, n))} against "
                 f"{say_percent(_wilson(row.accuracy, n))}: {say_points(difference)} as if the "
-                f"items were not the same, z = {fixed(z, 2)}{say_p(p)}, n = {n}; unpaired it takes "
-                f"n = {enough}. On the same items only a paired test settles it (exact McNemar), "
+                f"items were not the same, z = {fixed(z, 2)}{say_p(p)}, n = {n}; unpaired it is "
+                f"significant from n = {enough} on if it stays as large. On the same items only a "
+                "paired test settles it (exact McNemar), "
                 "for which the answers to each item would have to be published."
             ),
         )
@@ -451,7 +507,7 @@ def _dominance(table: PublishedTable) -> Iterator[Finding]:
         row.config
         for row in table.rows
         if row.config != best.config
-        and _least_cost(row, costs) >= _least_cost(best, costs)
+        and _least_cost(row, costs) >= _most_cost(best, costs)
         and row.accuracy.value <= best.accuracy.value
     ]
     bound = (

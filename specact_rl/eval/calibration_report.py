@@ -33,7 +33,7 @@ from specact_rl.metrics.rates import cluster_rate
 from specact_rl.metrics.strata import MIN_ROWS, Partition, clustered_mean, strata
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
 from specact_rl.policy.comparison import ChooseThreshold, HeldOut, nested_comparison
-from specact_rl.policy.fitting import COST_WEIGHT, TARGET_RISK, fitting_half
+from specact_rl.policy.fitting import COST_WEIGHT, TARGET_RISK, selecting
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
 from specact_rl.policy.thresholds import (
@@ -190,9 +190,7 @@ class _Split:
 
     def selecting(self, system: System, gate: Gate) -> _Rows:
         """The rows of the calibration split that the gate's calibrator was not fitted on."""
-        tasks = self.outcomes.table.task_ids
-        half = fitting_half(tasks, np.random.default_rng(gate.seed))
-        return self.rows(system, gate, keep=~half)
+        return self.rows(system, gate, keep=selecting(gate, self.outcomes.table.task_ids))
 
 
 def _other_policy(test: _Split, gate: Gate, system: System) -> _Rows | None:

@@ -22,7 +22,7 @@ from specact_rl.metrics.selective import gate_errors
 from specact_rl.metrics.selective_intervals import risk_areas, risk_coverage_band
 from specact_rl.metrics.task_loss import RiskOf, TaskCounts
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
-from specact_rl.policy.fitting import fitting_half
+from specact_rl.policy.fitting import selecting
 from specact_rl.policy.gates import Gate, decide
 from specact_rl.policy.systems import System
 from specact_rl.policy.thresholds import TargetCertificates, ThresholdChoice, certify
@@ -124,16 +124,6 @@ def certificate_rows(
         )
         rows += [row] if row is not None else []
     return rows
-
-
-def selecting(gate: Gate, codes: IntArray) -> BoolArray:
-    """Calibration rows of the half of the tasks that chose the gate's threshold, shape (n,).
-
-    Args:
-        gate: Which names the seed of its halves.
-        codes: Task number of every calibration row, unlabelled ones too.
-    """
-    return ~fitting_half(codes, np.random.default_rng(gate.seed))
 
 
 def certificate_row(

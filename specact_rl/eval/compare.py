@@ -174,8 +174,11 @@ def _rates(
 def _p_of_samples(
     a: SystemOutcomes, b: SystemOutcomes, first: StepOutcomes, second: StepOutcomes
 ) -> float | None:
-    """Two-sided, of a normal test with clustered errors; None where one cannot be had."""
-    means, squares = [], []
+    """Two-sided, of Welch's test with clustered errors; None where one cannot be had.
+
+    Degrees of freedom are Satterthwaite's from each run's number of tasks less one.
+    """
+    means, squares, freedom = [], [], []
     for found, steps in ((a, first), (b, second)):
         here = known(found.acceptable)
         error = (
@@ -187,6 +190,8 @@ def _p_of_samples(
             return None
         means.append(float(found.acceptable[here].mean()))
         squares.append(error**2)
+        freedom.append(np.unique(steps.task_ids[here]).size - 1)
     if sum(squares) == 0.0:
         return None
-    return float(2.0 * stats.norm.sf(abs(means[1] - means[0]) / np.sqrt(sum(squares))))
+    degrees = sum(squares) ** 2 / sum(s**2 / f for s, f in zip(squares, freedom, strict=True))
+    return float(2.0 * stats.t.sf(abs(means[1] - means[0]) / np.sqrt(sum(squares)), degrees))

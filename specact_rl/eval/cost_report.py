@@ -19,7 +19,6 @@ from specact_rl.metrics.resampling import (
     SAME,
     bootstrap_value,
     cluster_codes,
-    draw_cluster_weights,
     few_clusters_note,
 )
 from specact_rl.metrics.sensitivity import (
@@ -50,8 +49,10 @@ def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any
     """The parts "costs" and "sensitivity" of the replay's results.
 
     `costs`: one row per system, with what it takes in each unit relative to A, by role, and the
-    share of it that went into proposals that were not executed. `sensitivity`: one row per unit in
-    which costs are known, over the factors that each role's price is multiplied by.
+    share of it that went into proposing and verifying at steps whose proposal was not executed (of
+    several proposals those that were not picked at an accepted step are not in it).
+    `sensitivity`: one row per unit in which costs are known, over the factors that each role's
+    price is multiplied by.
 
     Args:
         sums: Of all systems.
@@ -64,12 +65,6 @@ def cost_rows(sums: CostSums, draws: FloatArray) -> dict[str, list[dict[str, Any
     ]
     found = (_sensitivity(sums, draws, unit) for unit in WITH_SENSITIVITY)
     return {"costs": costs, "sensitivity": [row for row in found if row is not None]}
-
-
-def resampled_totals(table: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Column totals over resampled tasks, shape (NUM_RESAMPLES, columns), of one row per task."""
-    chunks = draw_cluster_weights(table.shape[0], NUM_RESAMPLES, rng)
-    return np.concatenate([weights.astype(np.float64) @ table for weights in chunks])
 
 
 def _priceless(run: SystemRun, parts: Outcomes) -> bool:
@@ -145,7 +140,7 @@ class CostSums:
     names: tuple[str, ...]
     places: dict[tuple[str, str], int]
     """First column of a system's accuracy ("right": one column) or unit (four: the roles, and
-    what was paid for proposals that were not executed)."""
+    what was paid for proposing and verifying where no proposal was executed)."""
     num_rows: int
     num_labelled: int
     """Steps at which every system's label is known."""

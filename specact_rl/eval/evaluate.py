@@ -151,8 +151,7 @@ def evaluate(
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
-        num_resamples: Draws of each bootstrap interval; of an AUROC's at most
-            `MAX_AUROC_RESAMPLES`.
+        num_resamples: Draws of each bootstrap interval.
         seconds: Takes the seconds of each part, by its name; None: nobody wants to know.
 
     Raises:
@@ -356,11 +355,17 @@ def _verifiers(
             continue  # its scores are no probabilities of being right
         assert system.proposer is not None  # as it is gated
         assert system.verifier is not None
+        columns, judged = (
+            test.columns[system.proposer],
+            test.judged[system.verifier, system.proposer],
+        )
+        if not (known(columns.acceptable[:, 0]) & ~np.isnan(judged.log_odds[:, 0])).any():
+            continue  # nothing that it scored has a label
         report = verifier_report(
             system.verifier,
             test.table,
-            test.columns[system.proposer],
-            test.judged[system.verifier, system.proposer],
+            columns,
+            judged,
             gates[system.name],
             free if system.proposer == "cheap" else {},
             rng,

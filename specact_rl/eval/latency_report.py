@@ -15,10 +15,10 @@ import numpy as np
 
 from specact_rl.eval.columns import ProposalColumns
 from specact_rl.eval.cost_report import (
+    NUM_RESAMPLES,
     STRONG_ONLY,
     CostSums,
     cost_rows,
-    resampled_totals,
     role_costs,
 )
 from specact_rl.eval.joined import Outcomes
@@ -35,7 +35,7 @@ from specact_rl.metrics.latency.simulator import (
     may_speculate,
     speculative,
 )
-from specact_rl.metrics.resampling import bootstrap_value, cluster_codes
+from specact_rl.metrics.resampling import bootstrap_value, cluster_codes, resampled_sums
 from specact_rl.metrics.values import BoolArray, FloatArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
 
@@ -69,9 +69,11 @@ def cost_and_latency_rows(
     """
     sums, bench = CostSums.of(runs, parts), _Bench.of(runs, parts, rng)
     if bench is None:
-        return {**cost_rows(sums, resampled_totals(sums.table, rng)), "latency": {}}
+        draws = resampled_sums(sums.table, NUM_RESAMPLES, rng)
+        return {**cost_rows(sums, draws), "latency": {}}
     width = sums.table.shape[1]
-    draws = resampled_totals(np.hstack([sums.table, *(c[:, None] for c in bench.columns)]), rng)
+    table = np.hstack([sums.table, *(column[:, None] for column in bench.columns)])
+    draws = resampled_sums(table, NUM_RESAMPLES, rng)
     return {**cost_rows(sums, draws[:, :width]), "latency": bench.as_json(draws[:, width:])}
 
 

@@ -114,7 +114,7 @@ def calibrate_scores(
         choice=choice,
         notes=_notes(table, clusters, scale),
         # Of the raw score: a calibrator with flat stretches can only lose order.
-        auroc=auroc_interval(test.log_odds, y, test.codes, rng=rng, num_resamples=num_resamples),
+        auroc=auroc_interval(test.log_odds, y, test.codes),
         brier=brier_score(p, y),
         brier_skill=brier_skill_interval(p, y, test.codes, rng=rng, num_resamples=num_resamples),
         log_loss=log_loss(p, y),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,28 +65,36 @@ class StepOutcomes:
         )
 
 
-def write_step_outcomes(
-    path: Path,
-    table: StepTable,
-    runs: Mapping[str, SystemRun],
-    ids: tuple[np.ndarray, np.ndarray] | None = None,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepNames:
+    """Which steps rows are of; n of them."""
+
+    step_ids: Sequence[str] | np.ndarray
+    task_ids: Sequence[str] | np.ndarray
+    out_of_family: BoolArray
+
+    @classmethod
+    def of(cls, table: StepTable) -> StepNames:
+        """Of steps that are there as objects; a table of them made on demand makes each."""
+        return cls(
+            step_ids=[step.step_id for step in table.steps],
+            task_ids=[step.task_id for step in table.steps],
+            out_of_family=table.out_of_family,
+        )
+
+
+def write_step_outcomes(path: Path, steps: StepNames, runs: Mapping[str, SystemRun]) -> None:
     """Write one row per test step, with four columns per system.
 
     Args:
         path: Usually `evaluation/steps.parquet` of a run.
-        table: All test steps, those of families held out among them.
+        steps: All test steps, those of families held out among them.
         runs: What the systems did at these steps, by name.
-        ids: Of the steps and of their tasks, strings of shape (n,); None asks each step.
     """
-    step_ids, task_ids = ids or (
-        [step.step_id for step in table.steps],
-        [step.task_id for step in table.steps],
-    )
     columns: dict[str, pa.Array] = {
-        "step_id": pa.array(step_ids, pa.string()),
-        "task_id": pa.array(task_ids, pa.string()),
-        "out_of_family": pa.array(table.out_of_family),
+        "step_id": pa.array(steps.step_ids, pa.string()),
+        "task_id": pa.array(steps.task_ids, pa.string()),
+        "out_of_family": pa.array(steps.out_of_family),
     }
     for name, run in runs.items():
         unknown = np.isnan(run.acceptable)
@@ -106,7 +114,7 @@ def _float32(values: FloatArray) -> pa.Array:
 
 
 def read_step_outcomes(run: Path) -> StepOutcomes:
-    """The step outcomes of a finished run or study.
+    """The step outcomes of a finished run, study or evaluation of a table.
 
     Raises:
         ConfigError: There are none, or in another format.
@@ -114,8 +122,8 @@ def read_step_outcomes(run: Path) -> StepOutcomes:
     path = run / "evaluation" / STEPS_FILE
     if not path.is_file():
         raise ConfigError(
-            f"{run} must be a finished run, a study of two models or an evaluation of a table, but "
-            f"has no {path}; one of an older version writes it when its command is given again"
+            f"{run} must be a finished run, a study of two models or an evaluation of a table, "
+            f"but has no {path}; one of an older version writes it when its command is given again"
         )
     try:
         table = pq.read_table(path, use_threads=False)

@@ -19,7 +19,7 @@ from specact_rl.metrics.frontier import (
     worst_gate,
 )
 from specact_rl.metrics.paired import tost_equivalence
-from specact_rl.metrics.resampling import cluster_codes, percentile_interval, resampled_sums
+from specact_rl.metrics.resampling import cluster_bootstrap
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray, MetricValue
 from specact_rl.policy.systems import PANEL, PEERS
 from specact_rl.types import ACTION_TYPES
@@ -185,21 +185,8 @@ def ratio_of_totals(
     """Total of a over total of b, clusters resampled; None where either is not known."""
     if not (np.isfinite(a).all() and np.isfinite(b).all() and b.sum() > 0.0):
         return MetricValue(value=None, n=0, note="not known for every step")
-    codes, num_clusters = cluster_codes(tasks, a.size)
-    sums = np.stack([np.bincount(codes, a), np.bincount(codes, b)], axis=1).astype(np.float64)
-    return _ratio(sums.sum(axis=0), resampled_sums(sums, NUM_RESAMPLES, rng), a.size, num_clusters)
-
-
-def _ratio(totals: FloatArray, draws: FloatArray, n: int, num_clusters: int) -> MetricValue:
-    """First column over second."""
-    interval = percentile_interval(draws[:, 0] / draws[:, 1], 0.95)
-    return MetricValue(
-        value=float(totals[0] / totals[1]),
-        low=interval.low,
-        high=interval.high,
-        n=n,
-        num_clusters=num_clusters,
-    )
+    drawn = cluster_bootstrap({"a": a, "b": b}, tasks, rng=rng, num_resamples=NUM_RESAMPLES)
+    return drawn.value(lambda totals: totals["a"] / totals["b"], n=a.size)
 
 
 def relative_costs(
@@ -214,25 +201,21 @@ def relative_costs(
     Totals over totals; all from one set of resampled tasks, as costs differ from task to task and
     each set is dear. None where a total is not known.
     """
-    codes, num_clusters = cluster_codes(tasks, tasks.size)
-    columns: list[FloatArray] = []
-    at: dict[tuple[int, str], int] = {}
-    for number, run in enumerate((strong_only, *runs)):
-        for kind in COSTS:
-            values = getattr(run, kind)
-            if np.isfinite(values).all():
-                at[number, kind] = len(columns)
-                columns.append(np.bincount(codes, values, num_clusters).astype(np.float64))
+    columns = {
+        f"{kind} {number}": values
+        for number, run in enumerate((strong_only, *runs))
+        for kind in COSTS
+        if np.isfinite(values := getattr(run, kind)).all()
+    }
     if not columns:
         return [dict.fromkeys(COSTS) for _ in runs]
-    sums = np.stack(columns, axis=1)
-    totals, draws = sums.sum(axis=0), resampled_sums(sums, num_resamples, rng)
+    drawn = cluster_bootstrap(columns, tasks, rng=rng, num_resamples=num_resamples)
 
     def ratio(number: int, kind: str) -> MetricValue | None:
-        a, b = at.get((number, kind)), at.get((0, kind))
-        if a is None or b is None or totals[b] <= 0.0:
+        own, whole = f"{kind} {number}", f"{kind} 0"
+        if own not in columns or whole not in columns or columns[whole].sum() <= 0.0:
             return None
-        return _ratio(totals[[a, b]], draws[:, [a, b]], tasks.size, num_clusters)
+        return drawn.value(lambda totals: totals[own] / totals[whole], n=tasks.size)
 
     return [{kind: ratio(number + 1, kind) for kind in COSTS} for number in range(len(runs))]
 

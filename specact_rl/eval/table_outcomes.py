@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from specact_rl.eval.evaluate import FREE_VERIFIERS
 from specact_rl.eval.evaluation_table import EvaluationTable, first_rows
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
+from specact_rl.eval.step_outcomes import StepNames
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.systems import SYSTEMS, System
@@ -228,12 +229,15 @@ class TableOutcomes:
             sizes={role: self.size(role, name) for role, name in self.plan.models.items()},
         )
 
-    def ids(self, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the steps of `outcomes`, and of their tasks, without making the steps."""
-        assert isinstance(steps, MadeOnDemand)
-        words = (self.table.words[name].of(steps.numbers) for name in ("step_id", "task_id"))
-        step_ids, task_ids = words
-        return step_ids, task_ids
+    def names(self, table: StepTable) -> StepNames:
+        """Which steps those of an outcome table are."""
+        assert isinstance(table.steps, MadeOnDemand)  # of this class
+        rows, words = table.steps.numbers, self.table.words
+        return StepNames(
+            step_ids=words["step_id"].of(rows),
+            task_ids=words["task_id"].of(rows),
+            out_of_family=table.out_of_family,
+        )
 
 
 class _Joined:

@@ -2,6 +2,10 @@
 
 The thresholds lie at quantiles of the test probabilities, beside the frozen one: what is read off
 here at any other than the frozen one was chosen on test data and is no result.
+
+The curve of `value_report` is another one: on a grid that looks at no test row and over resampled
+tasks, so that it has intervals, but with each call at the cost that the strong model alone paid
+there. Here what a call reads depends on the calls before it, which no sum over tasks can say.
 """
 
 from __future__ import annotations

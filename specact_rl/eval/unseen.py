@@ -87,9 +87,7 @@ def fit_without_each(train: Mapping[str, Labelled], fits: Mapping[str, Fit]) -> 
     return UnseenModels(verifiers=found)
 
 
-def unseen_report(
-    test: Mapping[str, Labelled], unseen: UnseenModels, rng: np.random.Generator
-) -> list[dict[str, Any]]:
+def unseen_report(test: Mapping[str, Labelled], unseen: UnseenModels) -> list[dict[str, Any]]:
     """One row for each kind of verifier, as JSON; pooled over the families left out.
 
     The first kind is held against the others by the difference in AUROC.
@@ -97,7 +95,6 @@ def unseen_report(
     Args:
         test: Answers to test tasks by agent.
         unseen: Fitted on other tasks.
-        rng: Of the intervals.
     """
     groups = families(test)
     rows: dict[str, list[FloatArray]] = {}
@@ -120,7 +117,7 @@ def unseen_report(
     y, task_ids = np.concatenate(labels), np.array(of_tasks)
     scores = {kind: np.concatenate(parts) for kind, parts in rows.items()}
     return [
-        _row(kind, scores, y, task_ids, np.array(agents), np.array(names), np.array(parsed), rng)
+        _row(kind, scores, y, task_ids, np.array(agents), np.array(names), np.array(parsed))
         for kind in scores
     ]
 
@@ -133,7 +130,6 @@ def _row(
     agents: np.ndarray,
     names: np.ndarray,
     parsed: np.ndarray,
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
     z = scores[kind]
     judged = ~np.isnan(z)
@@ -146,22 +142,20 @@ def _row(
                 "models": sorted(set(agents[here].tolist())),
                 "n": int(here.sum()),
                 "base_rate": cluster_rate(y[here], tasks[here]),
-                "auroc": auroc_interval(z[here], y[here], tasks[here], rng=rng),
+                "auroc": auroc_interval(z[here], y[here], tasks[here]),
             }
     row: dict[str, Any] = {
         "name": kind,
         "n": int(judged.sum()),
         "num_tasks": int(np.unique(tasks[judged]).size),
         "base_rate": cluster_rate(y[judged], tasks[judged]),
-        "auroc": auroc_interval(z[judged], y[judged], tasks[judged], rng=rng),
+        "auroc": auroc_interval(z[judged], y[judged], tasks[judged]),
         "num_readable": int(readable.sum()),
-        "auroc_readable": auroc_interval(z[readable], y[readable], tasks[readable], rng=rng),
+        "auroc_readable": auroc_interval(z[readable], y[readable], tasks[readable]),
         "auroc_within_model": within_group_auroc(
-            z[judged], y[judged], agents[judged], tasks[judged], rng=rng
+            z[judged], y[judged], agents[judged], tasks[judged]
         ),
-        "auroc_within_task": within_group_auroc(
-            z[judged], y[judged], tasks[judged], tasks[judged], rng=rng
-        ),
+        "auroc_within_task": within_group_auroc(z[judged], y[judged], tasks[judged], tasks[judged]),
         "families": by_family,
         "gain_over": {},
     }
@@ -169,7 +163,5 @@ def _row(
         for other, w in scores.items():
             both = judged & ~np.isnan(w)
             if other != kind and both.any():
-                row["gain_over"][other] = auroc_difference(
-                    z[both], w[both], y[both], tasks[both], rng=rng
-                )
+                row["gain_over"][other] = auroc_difference(z[both], w[both], y[both], tasks[both])
     return row

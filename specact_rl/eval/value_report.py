@@ -398,19 +398,24 @@ def _curve_row(
     )
     accuracy = float(np.where(rows.accepted, rows.cheap, rows.strong).mean())
     gap = float(recovered_gap(accuracy, table.sums.cheap, table.sums.strong))
-    undefined = "the two models are right on the same steps, or a fallback costs nothing"
-    share = table.statistic(envelope_share)
+    no_room = "the two models are right on the same steps, or a fallback costs nothing"
+    no_gap = "undefined: the strong model is right no more often than these proposals"
     return {
         "name": name,
         "n": int(rows.here.sum()),
-        "envelope_share": replace(share, note=undefined) if share.value is None else share,
+        "envelope_share": _with_reason(table.statistic(envelope_share), no_room),
         "recovered_gap": None if np.isnan(gap) else gap,
-        "average_recovered_gap": table.statistic(average_recovered_gap),
+        "average_recovered_gap": _with_reason(table.statistic(average_recovered_gap), no_gap),
         "calls_for_gap": {
-            f"{gap:g}": table.statistic(partial(call_share_for_gap, gap=gap)) for gap in GAPS
+            f"{gap:g}": _with_reason(table.statistic(partial(call_share_for_gap, gap=gap)), no_gap)
+            for gap in GAPS
         },
         "curve": _points(table),
     }
+
+
+def _with_reason(metric: MetricValue, reason: str) -> MetricValue:
+    return replace(metric, note=reason) if metric.value is None else metric
 
 
 def _costs(run: SystemRun, parts: Parts, key: str) -> tuple[FloatArray, FloatArray]:

@@ -33,8 +33,6 @@ from specact_rl.types import ACTION_TYPES
 MIN_ROWS_OF_A_TYPE = 30
 """Fewer labelled proposals of an action type than this are not given an AUROC of their own."""
 NUM_CURVE_POINTS = 60
-MAX_AUROC_RESAMPLES = 2_000
-"""An AUROC's draws sort and add up every row, so fewer are made than of a mean's."""
 NUM_BINS = 10
 """Of the reliability curve, of equal mass."""
 
@@ -61,9 +59,8 @@ def verifier_report(
         gate: Its gate, whose calibrator gives the probabilities.
         free: Verifiers that cost nothing, to compare with, by key.
         rng: Of the intervals.
-        num_resamples: Draws of each; of an AUROC's at most MAX_AUROC_RESAMPLES.
+        num_resamples: Draws of each; an AUROC's has none.
     """
-    of_auroc = min(num_resamples, MAX_AUROC_RESAMPLES)
     scores, labels = judged.log_odds[:, 0], proposer.acceptable[:, 0]
     scored, labelled = ~np.isnan(scores), known(labels)
     rows = np.flatnonzero(scored & labelled)
@@ -78,17 +75,13 @@ def verifier_report(
         "num_unparsable": int((~scored).sum()),
         "num_unlabelled": int((scored & ~labelled).sum()),
         "base_rate": cluster_rate(y, tasks),
-        "auroc": auroc_interval(z, y, tasks, rng=rng, num_resamples=of_auroc),
-        "auroc_within_types": _within_types(z, y, types, tasks, rng, of_auroc),
-        "auroc_same_type": within_group_auroc(z, y, types, tasks, rng=rng, num_resamples=of_auroc),
-        "auroc_same_step": _same_step(table, proposer, judged, rng, of_auroc),
-        "gain_over": {
-            other: auroc_difference(
-                z, j.log_odds[rows, 0], y, tasks, rng=rng, num_resamples=of_auroc
-            )
-            for other, j in free.items()
-            if other != name
-        },
+        "auroc": auroc_interval(z, y, tasks),
+        "auroc_within_types": _within_types(z, y, types, tasks),
+        "auroc_same_type": within_group_auroc(z, y, types, tasks),
+        "auroc_same_step": _same_step(table, proposer, judged),
+        "gain_over": _gains_over(
+            {other: j for other, j in free.items() if other != name}, rows, z, y, tasks
+        ),
         "calibrator": gate.calibrator.kind,
         "threshold": gate.threshold,
         "gate_message": gate.message,
@@ -112,12 +105,27 @@ def verifier_report(
     return report
 
 
+def _gains_over(
+    free: dict[str, Judged],
+    rows: IntArray,
+    scores: FloatArray,
+    labels: BoolArray,
+    tasks: IntArray,
+) -> dict[str, MetricValue]:
+    """AUROC less that of each other verifier, on the rows that both scored; none without such."""
+    found = {}
+    for other, judged in free.items():
+        others = judged.log_odds[rows, 0]
+        both = ~np.isnan(others)
+        if both.any():
+            found[other] = auroc_difference(scores[both], others[both], labels[both], tasks[both])
+    return found
+
+
 def _same_step(
     table: StepTable,
     proposer: ProposalColumns,
     judged: Judged,
-    rng: np.random.Generator,
-    num_resamples: int,
 ) -> MetricValue | None:
     """AUROC over pairs of distinct proposals of one step; None if it judged one sample only.
 
@@ -133,8 +141,6 @@ def _same_step(
         proposer.acceptable[steps, samples] == 1.0,
         steps,
         table.task_ids[steps],
-        rng=rng,
-        num_resamples=num_resamples,
     )
 
 
@@ -155,16 +161,12 @@ def _within_types(
     y: BoolArray,
     types: np.ndarray,
     tasks: np.ndarray,
-    rng: np.random.Generator,
-    num_resamples: int,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for action_type in ACTION_TYPES:
         here = types == action_type
         if here.sum() >= MIN_ROWS_OF_A_TYPE:
-            found[action_type] = auroc_interval(
-                z[here], y[here], tasks[here], rng=rng, num_resamples=num_resamples
-            )
+            found[action_type] = auroc_interval(z[here], y[here], tasks[here])
     return found
 
 

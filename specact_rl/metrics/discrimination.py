@@ -94,8 +94,6 @@ def auroc_interval(
     labels: ArrayLike,
     clusters: Clusters,
     *,
-    rng: np.random.Generator,
-    num_resamples: int = 2000,
     level: float = 0.95,
 ) -> MetricValue:
     """AUROC with the interval of its standard error between clusters, by log-odds.
@@ -126,8 +124,6 @@ def auroc_difference(
     labels: ArrayLike,
     clusters: Clusters,
     *,
-    rng: np.random.Generator,
-    num_resamples: int = 2000,
     level: float = 0.95,
 ) -> MetricValue:
     """AUROC of a minus AUROC of b on the same rows, with the interval of its standard error.
@@ -150,8 +146,6 @@ def within_group_auroc(
     groups: Sequence[str] | NDArray[np.generic],
     clusters: Clusters,
     *,
-    rng: np.random.Generator,
-    num_resamples: int = 2000,
     level: float = 0.95,
 ) -> MetricValue:
     """AUROC over the pairs of rows that are in one group, with an interval as `auroc_interval`.
@@ -165,8 +159,6 @@ def within_group_auroc(
         groups: One key per row, for instance the action type, or the step.
         clusters: One id per row. Groups may cut across clusters (action types) or lie within them
             (steps of a task).
-        rng: Not used, as nothing is drawn; kept for callers that have one.
-        num_resamples: Not used either.
         level: Nominal coverage.
 
     Returns:
@@ -311,6 +303,9 @@ def auprc_interval(
 ) -> MetricValue:
     """AUPRC with a percentile interval over resampled clusters.
 
+    It lies too high near 1: simulated, 60 clusters of 5 rows, 300 tables each, 95 % intervals
+    cover an AUPRC of .62, .85, .977 and .994 in 95, 93, 90 and 86 %.
+
     Beyond `MANY_WEIGHTS` rows times draws, the interval is that of `_interval_of_influence`, and
     the note says so.
     """
@@ -327,29 +322,6 @@ def auprc_interval(
         [_weighted_auprc(s, y, w) for w in _row_weights(codes, num_clusters, num_resamples, rng)]
     )
     return bootstrap_value(point.value, draws, n=s.size, num_clusters=num_clusters, level=level)
-
-
-def clustered_auroc(
-    scores: ArrayLike, labels: ArrayLike, clusters: Clusters, *, level: float = 0.95
-) -> MetricValue:
-    """AUROC with the interval of `_interval_of_influence`: no draws, for very many rows.
-
-    Source: Obuchowski (1997), the variance of an AUROC of clustered rows; DeLong's (1988) when
-    each row is a cluster.
-    """
-    point = auroc(scores, labels)
-    if point.value is None:
-        return point
-    s, y = _checked(scores, labels)
-    codes, num_clusters = cluster_codes(clusters, s.size)
-    # A row's share of the pairs that it wins, ties half, less the mean share of its class.
-    ranks, of_class = stats.rankdata(s), np.empty(s.size)
-    for here in (y, ~y):
-        of_class[here] = stats.rankdata(s[here])
-    above = (ranks - of_class) / np.where(y, (~y).sum(), y.sum())
-    won = np.where(y, above, 1.0 - above)
-    influence = (won - point.value) / np.where(y, y.sum(), (~y).sum())
-    return _interval_of_influence(point.value, influence, codes, num_clusters, level)
 
 
 MANY_WEIGHTS = 100_000_000

@@ -449,7 +449,9 @@ class GateTable:
         """A number of the curves with a percentile interval over the draws; NaN is undefined."""
         value = float(compute(self.sums))
         if np.isnan(value):
-            return MetricValue(value=None, n=self.n, num_clusters=self.num_clusters)
+            return MetricValue(
+                value=None, n=self.n, num_clusters=self.num_clusters, note="undefined on these rows"
+            )
         return bootstrap_value(
             value, compute(self.draws), n=self.n, num_clusters=self.num_clusters, level=level
         )

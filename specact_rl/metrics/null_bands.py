@@ -166,7 +166,10 @@ def spiegelhalter_test(
 
     z = sum (y - p)(1 - 2p) / sqrt(sum (1 - 2p)^2 p (1 - p)), standard normal when the probabilities
     are right. Positive: the Brier score is worse than promised, as of overconfident probabilities.
-    It can be 0 for wrong probabilities, too, whose errors cancel.
+    It can be 0 for wrong probabilities, too, whose errors cancel. With few clusters of which some
+    depend much more than others it rejects too often: simulated size at a nominal 5 %, half of the
+    clusters of one label throughout and half independent, 20 rows each: 9 % with 30 clusters and
+    10 % with 15 (1,200 data sets each; `clustered_calibration_test` 7 and 8 %).
 
     Args:
         p_accept: Probabilities, shape (n,).

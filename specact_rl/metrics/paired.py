@@ -162,6 +162,11 @@ def tango_interval(only_a: int, only_b: int, n: float, level: float = 0.95) -> I
         )
     z = float(stats.norm.ppf((1.0 + level) / 2.0))
     observed = (only_a - only_b) / n
+    if only_a + only_b == 0 or max(only_a, only_b) == n:
+        # The statistic is 0 / 0 at the observed difference, where a search would stop at once.
+        reach = _reach_of_alike(n, level)
+        low, high = observed - reach * (1.0 + observed), observed + reach * (1.0 - observed)
+        return Interval(low=low, high=high, level=level)
 
     def beyond(difference: float, side: float) -> float:
         """Score statistic of a true difference, less what it may be: only its sign counts."""
@@ -218,8 +223,7 @@ def paired_cluster_bootstrap(
     Verdicts (0 and 1) that differ by the same on every row, most often by nothing, show no spread
     when they are resampled. They get Tango's interval, each cluster counted as one row.
 
-    Source: Tango (1998), whose score interval solves to d - r (1 + d), d + r (1 - d) with
-    r = z^2 / (n + z^2) when all n differences are the same d.
+    Source: Tango (1998).
     """
     difference = _difference(values_a, values_b)
     verdicts = all(set(np.unique(values).tolist()) <= {0.0, 1.0} for values in (values_a, values_b))
@@ -237,8 +241,7 @@ def _constant_difference(difference: FloatArray, clusters: Clusters, level: floa
         return MetricValue(
             value=value, n=n, num_clusters=num_clusters, note="no interval: one cluster only"
         )
-    z_squared = float(stats.norm.ppf((1.0 + level) / 2.0)) ** 2
-    reach = z_squared / (effective_clusters(codes, num_clusters) + z_squared)
+    reach = _reach_of_alike(effective_clusters(codes, num_clusters), level)
     return MetricValue(
         value=value,
         low=value - reach * (1.0 + value),
@@ -247,6 +250,12 @@ def _constant_difference(difference: FloatArray, clusters: Clusters, level: floa
         num_clusters=num_clusters,
         note=ALL_ALIKE if num_clusters < n else None,
     )
+
+
+def _reach_of_alike(n: float, level: float) -> float:
+    """Tango's interval is d - r (1 + d), d + r (1 - d) when all n differences are d: its r."""
+    z_squared = float(stats.norm.ppf((1.0 + level) / 2.0)) ** 2
+    return z_squared / (n + z_squared)
 
 
 def clustered_standard_error(values: ArrayLike, clusters: Clusters) -> float | None:

@@ -18,7 +18,7 @@ from specact_rl.metrics.frontier import pareto_set
 from specact_rl.metrics.values import FloatArray, as_scores
 
 SMALLEST = 1e-12
-"""Relative difference of slopes below which lines are taken as parallel."""
+"""Relative difference of slopes below which lines are taken as parallel, and costs as equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,8 @@ def pareto_stretches(accuracies: ArrayLike, costs: ArrayLike, role: int) -> list
     fixed, slope = _lines(table, role)
 
     def members(factor: float) -> tuple[int, ...]:
-        cost = (fixed + slope * factor).tolist()
+        # Costs that are equal on paper are equal, whatever rounding says.
+        cost = [float(f"{c:.12g}") for c in fixed + slope * factor]
         kept = pareto_set(cost, accuracy.tolist())
         return tuple(sorted(kept, key=lambda i: (cost[i], accuracy[i], i)))
 
@@ -173,8 +174,8 @@ def shares_over_draws(
     on_set, best = [], []
     for factor in as_scores(factors, "factors"):
         cost = fixed + slope * factor
-        cheaper = cost[:, :, None] < cost[:, None, :]
-        as_cheap = cost[:, :, None] <= cost[:, None, :]
+        cheaper = cost[:, :, None] < cost[:, None, :] * (1.0 - SMALLEST)
+        as_cheap = cost[:, :, None] <= cost[:, None, :] * (1.0 + SMALLEST)
         beaten = ((as_cheap & above) | (cheaper & at_least)).any(axis=1)
         on_set.append(1.0 - beaten.mean(axis=0))
         first = (accuracies - cost_weight * cost).argmax(axis=1)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from specact_rl.metrics.calibration import brier_score, brier_skill, checked_rows
-from specact_rl.metrics.discrimination import auroc_interval, clustered_auroc
+from specact_rl.metrics.discrimination import auroc_interval
 from specact_rl.metrics.null_bands import (
     NullBand,
     calibration_null_band,
@@ -26,8 +26,6 @@ from specact_rl.metrics.values import FloatArray, IntArray, MetricValue, as_scor
 
 MIN_ROWS = 50
 """A part of fewer rows gets its count and no numbers: ten bins of five rows show nothing."""
-MANY_ROWS = 20_000
-"""From here on an AUROC's interval is computed from the rows' influence, which needs no draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +157,11 @@ def _stratum(
     bare = Stratum(partition=partition, name=name, n=p.size, num_clusters=num_clusters)
     if p.size < MIN_ROWS:
         return replace(bare, note=f"fewer than {MIN_ROWS} rows")
-    few = p.size < MANY_ROWS
     return replace(
         bare,
         prevalence=cluster_rate(y, codes),
         mean_p=float(p.mean()),
-        auroc=(
-            auroc_interval(z, y, codes, rng=rng, num_resamples=num_resamples)
-            if few
-            else clustered_auroc(z, y, codes)
-        ),
+        auroc=auroc_interval(z, y, codes),
         brier=brier_score(p, y),
         brier_skill=brier_skill(p, y),
         null_band=calibration_null_band(

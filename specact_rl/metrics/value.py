@@ -187,6 +187,10 @@ def envelope(
 
     Efficiency is skill / H with H = min(a, p10) - max(0, a - 1 + p01) - a(p10 - p01), where p10 and
     p01 are the shares on which only the proposal, or only the fallback, is right.
+
+    H has kinks, at a = p10 and a = 1 - p01, where it comes out too low and the efficiency too high
+    by the order of its standard error: simulated with a = p10, 95 % intervals cover .83, .92 and
+    .94 at 50, 200 and 2,000 independent rows (1,000 tables each).
     """
     g, c, s = _rows(accepted, cheap_correct, strong_correct)
     codes, num_clusters = cluster_codes(clusters, g.size)
@@ -207,7 +211,7 @@ def envelope(
             + (why if why.startswith("the") else "all gates of this accept rate are alike"),
         )
     else:
-        # H by the chain rule; at its kinks, where one side's slope is taken, both are right.
+        # H by the chain rule; at a kink one side's slope is taken.
         beyond = float(a > 1.0 - p01)
         of_headroom = (
             (float(a < p10) - beyond - (p10 - p01)) * (g - a)

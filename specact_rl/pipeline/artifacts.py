@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import SCORES_FILE
@@ -27,9 +28,10 @@ from specact_rl.models.loading import (
     model_id,
 )
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
+from specact_rl.pipeline.pretraining import with_own_bases
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import num_judged
-from specact_rl.presets import Preset, find_preset
+from specact_rl.presets import Preset
 from specact_rl.rendering import CatalogueMode, Renderer
 from specact_rl.store import content_hash, folder_hash, read_json, read_manifest, read_table
 from specact_rl.types import Proposal, Rollout, Score, SplitName
@@ -230,18 +232,28 @@ class Artifacts:
 
 
 def finished_run(folder: Path) -> Artifacts:
-    """What a finished run of a preset has made.
+    """What a finished run of a preset has made, with the bases and sizes that it was given.
 
     Raises:
-        ConfigError: The folder holds no finished run.
+        ConfigError: The folder holds no finished run, or one of a version with other presets.
     """
     folders = Folders(root=folder)
-    if not (folders.evaluation / RESULTS_FILE).is_file():
+    done = folders.identity.is_file() and (folders.evaluation / RESULTS_FILE).is_file()
+    if not done:
         raise ConfigError(f"{folder} must be the folder of a finished `specact run`")
     identity = read_json(folders.identity)
-    return Artifacts(
-        preset=find_preset(identity["preset"]["name"]), seed=identity["seed"], folders=folders
-    )
+    try:
+        preset = TypeAdapter(Preset).validate_python(identity["preset"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{folders.identity} must hold a preset of this version, but "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}; read the run with version "
+            f"{identity.get('code_version')}"
+        ) from error
+    if identity["from_scratch"]:
+        preset = with_own_bases(preset, folders)
+    return Artifacts(preset=preset, seed=identity["seed"], folders=folders)
 
 
 def draw_tasks(rollouts: Iterable[Rollout], count: int, seed: int) -> list[str]:

@@ -22,7 +22,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
 from specact_rl.eval.report import write_report
-from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
+from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outcomes
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.build_rows import build_preferences, build_reward, build_sft, build_verifier
 from specact_rl.mining.data_sets import DataSource
@@ -393,7 +393,9 @@ class Run:
         """The replay part of the results; what each system did step by step goes to a table."""
         rollouts = self.artifacts.rollouts("train_proposer")
         test, gates = self.artifacts.outcomes("test"), self.artifacts.gates()
-        write_step_outcomes(self.folders.evaluation / STEPS_FILE, test.table, run_all(test, gates))
+        write_step_outcomes(
+            self.folders.evaluation / STEPS_FILE, StepNames.of(test.table), run_all(test, gates)
+        )
         return evaluate(
             test,
             gates,

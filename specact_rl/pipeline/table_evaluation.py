@@ -46,6 +46,8 @@ class TableEvaluation:
 
     table: Path
     plan: TablePlan
+    given_as: str | None = None
+    """What the user named, for the report; None: the table."""
     systems: Sequence[str] = ()
     """By name, A always among them; none: all that the table can be joined to."""
     cost_weight: float = COST_WEIGHT
@@ -128,7 +130,7 @@ def evaluate_table(
         with times("read"):
             table = read_evaluation_table(asked.table)
         folders = Folders(root=stage.path)
-        results, gates = _evaluate(asked, table, times, folders.evaluation / STEPS_FILE)
+        results, gates = _evaluate(asked, table, times, folders)
         for name, gate in gates.items():
             write_json(folders.gates / f"{name}.json", gate.to_json())
         if report:
@@ -148,9 +150,9 @@ def _finished(
 
 
 def _evaluate(
-    asked: TableEvaluation, table: EvaluationTable, times: Times, steps_file: Path
+    asked: TableEvaluation, table: EvaluationTable, times: Times, folders: Folders
 ) -> tuple[dict[str, Any], dict[str, Gate]]:
-    """Results without provenance, and the gates; writes what each system did at each step."""
+    """Results without provenance, and the gates; what systems did at each step goes to a file."""
     if table.ignored:
         logger.warning("%s: columns that mean nothing here: %s", table.path, table.ignored)
     table_hash = file_hash(asked.table)
@@ -175,14 +177,16 @@ def _evaluate(
             seconds=parts,
         )
     with times("steps"):
-        steps_file.parent.mkdir(parents=True, exist_ok=True)
-        runs = run_all(test, gates, systems)
-        write_step_outcomes(steps_file, test.table, runs, found.ids(test.table.steps))
+        write_step_outcomes(
+            folders.evaluation / STEPS_FILE,
+            found.names(test.table),
+            run_all(test, gates, systems),
+        )
     results = {
         "schema_version": RESULTS_SCHEMA_VERSION,
         "meta": {
             "table": {
-                "path": str(asked.table),
+                "path": asked.given_as or str(asked.table),
                 "num_rows": table.num_rows,
                 "models": dict(asked.plan.models),
                 "verifier": found.verifier,

@@ -53,6 +53,16 @@ def fitting_half(tasks: Clusters, rng: np.random.Generator) -> BoolArray:
     return half
 
 
+def selecting(gate: Gate, tasks: Clusters) -> BoolArray:
+    """Calibration rows of the half of the tasks that chose the gate's threshold, shape (n,).
+
+    Args:
+        gate: Which names the seed of its halves.
+        tasks: Of every calibration row, unlabelled ones too.
+    """
+    return ~fitting_half(tasks, np.random.default_rng(gate.seed))
+
+
 def cluster_folds(codes: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:
     """Fold number per row; whole clusters, as many in each fold as can be."""
     unique, position = np.unique(codes, return_inverse=True)

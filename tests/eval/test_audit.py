@@ -133,6 +133,52 @@ def test_table_that_holds_together_gets_no_complaint(fine):
     assert "D can be a system with a fallback" in told(table, "can be")
 
 
+def test_strong_model_cannot_be_right_on_more_accepted_items_than_on_all(fine):
+    # D .220 = .9 x .600 + rejected, so that rejected is below 0; A would be right in .8 of 900
+    # items and is right in 400 of 1,000.
+    rows = CSV.replace("A,0.600", "A,0.400").replace("B,0.500", "B,0.600")
+    fine.write_text(
+        rows.replace("D,0.590,0.65,0.600,0.650", "D,0.220,0.35,0.900,0.600"), encoding="utf-8"
+    )
+    text = told(read_published(fine), "D as published cannot be")
+    assert "= 0.8000" in text
+    assert "at most 0.445 of those" in text  # .4005 / .8995
+
+
+def test_identity_that_rests_on_an_assumption_is_not_called_impossible(fine):
+    # With .250 accepted and all right A may be right in .4 of those: .25 + .60 - .25 x .4 = .75.
+    fine.write_text(CSV.replace("0.590,0.65,0.600,0.650", "0.750,1.0,0.250,"), encoding="utf-8")
+    table = read_published(fine)
+    assert implied_strong(row(table, "D"), row(table, "A"), row(table, "B")).value < 0.0
+    assert "their accuracy is not published" in told(table, "only if the proposals it accepted")
+    assert not [f for f in findings(table) if "as published cannot be" in f.claim]
+    # No gate at all: .25 + min(.75, .6) = .85.
+    fine.write_text(CSV.replace("0.590,0.65,0.600,0.650", "0.860,1.0,0.250,"), encoding="utf-8")
+    assert told(read_published(fine), "D as published cannot be")
+
+
+def test_what_rounding_allows_is_not_called_impossible(fine):
+    # .60 + (.40 - .47) / .10 = -.1, which rounding moves by more than .1. The shares are counts
+    # over 30, of which 3 were accepted: A is wrong in all three by chance in C(18,3) / C(30,3).
+    rows = CSV.replace("0.600,1.00,,,1000", "0.40,1.00,,,").replace("0.500,0.15,,,1000", "0.50,,,,")
+    fine.write_text(
+        rows.replace("0.590,0.65,0.600,0.650,1000", "0.47,1.15,0.10,0.60,"), encoding="utf-8"
+    )
+    table = read_published(fine)
+    found = implied_strong(row(table, "D"), row(table, "A"), row(table, "B"))
+    assert found.value < 0.0 < found.high
+    text = told(table, "only near an end of what rounding allows")
+    assert f"{math.comb(18, 3) / math.comb(30, 3):.0e}" in text
+    assert not [f for f in findings(table) if "as published cannot be" in f.claim]
+
+
+def test_system_of_unknown_accept_rate_dominates_nothing_that_it_may_cost_more_than(fine):
+    # E tries for .75 and may cost up to 1.75, more than A does.
+    rows = CSV.replace("D,0.590,0.65,0.600,0.650,1000,1", "E,0.650,1.00,,,1000,3")
+    fine.write_text(rows.replace("B,0.500,0.15,,,1000,1\n", ""), encoding="utf-8")
+    assert not [f for f in findings(read_published(fine)) if "dominates" in f.claim]
+
+
 def test_cost_that_follows_from_nothing_is_named(fine):
     fine.write_text(CSV.replace("0.65,0.600", "0.40,0.600"), encoding="utf-8")
     assert "Printed 0.40, expected 0.650" in told(read_published(fine), "does not follow")

@@ -160,8 +160,8 @@ def test_too_few_rows_to_compare_calibrators_say_so(test_part, gates, calibratio
 
 def test_parts_beyond_the_largest_and_small_ones_among_them_are_counted():
     sizes = [10 * (k + 1) for k in range(MAX_PARTS + 2)]
-    keys = [None, *[f"tool {size}" for size in sizes for _ in range(size)]]
-    partition, rest = _partition(keys, len(keys))
+    keys = ["", *[f"tool {size}" for size in sizes for _ in range(size)]]
+    partition, rest = _partition(np.array(keys))
     # Two too many, of 10 and 20 rows, and of the others those of 30 and 40 are too small.
     assert list(partition.names) == [f"tool {size}" for size in reversed(sizes[4:])]
     assert rest == {"parts": 4, "rows": 100}
@@ -171,7 +171,7 @@ def test_parts_beyond_the_largest_and_small_ones_among_them_are_counted():
 
 
 def test_few_parts_are_all_named_however_small():
-    partition, rest = _partition(["a", "b", None, "a"], 4)
+    partition, rest = _partition(np.array(["a", "b", "", "a"]))
     assert list(partition.names) == ["a", "b"]
     assert partition.codes.tolist() == [0, 1, -1, 0]
     assert rest == {"parts": 0, "rows": 0}

@@ -9,11 +9,11 @@ import pytest
 from scipy import special
 
 from specact_rl.errors import ConfigError
-from specact_rl.eval.certificates import TARGETS, Judgements, certificate_row, selecting
+from specact_rl.eval.certificates import TARGETS, Judgements, certificate_row
 from specact_rl.eval.certificates import certificates as whole_row
 from specact_rl.eval.report.certificate_sections import certificates_section
 from specact_rl.metrics.rates import cluster_rate
-from specact_rl.policy.fitting import fit_gate
+from specact_rl.policy.fitting import fit_gate, selecting
 from specact_rl.policy.gates import decide
 from specact_rl.policy.systems import SYSTEMS
 

@@ -14,6 +14,8 @@ from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.frontier import gate_skill
+from specact_rl.metrics.resampling import cluster_codes
+from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.types import Action, Proposal, Step
 
@@ -158,6 +160,7 @@ def named(rows, name):
 def test_every_system_has_a_row_and_the_report_reads_them(found):
     assert [row["name"] for row in found["systems"]] == list(SYSTEMS)
     page = to_markdown({"replay": found})
+    assert "a curve may pass beyond them" not in page  # all is labelled
     assert "5 steps whose goal was out of reach" in page
     assert len(verdicts({"replay": found})) >= 12
 
@@ -298,7 +301,67 @@ def test_steps_without_labels_are_left_out_and_counted():
     kept = np.setdiff1d(np.arange(192), np.array(unknown))
     labels = test.columns["cheap"].acceptable[kept]
     assert found["proposers"][0]["coverage"][-1] == pytest.approx(labels.max(axis=1).mean())
+    # A curve and its bounds are then of different steps, which the page has to say.
+    assert "a curve may pass beyond them" in to_markdown({"replay": found})
+
+
+def test_verifiers_are_compared_on_what_both_have_scored(outcomes):
+    key = ("proposer_logprob", "cheap")
+    some = outcomes.judged[key]
+    scores = some.log_odds.copy()
+    scores[::3] = NAN  # fewer than the trained verifier has
+    judged = {**outcomes.judged, key: replace(some, log_odds=scores)}
+    test = replace(outcomes, judged=judged)
+    row = results_of(test)["verifiers"]
+    row = next(r for r in row if r["system"] == "D")
+    inside = test.take(~test.table.out_of_family)
+    both = ~np.isnan(inside.judged[key].log_odds[:, 0])
+    both &= ~np.isnan(inside.judged["classifier", "cheap"].log_odds[:, 0])
+    assert row["gain_over"]["proposer_logprob"]["n"] == both.sum() < row["n"]
+    scores[:] = NAN
+    found = results_of(replace(test, judged={**judged, key: replace(some, log_odds=scores)}))
+    row = next(r for r in found["verifiers"] if r["system"] == "D")
+    assert "proposer_logprob" not in row["gain_over"]
     to_markdown({"replay": found})
+
+
+def test_test_split_without_labels_is_evaluated_as_far_as_it_goes():
+    found = results_of(make_outcomes(3, unknown=set(range(NUM_TASKS * STEPS_PER_TASK))))
+    assert found["verifiers"] == []
+    assert all(row["acceptable"]["value"] is None for row in found["systems"])
+    to_markdown({"replay": found})
+
+
+def with_labels_turned(outcomes, rows):
+    columns = {}
+    for role, found in outcomes.columns.items():
+        labels = found.acceptable.copy()
+        labels[rows] = 1.0 - labels[rows]
+        columns[role] = replace(found, acceptable=labels)
+    return replace(outcomes, columns=columns)
+
+
+def test_certified_thresholds_know_no_label_of_the_fitting_half_nor_of_the_test(outcomes):
+    calibration = make_outcomes(7, unknown=set(range(STEPS_PER_TASK)))  # a task without a label
+    gates = calibrate(calibration, calibration_hash="h", seed=0)
+    codes, _ = cluster_codes(calibration.table.task_ids, len(calibration.table.steps))
+    fits = fitting_half(codes, np.random.default_rng(0))
+
+    def thresholds(on, test):
+        found = evaluate(test, gates, [], calibration=on, seed=0, num_resamples=20)
+        return [
+            certificate["threshold"]
+            for row in found["certificates"]
+            for target in row["targets"]
+            for certificate in target["certificates"]
+        ]
+
+    expected = thresholds(calibration, outcomes)
+    assert any(threshold is not None for threshold in expected)
+    everywhere = np.ones(len(outcomes.table.steps), dtype=bool)
+    assert thresholds(with_labels_turned(calibration, fits), outcomes) == expected
+    assert thresholds(calibration, with_labels_turned(outcomes, everywhere)) == expected
+    assert thresholds(with_labels_turned(calibration, ~fits), outcomes) != expected
 
 
 def test_gate_is_not_fitted_on_steps_without_labels():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from specact_rl.eval.columns import ProposalColumns, StepTable, effect_of
-from specact_rl.eval.cost_report import Parts, role_costs
+from specact_rl.eval.cost_report import role_costs
+from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
@@ -104,7 +105,7 @@ class World:
 
     @property
     def parts(self):
-        return Parts(
+        return Outcomes(
             table=self.table, columns=self.columns, judged=self.judged,
             sizes=SIZES,
         )  # fmt: skip
@@ -258,7 +259,7 @@ def test_without_seconds_there_are_no_schedules(world):
 def test_episodes_of_one_step_have_nothing_to_speculate_on(world):
     first = np.arange(TASKS * LENGTH) % LENGTH == 0
     parts, runs = world.parts, world.runs()
-    one = Parts(
+    one = Outcomes(
         table=parts.table.take(first),
         columns={k: c.take(first) for k, c in parts.columns.items()},
         judged={k: j.take(first) for k, j in parts.judged.items()},

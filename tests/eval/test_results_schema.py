@@ -16,6 +16,7 @@ from specact_rl.eval.results_schema import (
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMITTED = DOCS / "results" / "tiny-seed0.json"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
 
 
 @pytest.fixture
@@ -39,6 +40,11 @@ def test_every_key_says_what_it_means():
 
 def test_committed_results_follow_it(results):
     assert list(undocumented_keys(check_results(results, "here"))) == []
+
+
+def test_results_that_reports_are_tested_with_follow_it():
+    results = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    assert list(undocumented_keys(check_results(results, "here"))) == [".about"]
 
 
 def test_a_key_that_nobody_described_is_named(results):

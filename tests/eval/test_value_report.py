@@ -368,6 +368,10 @@ def test_verdict_says_whether_a_threshold_certifies_5_percent(threshold, words):
     row = {"system": "D", "targets": [{"target": 0.1, "certificates": [exact]}, target]}
     (finding,) = worth_of_verifiers(gain_results(0.01, 0.03, 0, [row]))
     assert words in finding.evidence
+    task = {"method": "task", "threshold": 0.9, "accept_rate": {"value": 0.2, "n": 90}}
+    row["targets"][1] = {"target": 0.05, "certificates": [exact, task]}
+    (finding,) = worth_of_verifiers(gain_results(0.01, 0.03, 0, [row]))
+    assert "No threshold certifies" not in finding.evidence  # as one does of tasks
     (without,) = worth_of_verifiers(gain_results(0.01, 0.03, 0))
     assert "certifies" not in without.evidence
 

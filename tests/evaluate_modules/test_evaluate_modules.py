@@ -59,8 +59,11 @@ def test_accept_calibration_gives_the_numbers_of_the_library(load, rows):
     for name, metric in METRICS.items():
         assert found[name] == metric.compute(p, y).value, name
     of_tasks, of_nulls = np.random.default_rng(3).spawn(2)
-    for name, interval in (("auroc", auroc_interval), ("brier_skill", brier_skill_interval)):
-        value = interval(p, y, tasks, rng=of_tasks)
+    intervals = {
+        "auroc": auroc_interval(p, y, tasks),
+        "brier_skill": brier_skill_interval(p, y, tasks, rng=of_tasks),
+    }
+    for name, value in intervals.items():
         assert (found[f"{name}_low"], found[f"{name}_high"]) == (value.low, value.high)
     band = calibration_null_band(p, y, rng=of_nulls, num_draws=200)
     assert (found["ece_null_low"], found["ece_null_high"]) == (band.low, band.high)

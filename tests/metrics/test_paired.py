@@ -124,6 +124,16 @@ def test_tangos_interval_of_few_items_covers_where_walds_does_not(share_a, share
     assert by_wald < covered
 
 
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (0, 5)])
+def test_tangos_interval_has_a_width_where_all_items_differ_alike(only_a, only_b):
+    found, n = tango_interval(only_a, only_b, 5), 5
+    for end, side in ((found.low, 1.0), (found.high, -1.0)):
+        if -1.0 < end < 1.0:
+            assert score_statistic(end, only_a, only_b, n) == pytest.approx(side * 1.959964)
+    # By hand, with z^2 = 3.8415: r = z^2 / (5 + z^2) = .4345.
+    assert found.high - found.low == pytest.approx(2 * 0.4345, abs=1e-4)
+
+
 def test_tango_of_impossible_counts_is_refused():
     with pytest.raises(ValueError, match="only_a"):
         tango_interval(3, 3, 5)

@@ -139,9 +139,10 @@ def test_shares_over_draws_count_the_pareto_sets_and_the_best():
     for g, factor in enumerate(factors):
         counts, firsts = np.zeros(m), np.zeros(m)
         for draw in range(draws):
-            cost = cost_at(costs[draw], STRONG, factor)
+            cost = cost_at(costs[draw], STRONG, factor).round(12)
             counts[pareto_set(cost, accuracy[draw])] += 1
-            firsts[np.argmax(accuracy[draw] - 0.2 * cost)] += 1
+            plain = cost_at(costs[draw], STRONG, factor)
+            firsts[np.argmax(accuracy[draw] - 0.2 * plain)] += 1
         assert on_set[g].tolist() == pytest.approx((counts / draws).tolist())
         assert best[g].tolist() == pytest.approx((firsts / draws).tolist())
 
@@ -153,3 +154,11 @@ def test_a_table_that_is_none_is_refused():
         crossing((0.1, np.nan, 0.0), A, CHEAP)
     with pytest.raises(ValueError, match="each of 2 systems needs an accuracy"):
         pareto_stretches([0.4], [A, B], CHEAP)
+
+
+def test_dominated_system_of_equal_cost_is_not_let_in_by_rounding():
+    # .6 + .3 is below .5 + .4 in floating point; on paper both cost .9 beside .8 x.
+    accuracies, costs = [0.1, 0.8], [[0.8, 0.6, 0.3], [0.8, 0.5, 0.4]]
+    assert [stretch.systems for stretch in pareto_stretches(accuracies, costs, 0)] == [(1,)]
+    on_set, _ = shares_over_draws(np.array([accuracies]), np.array([costs]), 0, [0.2, 1.0], 0.0)
+    assert on_set.tolist() == [[0.0, 1.0], [0.0, 1.0]]

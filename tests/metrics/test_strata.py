@@ -46,7 +46,9 @@ def test_shuffling_rows_changes_no_part():
     for a, b in zip(one, other, strict=True):
         assert (a.name, a.n) == (b.name, b.n)
         assert a.gap.low == pytest.approx(b.gap.low)
-        assert a.p_value == pytest.approx(b.p_value, abs=0.02)
+        # Shares of 2,000 draws each; four standard errors of their difference.
+        error = np.sqrt(2 * a.p_value * (1 - a.p_value) / 2000)
+        assert a.p_value == pytest.approx(b.p_value, abs=4 * error)
 
 
 def test_small_parts_have_a_note_and_empty_ones_are_left_out():
@@ -83,16 +85,6 @@ def test_one_class_in_a_part_has_a_defined_answer():
     assert (part.auroc.value, part.brier_skill.value) == (None, None)
     assert part.prevalence.value == 1.0
     assert part.gap.low > 0
-
-
-def test_large_parts_are_computed_without_resampling(monkeypatch):
-    p, y, tasks, codes = rows()
-    slow = parts_of(p, y, tasks, codes)[0].auroc
-    monkeypatch.setattr("specact_rl.metrics.strata.MANY_ROWS", 0)
-    fast = parts_of(p, y, tasks, codes)[0].auroc
-    assert fast.value == pytest.approx(slow.value)
-    assert fast.low == pytest.approx(slow.low, abs=0.02)
-    assert "clustered standard error" in fast.note
 
 
 def test_clustered_mean_is_statsmodels():

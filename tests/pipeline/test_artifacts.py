@@ -1,15 +1,20 @@
 """What a run reads back of what it has made, and what it refuses to."""
 
 import shutil
+from dataclasses import asdict
 
 import pytest
 
 from specact_rl.cli import main
-from specact_rl.errors import ModelError
-from specact_rl.pipeline.artifacts import Artifacts
-from specact_rl.pipeline.folders import Folders
+from specact_rl.errors import ConfigError, ModelError
+from specact_rl.pipeline.artifacts import Artifacts, finished_run
+from specact_rl.pipeline.bases import adapted_preset
+from specact_rl.pipeline.folders import RESULTS_FILE, Folders
+from specact_rl.pipeline.pretraining import with_own_bases
+from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.run import Run
 from specact_rl.presets import find_preset, model_path
+from specact_rl.store import write_json
 
 
 @pytest.fixture
@@ -18,6 +23,39 @@ def artifacts(tmp_path):
     preset, folders = find_preset("smoke"), Folders(root=tmp_path)
     shutil.copytree(model_path(preset.cheap_base), folders.model("cheap"))
     return Artifacts(preset=preset, seed=0, folders=folders)
+
+
+def finished(folder, given, **changes):
+    """A folder that says it is of a finished run."""
+    folders = Folders(root=folder)
+    identity = {"preset": asdict(given), "seed": 7, "from_scratch": False, "code_version": "0"}
+    write_json(folders.identity, plain_json(identity | changes))
+    write_json(folders.evaluation / RESULTS_FILE, {})
+    return folder
+
+
+def test_finished_run_is_read_with_the_bases_and_tasks_that_it_was_given(tmp_path):
+    preset = adapted_preset(find_preset("smoke"), cheap_base="builtin:4m", num_tasks=20)
+    found = finished_run(finished(tmp_path, preset))
+    assert found.preset == preset
+    assert found.preset != find_preset("smoke")
+    assert found.seed == 7
+
+
+def test_finished_run_from_scratch_is_read_with_its_own_bases(tmp_path):
+    preset = find_preset("smoke")
+    found = finished_run(finished(tmp_path, preset, from_scratch=True))
+    assert found.preset == with_own_bases(preset, Folders(root=tmp_path))
+
+
+def test_folder_without_a_finished_run_and_one_of_another_version_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="folder of a finished `specact run`"):
+        finished_run(tmp_path)
+    preset = asdict(find_preset("smoke"))
+    del preset["num_samples"]
+    finished(tmp_path, find_preset("smoke"), preset=preset, code_version="0.0.9")
+    with pytest.raises(ConfigError, match=r"run\.json.*num_samples.*version 0\.0\.9"):
+        finished_run(tmp_path)
 
 
 def change_template(folder):

@@ -62,7 +62,8 @@ def test_folder_without_a_checkpoint_is_refused(downloads, tmp_path):
 def test_command_line_puts_bases_and_tasks_in_the_presets_place(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        "specact_rl.pipeline.run_preset", lambda preset, out, **named: asked.append((preset, named))
+        "specact_rl.pipeline.run.run_preset",
+        lambda preset, out, **named: asked.append((preset, named)),
     )
     monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
     options = ["--cheap-base", "org/a@1", "--verifier-base", "org/c", "--num-tasks", "5"]

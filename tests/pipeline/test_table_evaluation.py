@@ -1,6 +1,7 @@
 """`specact evaluate`: the same numbers as from objects, files whole or not at all, small tables."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -12,12 +13,14 @@ import pytest
 
 from specact_rl import cli
 from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
-from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate
+from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate, run_all
+from specact_rl.eval.evaluation_table import read_evaluation_table
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
+from specact_rl.eval.results_schema import check_results, undocumented_keys
 from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.eval.table_export import export_outcomes
-from specact_rl.eval.table_outcomes import TablePlan
+from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.table_evaluation import TableEvaluation, evaluate_table
@@ -160,6 +163,62 @@ def test_exported_outcomes_give_the_numbers_of_the_objects(tmp_path):
         ours = next(row for row in found["systems"] if row["name"] == theirs["name"])
         for key in ("acceptable", "accept_rate", "threshold", "skill", "relative_flops", "by_type"):
             assert point(ours.get(key)) == point(theirs.get(key)), (theirs["name"], key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"acceptable": True}, {"log_odds_v": 0.5}],
+    ids=["as it is", "one class", "one score"],
+)
+def test_results_follow_the_documented_schema(tmp_path, change):
+    rows = small_table(60, 4, mixed, lambda i: i % 2 == 0, told_apart)
+    path = write(tmp_path / "table.parquet", [row | change for row in rows])
+    evaluate_table(asked(path), tmp_path / "out", command=[], report=False)
+    results = json.loads((tmp_path / "out" / "evaluation" / "results.json").read_text())
+    assert list(undocumented_keys(check_results(results, "table"))) == []
+
+
+def test_results_of_exported_outcomes_follow_the_documented_schema(tmp_path):
+    """With everything that a table can have: samples, another judge, seconds, sizes, families."""
+    path = tmp_path / "table.parquet"
+    export_outcomes(objects(0), path)
+    evaluate_table(asked(path), tmp_path / "out", command=[], report=False)
+    results = json.loads((tmp_path / "out" / "evaluation" / "results.json").read_text())
+    assert results["replay"]["latency"]
+    assert list(undocumented_keys(check_results(results, "table"))) == []
+
+
+def test_what_systems_did_step_by_step_is_kept(tmp_path):
+    outcomes = objects(0)
+    path = tmp_path / "table.parquet"
+    export_outcomes(outcomes, path)
+    evaluate_table(asked(path), tmp_path / "out", command=[], report=False)
+    kept = read_step_outcomes(tmp_path / "out")
+    gates = calibrate(outcomes["calibration"], calibration_hash="h", seed=3, systems=SYSTEMS)
+    steps = outcomes["test"].table.steps
+    places = {step: place for place, step in enumerate(kept.step_ids.tolist())}
+    order = [places[step.step_id] for step in steps]
+    assert kept.task_ids[order].tolist() == [step.task_id for step in steps]
+    assert kept.out_of_family[order].tolist() == outcomes["test"].table.out_of_family.tolist()
+    for name, run in run_all(outcomes["test"], gates).items():
+        found = kept.systems[name]
+        np.testing.assert_array_equal(found.acceptable[order], run.acceptable)
+        np.testing.assert_array_equal(found.accepted[order], run.accepted)
+
+
+def test_names_of_steps_are_read_without_making_steps(table, monkeypatch):
+    found = TableOutcomes(read_evaluation_table(table), TablePlan(models=MODELS), "h")
+    steps = found.outcomes("test").table
+
+    def refuse(*_):
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(steps.steps, "make", refuse)
+    names = found.names(steps)
+    assert sorted(names.step_ids.tolist()) == sorted(
+        f"{task}/{step}" for task in range(1, 60, 2) for step in range(4)
+    )
+    assert set(names.task_ids.tolist()) == {f"t{task}" for task in range(1, 60, 2)}
 
 
 def point(value):
@@ -347,17 +406,40 @@ def test_command_writes_a_folder_and_prints_systems_and_reference_gates(table, t
     assert not out.with_name("out.partial").exists()
 
 
-def test_two_evaluations_of_one_table_can_be_compared(table, tmp_path, capsys):
-    for worth in ("0", "1"):  # one seed, so the same test steps
-        more = ("--no-report", "--cost-weight", worth)
-        assert cli.main(command(table, tmp_path / worth, *more)) == 0
-    steps = read_step_outcomes(tmp_path / "0")
-    expected = ["t" + step.split("/")[0] for step in steps.step_ids]
-    assert steps.task_ids.tolist() == expected
+def test_report_of_an_evaluation_is_written_again(table, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(command(table, out)) == 0
+    before = (out / "report" / "report.md").read_text()
+    (out / "report" / "report.md").unlink()
     capsys.readouterr()
-    folders = [str(tmp_path / worth) for worth in ("0", "1")]
-    assert cli.main(["report", "--compare", *folders]) == 0
-    assert "Both runs have the same test steps" in capsys.readouterr().out
+    assert cli.main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out / 'report' / 'report.html'}\n"
+    again = (out / "report" / "report.md").read_text()
+    assert without_times(again) == without_times(before)
+
+
+def without_times(page):
+    """The seconds of writing the report are in no page but later ones."""
+    return re.sub(r"run took .*|\| report \| .*\n", "", page)
+
+
+def test_two_evaluations_are_compared_step_by_step(table, tmp_path, capsys):
+    """Of the same steps; in the second table the cheap model errs at each fifth step, too."""
+    rows = small_table(60, 4, lambda i: mixed(i) and i % 5 != 0, lambda i: i % 2 == 0, told_apart)
+    other = write(tmp_path / "other.parquet", rows)
+    for path, name in ((table, "one"), (other, "two")):
+        assert cli.main(command(path, tmp_path / name, "--no-report")) == 0
+    capsys.readouterr()
+    assert cli.main(["report", "--compare", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    page = capsys.readouterr().out
+    of_test = [i for i in range(240) if (i // 4) % 2]
+    right = [100 * np.mean([mixed(i) for i in of_test])]
+    right.append(100 * np.mean([mixed(i) and i % 5 != 0 for i in of_test]))
+    row = next(line for line in page.splitlines() if line.startswith("| B "))
+    assert [round(float(found)) for found in re.findall(r"\| (\d+(?:\.\d+)?)", row)[:2]] == [
+        round(share) for share in right
+    ]
+    assert f"{right[1] - right[0]:.0f}".replace("-", "−") in row
 
 
 def test_command_again_changes_nothing_and_another_is_refused(table, tmp_path, capsys):

@@ -27,6 +27,13 @@ EXPLORATION = (
     "threshold picked from them would look better than it is."
 )
 
+PARTLY_LABELLED = (
+    "Some steps have no label. A share acceptable is over the steps at which what the system "
+    "executed has one, which changes along a curve; those of the best, the worst and the random "
+    "gate are over the steps at which proposal and fallback both have one. So a curve may pass "
+    "beyond them."
+)
+
 
 def explorer_section(results: JSON) -> Section | None:
     """Accept rate, risk, cost and accuracy over thresholds; None without a curve."""
@@ -37,6 +44,7 @@ def explorer_section(results: JSON) -> Section | None:
         title="Threshold explorer",
         blocks=[
             Paragraph(text=EXPLORATION),
+            *([Paragraph(text=PARTLY_LABELLED)] if _lacks_labels(results, curves) else []),
             Explorer(data=explorer_data(results), tables=_tables(results, curves)),
         ],
     )
@@ -64,6 +72,12 @@ def explorer_data(results: JSON) -> dict[str, Any]:
             for row in rows(results, "replay", "systems")
         ],
     }
+
+
+def _lacks_labels(results: JSON, curves: Sequence[JSON]) -> bool:
+    """Whether a share acceptable is over fewer steps than its curve."""
+    found = [(metric(system(results, str(c["system"])), "acceptable"), c["n"]) for c in curves]
+    return any(share is not None and share.n < n for share, n in found)
 
 
 def _curve(results: JSON, curve: JSON) -> dict[str, Any]:

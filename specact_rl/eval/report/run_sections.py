@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from specact_rl.eval.report.blocks import (
@@ -27,7 +27,6 @@ from specact_rl.eval.report.numbers import (
     parameters,
     percent,
 )
-from specact_rl.metrics.values import MetricValue
 
 MAX_TEXT = 400
 """Characters of an example's text that are shown."""
@@ -185,8 +184,8 @@ def pairs_section(results: JSON) -> Section | None:
                 words(_reasons(row)),
                 _precision_cell(row),
                 words(part(row, "precision").get("num_ties")),
-                words(_gap(row, "length_gap", "mean_tokens")),
-                words(_gap(row, "turn_gap", "mean_turns")),
+                words(_gap(row, "mean_tokens")),
+                words(_gap(row, "mean_turns")),
             )
             for row in found
         ],
@@ -200,20 +199,12 @@ def pairs_section(results: JSON) -> Section | None:
 
 
 def _precision_cell(row: JSON) -> Cell:
-    shown = percent(_precision(row), count=True)
-    note = row.get("note") or shown.note
-    return replace(shown, main=shown.main or DASH, note=note)
+    shown = percent(metric(part(row, "precision"), "better"), count=True)
+    return replace(shown, main=shown.main or DASH)
 
 
-def _precision(row: JSON) -> MetricValue | None:
-    found = row.get("precision")
-    if isinstance(found, Mapping) and "better" in found:
-        return metric(found, "better")
-    return metric(row, "precision")
-
-
-def _gap(row: JSON, key: str, of_gaps: str) -> str | None:
-    value = row[key] if row.get(key) is not None else part(row, "gaps").get(of_gaps)
+def _gap(row: JSON, key: str) -> str | None:
+    value = part(row, "gaps").get(key)
     return None if value is None else fixed(float(value), 1, signed=True)
 
 

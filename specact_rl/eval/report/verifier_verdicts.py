@@ -73,7 +73,8 @@ def gain_over_free(results: JSON) -> Iterator[Finding]:
     if status == "shown" and free:
         text = f"The trained verifier beats every free one ({listed(names)})."
     told = [f"{name} {say(gain, signed=True)}" for name, gain in gains.items()]
-    evidence = f"Gain in AUROC, n = {row['n']} proposals: over {'; over '.join(told)}."
+    sizes = " or ".join(str(n) for n in sorted({gain.n for gain in gains.values()}))
+    evidence = f"Gain in AUROC, n = {sizes} proposals: over {'; over '.join(told)}."
     limits = [
         f"{fixed(size, 3)} over {name}"
         for name in gains
@@ -159,6 +160,11 @@ def _certified(results: JSON, system: str) -> str:
             held = [c for c in rows(target, "certificates") if c.get("threshold") is not None]
             exact = [c for c in held if c.get("method") == "exact"]
             if not exact:
+                if any(c.get("method") == "task" for c in held):
+                    return (
+                        f" A threshold certifies {risk} as a mean over tasks, none for one step "
+                        "drawn from each."
+                    )
                 return f" No threshold certifies {risk}."
             accepted = say_percent(metric(exact[0], "accept_rate"))
             return f" A threshold certifies {risk} and accepts {accepted}."
@@ -172,7 +178,10 @@ def _more_tasks(against: JSON) -> str:
     if count > MOST_TASKS:
         return f" More than {MOST_TASKS:,} further tasks would be needed to settle it."
     seen = say(replace(gain, low=None, high=None), "points", scale=100.0, most=1, signed=True)
-    return f" If the {seen} seen are the true ones, about {count:,} more tasks would settle it."
+    return (
+        f" If the {seen} seen are the true ones, about {count:,} more tasks would settle it in "
+        "four of five draws."
+    )
 
 
 def ranking(results: JSON) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from specact_rl.eval.log_check import read_flags
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import write_report
 from specact_rl.eval.results_schema import RESULTS_SCHEMA_VERSION
-from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
+from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outcomes
 from specact_rl.logs.sniff import sniff
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -507,7 +507,9 @@ class Study(ABC):
         """The replay part of the results, on the test tasks; their steps go to a table."""
         test, gates = self.outcomes("test"), self.gates()
         write_step_outcomes(
-            self.folders.evaluation / STEPS_FILE, test.table, run_all(test, gates, self.systems)
+            self.folders.evaluation / STEPS_FILE,
+            StepNames.of(test.table),
+            run_all(test, gates, self.systems),
         )
         return evaluate(
             test,

@@ -271,8 +271,7 @@ class PairStudy(Study):
 
     def unseen_rows(self) -> list[dict[str, Any]]:
         """What verifiers say of models that they have not seen."""
-        rng = np.random.default_rng(self.plan.seed)
-        return unseen_report(self.labelled["test"], self.without_family, rng)
+        return unseen_report(self.labelled["test"], self.without_family)
 
 
 def _panel_id(*agents: str) -> str:

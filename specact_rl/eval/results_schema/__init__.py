@@ -10,35 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from specact_rl.errors import ConfigError
+from specact_rl.eval.results_schema.parts import Metric, Nothing, NullBand, Part
+from specact_rl.eval.results_schema.sections import (
+    Calibration,
+    CertificateRow,
+    CostRow,
+    Frontier,
+    Latency,
+    Sensitivity,
+    Value,
+)
 
 RESULTS_SCHEMA_VERSION = 1
 """Goes up when a key changes its meaning or goes; new keys leave it as it is."""
-
-
-class Part(BaseModel):
-    """A JSON object of results.json."""
-
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
-
-
-class Metric(Part):
-    """A number with its error bar, or the reason why there is none."""
-
-    value: float | None
-    """null: undefined on these rows; `note` says why."""
-    low: float | None = None
-    """Lower end of the 95 % interval; null: no interval."""
-    high: float | None = None
-    """Upper end."""
-    n: int
-    """Rows the value was computed from."""
-    num_clusters: int | None = None
-    """Tasks behind the rows; null: rows were taken as independent."""
-    note: str | None = None
-    """What a reader must know of the value; null: nothing."""
 
 
 class Machine(Part):
@@ -69,15 +56,40 @@ class StageTime(Part):
     """true: it was finished before and not done again; null: not recorded."""
 
 
+class EvaluatedTable(Part):
+    """The table that `specact evaluate` read, and what it made of it."""
+
+    path: str
+    """As it was given; or the folder of the run that the table was made from."""
+    num_rows: int
+    """Rows of all splits."""
+    models: dict[str, str]
+    """Name in the table by role."""
+    verifier: str
+    """Of D and E."""
+    verifiers: list[str]
+    """All whose scores were read."""
+    num_resamples: int
+    """Draws of each bootstrap interval."""
+    no_gate: dict[str, str]
+    """By system: why it has no gate and is left out."""
+    ignored_columns: list[str]
+    """That mean nothing here."""
+    seconds_of_evaluate: dict[str, float]
+    """By part of the evaluation."""
+
+
 class Meta(Part):
     """What the run was, and what it takes to do it again."""
 
     preset: str | None = None
-    """Name of the preset; null: a study."""
+    """Name of the preset; null: a study or a table."""
     bases: list[str] | None = None
-    """Models that training started from: cheap, strong, verifier; null: a study."""
+    """Models that training started from: cheap, strong, verifier; null as `preset`."""
     study: dict[str, Any] | None = None
-    """The log, its models and doubts about its labels; null: a run of a preset."""
+    """The log, its models and doubts about its labels; null: not a study."""
+    table: EvaluatedTable | None = None
+    """null: not an evaluation of a table."""
     seed: int
     """Of tasks, training, sampling and intervals."""
     command: str
@@ -165,23 +177,6 @@ class Baseline(Part):
     """Difference of shares, paired by step."""
 
 
-class NullBand(Part):
-    """What the debiased ECE would be if the probabilities were perfectly calibrated."""
-
-    observed: float
-    """The statistic itself."""
-    mean: float
-    """Over draws of labels from the probabilities."""
-    low: float
-    """2.5 % quantile of the draws."""
-    high: float
-    """97.5 % quantile of the draws."""
-    p_value: float
-    """Share of draws at least as large as observed."""
-    num_draws: int
-    """Draws."""
-
-
 class ReliabilityBin(Part):
     """Rows of about the same probability."""
 
@@ -189,12 +184,19 @@ class ReliabilityBin(Part):
     """Mean probability."""
     acceptable: float
     """Share acceptable."""
-    low: float
-    """Wilson 95 % interval, rows taken as independent."""
-    high: float
+    low: float | None
+    """Lower end of the 95 % interval, clustered by task; null: there is one task."""
+    high: float | None
     """Upper end."""
     n: int
     """Rows."""
+    num_tasks: int | None = None
+    """Behind them; null: not recorded."""
+    calibrated_low: float | None = None
+    """2.5 % quantile of the share acceptable if the probabilities were right, rows taken as
+    independent; null: not recorded."""
+    calibrated_high: float | None = None
+    """97.5 % quantile; null likewise."""
 
 
 class RiskPoint(Part):
@@ -539,6 +541,20 @@ class Replay(Part):
     """One for each gated system."""
     mistakes: list[MistakeRow] = Field(default_factory=list)
     """The surest first, by kind."""
+    value: Value | None = None
+    """What verification is worth; null: written before it was measured, as all below."""
+    frontier: Frontier | None = None
+    """Cost against accuracy."""
+    costs: list[CostRow] = Field(default_factory=list)
+    """One for each system whose costs have a price."""
+    sensitivity: list[Sensitivity] = Field(default_factory=list)
+    """One for each unit in which costs are known."""
+    latency: Latency | Nothing | None = None
+    """Schedules; an empty object: the strong model's seconds, or all others', are not known."""
+    calibration: Calibration | Nothing | None = None
+    """Trust in probabilities; an empty object: no gate has rows with score and label."""
+    certificates: list[CertificateRow] = Field(default_factory=list)
+    """One for each gated system with rows to go by. Empty: the calibration split was not given."""
 
 
 class LiveRow(Part):
@@ -566,6 +582,8 @@ class LiveRow(Part):
     """Relative to A."""
     seconds_per_task: float
     """Wall time, models' answers to the same prompt charged to each system."""
+    relative_seconds: Metric | None = None
+    """Relative to A; null: not recorded."""
     difference_from_a: Metric
     """Of shares of tasks, paired by task."""
 
@@ -602,6 +620,10 @@ class TrainingRow(Part):
     """null: none was logged."""
     last_loss: float | None
     """null: none was logged."""
+    rows_sha256: str | None = None
+    """Of the file of training rows; null: not recorded."""
+    options_hash: str | None = None
+    """Of the recipe's settings; null: not recorded."""
 
 
 class Results(Part):
