@@ -276,7 +276,7 @@ def test_memory_of_sign_flips_is_bounded():
     sign_flip_test(a, b, np.arange(20_000), rng=rng, num_flips=2000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 50e6  # all signs at once would be 320 MB
+    assert peak < 150e6  # all signs at once would be 320 MB
 
 
 def test_sign_flip_of_no_difference_is_one():

@@ -136,7 +136,8 @@ def break_points_table(results: JSON) -> Table | None:
         caption=(
             "Where a system is cheaper than A: prices of one role relative to those of this run "
             "(1.00), the other two unchanged; 95 % intervals over resampled tasks. Solved for "
-            "exactly: accuracies and numbers of calls do not depend on prices."
+            "exactly: accuracies and numbers of calls do not depend on prices. Always and never "
+            "are of these steps and have no interval."
         ),
         num_words=2,
     )
