@@ -131,7 +131,10 @@ def _markdown_lines(report: ScoreTableReport) -> Iterator[str]:
         yield f"Promised of new tasks like these: {report.choice.controls}."
         yield ""
     confidence = 1.0 - report.feasibility[0].delta
-    yield f"What could be promised, with confidence {confidence:g} for each line by itself:"
+    yield (
+        f"What could be promised of a row drawn from each cluster, with confidence {confidence:g} "
+        "for each line by itself:"
+    )
     yield ""
     yield from (f"- {found.message}." for found in report.feasibility)
     yield ""

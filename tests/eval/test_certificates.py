@@ -11,7 +11,7 @@ from scipy import special
 from specact_rl.errors import ConfigError
 from specact_rl.eval.certificates import TARGETS, Judgements, certificate_row
 from specact_rl.eval.certificates import certificates as whole_row
-from specact_rl.eval.report.certificate_sections import certificates_section
+from specact_rl.eval.report.certificate_sections import certificates_section, promise_of_d
 from specact_rl.metrics.rates import cluster_rate
 from specact_rl.policy.fitting import fit_gate, selecting
 from specact_rl.policy.gates import decide
@@ -183,6 +183,20 @@ def test_the_page_shows_only_promises_that_are_made(row):
     tables = [b for b in certificates_section(as_results(row)).blocks if b.kind == "table"]
     assert len(tables[1].rows) == len(made)
     assert "exact, one step per task" in page
+
+
+def test_a_claim_does_not_deny_what_is_certified_over_tasks(row):
+    found = as_results(row)
+    only = found["replay"]["certificates"][0]
+    target = next(t for t in only["targets"] if t["target"] == 0.05)
+    target["message"] = "no threshold certifies 5 % wrong among the accepted; at most 43 % can be"
+    for certificate in target["certificates"]:
+        kept = certificate["method"] == "task"
+        certificate |= {"threshold": 0.9 if kept else None, "calibration_accept_rate": 0.21}
+    claim = next(promise_of_d(found)).claim
+    assert claim.startswith("D: 5 % wrong among the accepted is certified as a mean over tasks")
+    assert "at 21.0 % accepted" in claim
+    assert "no threshold" not in claim
 
 
 def test_a_page_without_certificates_has_no_section():

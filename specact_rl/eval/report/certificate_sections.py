@@ -173,14 +173,20 @@ def _findings(found: list[JSON]) -> Iterator[Finding]:
         target = next((t for t in row["targets"] if t["target"] == SPOKEN), None)
         if target is None:
             continue
-        certified = [c for c in target["certificates"] if c["method"] == "exact"]
-        threshold = certified[0]["threshold"] if certified else None
+        held = {c["method"]: c for c in target["certificates"] if c["threshold"] is not None}
         # "no threshold certifies ...; at most ...; ...": the first part is the claim.
         said, *more = str(target["message"]).split("; ")
+        if "exact" not in held and "task" in held:
+            said = (
+                f"{_percent(SPOKEN)} % wrong among the accepted is certified as a mean over tasks, "
+                f"at {_share(held['task']['calibration_accept_rate'])} % accepted, but not for one "
+                "step drawn from each"
+            )
+        kept = held.get("exact") or held.get("task")
         yield Finding(
-            status="note" if threshold is not None else "open",
+            status="open" if kept is None else "note",
             claim=f"{row['system']}: {said}.",
-            evidence=f"{_sentences(more)}{_evidence(row, certified[0] if certified else None)}",
+            evidence=f"{_sentences(more)}{_evidence(row, kept)}",
         )
 
 
@@ -191,7 +197,7 @@ def _sentences(parts: list[str]) -> str:
 def _evidence(row: JSON, certificate: JSON | None) -> str:
     then = row["calibration"]
     text = f"Calibration: n = {then['num_scored']} scored steps of {then['num_tasks']} tasks."
-    if certificate is None or certificate["threshold"] is None:
+    if certificate is None:
         return text
     return (
         f"{text} On the test it accepts {say_percent(metric(certificate, 'accept_rate'))}, of "

@@ -749,6 +749,9 @@ class Target(Part):
     """Most that any verifier could accept within the target."""
     met_accept_rate: float
     """Most that this one accepts with an observed share within the target, in hindsight."""
+    certified_accept_rate: float | None = None
+    """Share of the calibration steps with a score that the exact certificate's threshold accepts; 0
+    without one, null: written before it was kept."""
     more_tasks: int | None
     """Calibration tasks missing to a certificate, about; null: it is there, or no number helps."""
     message: str
