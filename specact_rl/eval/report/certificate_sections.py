@@ -200,8 +200,9 @@ def _evidence(row: JSON, certificate: JSON | None) -> str:
     if certificate is None:
         return text
     return (
-        f"{text} On the test it accepts {say_percent(metric(certificate, 'accept_rate'))}, of "
-        f"which {say_percent(metric(certificate, 'selective_risk'))} are wrong."
+        f"{text} On the test it accepts {say_percent(metric(certificate, 'accept_rate'))}; what was "
+        f"promised comes to {say_percent(metric(certificate, 'controlled_risk'))}, and of all "
+        f"accepted steps {say_percent(metric(certificate, 'selective_risk'))} are wrong."
     )
 
 
