@@ -107,6 +107,7 @@ def write_table(path: Path, num_rows: int, seed: int = 0) -> dict[str, Any]:
     right &= parsed
     scored = parsed & ~strong
     empty = np.where(scored, 0.0, np.nan)
+    first = np.where(scored & (sample == 0), 0.0, np.nan)
     tokens = 200 + 100 * (step % STEPS_OF_TASK) + 10 * rng.integers(20, size=of_task.size)[task]
     wrong = rng.choice(["search", "cancel"], size=step.size)
     action = pa.array(np.where(right, "book", wrong), mask=~parsed)
@@ -131,8 +132,10 @@ def write_table(path: Path, num_rows: int, seed: int = 0) -> dict[str, Any]:
         "seconds": rng.exponential(np.where(strong, 1.0, 0.2)),
         "log_odds_trained": 2.5 * right - 1.0 + rng.logistic(size=step.size) + empty,
         "log_odds_features": 1.2 * right - 0.5 + rng.logistic(size=step.size) + empty,
+        "log_odds_strong_judge": 1.8 * right - 0.7 + rng.logistic(size=step.size) + first,
         "seconds_trained": rng.exponential(0.1, size=step.size) + empty,
         "seconds_features": 0.001 + empty,
+        "seconds_strong_judge": 0.05 + first,
     }
     pq.write_table(pa.table(columns).take(rng.permutation(step.size)), path)
     return {
@@ -268,7 +271,7 @@ def outcomes_of(rows: list[dict[str, Any]], split: str) -> Outcomes:
     }
     cheap = columns["cheap"]
     judged = {}
-    for name in ("trained", "features"):
+    for name in ("trained", "features", "strong_judge"):
         scores = [as_score(row, name) for row in rows if row["model"] == PLAN.models["cheap"]]
         log_odds, seconds = (
             np.array([[getattr(found, kind) for found in at] for at in matrix], dtype=float)
@@ -277,8 +280,8 @@ def outcomes_of(rows: list[dict[str, Any]], split: str) -> Outcomes:
         )
         judged[name, "cheap"] = Judged(
             verifier_id=f"{name}@",
-            size=PLAN.sizes[name],
-            shares_strong=False,
+            size=PLAN.sizes.get(name, PLAN.sizes["strong"]),
+            shares_strong=name == "strong_judge",
             log_odds=log_odds,
             seconds=seconds,
         )

@@ -382,7 +382,9 @@ class _Joined:
         log_odds = np.where(columns.parsed, log_odds, np.nan)
         if np.isnan(log_odds).all():
             return None
-        size = self.outcomes.size(column)
+        # The judge is the strong model itself.
+        strong = ("strong", self.outcomes.plan.models["strong"]) if is_judge else ()
+        size = self.outcomes.size(column, *strong)
         return Judged(
             verifier_id=f"{column}@{self.outcomes.table_hash[:16]}",
             size=NO_MODEL if size is None and name in FREE_VERIFIERS else size,

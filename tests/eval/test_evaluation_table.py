@@ -315,3 +315,11 @@ def test_examples_have_the_texts_of_the_table(tmp_path):
     assert [message["content"] for message in step.history] == ["do it", "done"]
     assert step.reference.text == "say so"
     assert (proposal.text, proposal.acceptable, proposal.model_id) == ("ok", True, "small")
+
+
+def test_a_judge_is_of_the_strong_models_size(tmp_path):
+    rows = [{**row, "log_odds_strong_judge": row["log_odds_v"]} for row in two_steps()]
+    sizes = {"strong": ModelSize(num_params=8), "cheap": ModelSize(num_params=2)}
+    found = joined(tmp_path, rows, sizes=sizes).judged
+    assert found["strong_judge", "cheap"].size == sizes["strong"]
+    assert found["v", "cheap"].size is None
