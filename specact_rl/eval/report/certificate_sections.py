@@ -200,8 +200,8 @@ def _evidence(row: JSON, certificate: JSON | None) -> str:
     if certificate is None:
         return text
     return (
-        f"{text} On the test it accepts {say_percent(metric(certificate, 'accept_rate'))}; what was "
-        f"promised comes to {say_percent(metric(certificate, 'controlled_risk'))}, and of all "
+        f"{text} On the test it accepts {say_percent(metric(certificate, 'accept_rate'))}; what "
+        f"was promised comes to {say_percent(metric(certificate, 'controlled_risk'))}, and of all "
         f"accepted steps {say_percent(metric(certificate, 'selective_risk'))} are wrong."
     )
 
