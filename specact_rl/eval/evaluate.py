@@ -151,7 +151,8 @@ def evaluate(
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
-        num_resamples: Draws of each bootstrap interval.
+        num_resamples: Draws of each bootstrap interval of systems, verifiers and contrasts. The
+            sections on costs, calibration, value and frontier draw as often as their modules say.
         seconds: Takes the seconds of each part, by its name; None: nobody wants to know.
 
     Raises:

@@ -255,17 +255,12 @@ class IsotonicCalibrator:
 
     def __post_init__(self) -> None:
         """Reject knots that do not rise or probabilities that fall."""
-        p = np.array((0.0, *self.probabilities, 1.0))
         if len(self.knots) != len(self.probabilities) or not self.knots:
             raise ConfigError(
                 "isotonic needs as many probabilities as knots, at least one, "
                 f"got {len(self.probabilities)} and {len(self.knots)}"
             )
-        # Written so that NaN fails too.
-        if not (np.all(np.diff(self.knots) > 0) and np.all(np.diff(p) >= 0)):
-            raise ConfigError(
-                "isotonic knots must rise and probabilities must not fall within [0, 1]"
-            )
+        _check_rising("isotonic knots", self.knots, self.probabilities)
 
     @classmethod
     def fit(cls, log_odds: ArrayLike, acceptable: ArrayLike) -> Self:
@@ -317,17 +312,12 @@ class HistogramCalibrator:
 
     def __post_init__(self) -> None:
         """Reject edges that do not rise or probabilities that fall."""
-        p = np.array((0.0, *self.probabilities, 1.0))
         if len(self.probabilities) != len(self.edges) + 1:
             raise ConfigError(
                 "histogram needs one probability more than edges, "
                 f"got {len(self.probabilities)} and {len(self.edges)}"
             )
-        # Written so that NaN fails too.
-        if not (np.all(np.diff(self.edges) > 0) and np.all(np.diff(p) >= 0)):
-            raise ConfigError(
-                "histogram edges must rise and probabilities must not fall within [0, 1]"
-            )
+        _check_rising("histogram edges", self.edges, self.probabilities)
 
     @classmethod
     def fit(cls, log_odds: ArrayLike, acceptable: ArrayLike) -> Self:
@@ -392,6 +382,14 @@ def calibrator_from_json(data: dict[str, Any]) -> Calibrator:
     if kind not in CALIBRATORS:
         raise ConfigError(f"calibrator kind must be one of {sorted(CALIBRATORS)}, got {kind!r}")
     return CALIBRATORS[kind].from_json(data)
+
+
+def _check_rising(name: str, places: Sequence[float], probabilities: Sequence[float]) -> None:
+    """Raise ConfigError unless the log-odds rise and the probabilities do not fall in [0, 1]."""
+    p = np.array((0.0, *probabilities, 1.0))
+    # Written so that NaN fails too.
+    if not (np.all(np.diff(places) > 0) and np.all(np.diff(p) >= 0)):
+        raise ConfigError(f"{name} must rise and probabilities must not fall within [0, 1]")
 
 
 def _checked(log_odds: ArrayLike, acceptable: ArrayLike) -> tuple[FloatArray, BoolArray]:
