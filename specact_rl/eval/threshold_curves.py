@@ -4,13 +4,12 @@ The thresholds lie at quantiles of the test probabilities, beside the frozen one
 here at any other than the frozen one was chosen on test data and is no result.
 
 The curve of `value_report` is another one: on a grid that looks at no test row and over resampled
-tasks, so that it has intervals, but with each call at the cost that the strong model alone paid
-there. Here what a call reads depends on the calls before it, which no sum over tasks can say.
+tasks, so that it has intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from specact_rl.eval.columns import ProposalColumns
 from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import Judged, SystemRun
 from specact_rl.eval.system_report import assumed_cost
+from specact_rl.metrics.call_costs import CallCosts
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.frontier import agreement_rates, oracle_gate, random_gate, worst_gate
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
@@ -47,7 +47,7 @@ def curve_rows(
         strong: The strong model's columns.
         strong_size: Of the strong model; None where it is not known.
     """
-    calls = StrongCalls.of(strong, strong_size, rollouts)
+    calls = fallback_costs(strong, strong_size, rollouts)
     return [
         {"system": name, **_curve(run, runs["A"], gates[name].threshold, calls, always_called)}
         for name, run in runs.items()
@@ -58,95 +58,25 @@ def curve_rows(
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrongCalls:
-    """What the strong model's calls cost, depending on which steps make one; arrays of shape (n,).
+def fallback_costs(
+    strong: ProposalColumns, size: ModelSize | None, rollouts: IntArray
+) -> CallCosts | None:
+    """FLOPs of the strong model's calls, its sample 0 being the fallback; None where not known.
 
-    What a call reads begins behind the last call of the same rollout, so that the FLOPs of reading
-    add up to those of the prompt at the last call of each rollout; and, where the next prompt is
-    shorter and is read anew, to those of the one before it, too.
+    Args:
+        strong: The strong model's columns.
+        size: Of the strong model.
+        rollouts: Rollout number per step, ascending, shape (n,).
     """
-
-    known: bool
-    """Whether tokens and size are known; where not, the two below mean nothing."""
-    reading: FloatArray
-    """FLOPs of the whole prompt, nothing cached."""
-    writing: FloatArray
-    """FLOPs of the completion behind it."""
-    rollouts: IntArray
-
-    @classmethod
-    def of(cls, strong: ProposalColumns, size: ModelSize | None, rollouts: IntArray) -> StrongCalls:
-        """Of one model's columns; its sample 0 is the fallback."""
-        prompt = strong.prompt_tokens
-        end = prompt + strong.completion_tokens[:, 0]
-        counted = size or ModelSize(num_params=0)
-        return cls(
-            known=size is not None and strong.tokens_known,
-            reading=np.asarray(counted.flops(np.zeros_like(prompt), prompt), dtype=np.float64),
-            writing=np.asarray(counted.flops(prompt, end), dtype=np.float64),
-            rollouts=rollouts,
-        )
-
-    def totals(self, codes: IntArray, num_codes: int) -> FloatArray:
-        """FLOPs of all calls if the steps of codes below c make one, by c from 0 to num_codes.
-
-        Args:
-            codes: Below num_codes; -1 for a step that always calls, shape (n,).
-            num_codes: How many codes there are from 0 on.
-        """
-        later = _least_later(codes, self.rollouts, num_codes)
-        # A step makes the last call of its rollout for every c above its own code and up to the
-        # least code behind it.
-        is_last = later > codes
-        starts = np.bincount(codes[is_last] + 1, self.reading[is_last], num_codes + 2)
-        stops = np.bincount(later[is_last] + 1, self.reading[is_last], num_codes + 2)
-        changes = starts - stops + np.bincount(codes + 1, self.writing, num_codes + 2)
-        for first, below, above in _read_anew(codes, self.reading, self.rollouts, num_codes):
-            changes += np.bincount(below + 1, self.reading[first], num_codes + 2)
-            changes -= np.bincount(above + 1, self.reading[first], num_codes + 2)
-        return np.asarray(np.cumsum(changes)[: num_codes + 1], dtype=np.float64)
-
-
-def _read_anew(
-    codes: IntArray, reading: FloatArray, rollouts: IntArray, none: int
-) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
-    """Pairs of calls that follow one another in a rollout, the second with the shorter prompt.
-
-    Yields, for each distance of the two: places of the first, and codes such that they follow one
-    another for every c above the first and up to the second of them. Nothing where prompts grow.
-    """
-    shrinks = (rollouts[1:] == rollouts[:-1]) & (reading[1:] < reading[:-1])
-    if not shrinks.any():
-        return
-    first = np.arange(codes.size - 1)
-    between = np.full(first.size, none, dtype=np.int64)  # least code between the two
-    distance = 1
-    while first.size:
-        second = first + distance
-        inside = second < codes.size
-        inside[inside] &= rollouts[second[inside]] == rollouts[first[inside]]
-        first, second, between = first[inside], second[inside], between[inside]
-        below = np.maximum(codes[first], codes[second])
-        pairs = (below < between) & (reading[second] < reading[first])
-        yield first[pairs], below[pairs], between[pairs]
-        between = np.minimum(between, codes[second])
-        seen = between > codes[first]  # for some c none of those between is a call
-        first, between = first[seen], between[seen]
-        distance += 1
-
-
-def _least_later(codes: IntArray, rollouts: IntArray, none: int) -> IntArray:
-    """The least code among the later steps of the same rollout, `none` where there is none."""
-    # Going backwards rollout numbers fall, so that with them on top a running minimum starts anew
-    # at each rollout.
-    span = none + 2
-    keyed = codes + 1 + span * rollouts
-    running = np.minimum.accumulate(keyed[::-1])[::-1]
-    later = np.full(codes.shape, none, dtype=np.int64)
-    same = rollouts[1:] == rollouts[:-1]
-    later[:-1][same] = (running[1:] - span * rollouts[1:] - 1)[same]
-    return later
+    if size is None or not strong.tokens_known:
+        return None
+    prompt = strong.prompt_tokens
+    end = prompt + strong.completion_tokens[:, 0]
+    return CallCosts(
+        reading=np.asarray(size.flops(np.zeros_like(prompt), prompt), dtype=np.float64),
+        writing=np.asarray(size.flops(prompt, end), dtype=np.float64),
+        rollouts=rollouts,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +133,7 @@ def _curve(
     run: SystemRun,
     strong_only: SystemRun,
     frozen: float | None,
-    calls: StrongCalls,
+    calls: CallCosts | None,
     always_called: bool,
 ) -> dict[str, Any]:
     """A curve without its system's name."""
@@ -236,10 +166,10 @@ def _ratios(above: FloatArray, below: FloatArray) -> list[float | None]:
 
 
 def _relative_flops(
-    run: SystemRun, strong_only: SystemRun, calls: StrongCalls, cuts: Cuts, always_called: bool
+    run: SystemRun, strong_only: SystemRun, calls: CallCosts | None, cuts: Cuts, always_called: bool
 ) -> list[float] | None:
     total, reference = float(run.flops.sum()), float(strong_only.flops.sum())
-    if not (calls.known and np.isfinite(total) and reference > 0.0):
+    if calls is None or not (np.isfinite(total) and reference > 0.0):
         return None
     if always_called:
         return [total / reference] * cuts.chosen.size

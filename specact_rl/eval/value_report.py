@@ -16,6 +16,8 @@ import numpy as np
 from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.labelled import known
 from specact_rl.eval.replay import Judged, SystemRun, offered_proposals, run_system
+from specact_rl.eval.threshold_curves import fallback_costs
+from specact_rl.metrics.call_costs import CallCosts
 from specact_rl.metrics.cost import AssumedCosts
 from specact_rl.metrics.frontier import (
     GateTable,
@@ -385,15 +387,15 @@ def _value(metric: Any) -> float | None:
 def _curve_row(
     name: str, run: SystemRun, rows: Rows, parts: Parts, key: str, rng: np.random.Generator
 ) -> dict[str, Any]:
-    proposal_costs, fallback_costs = _costs(run, parts, key)
+    proposal_costs, calls = _costs(run, rows, parts, key)
     table = GateTable.of(
         run.p_accept[rows.here],
         rows.cheap,
         rows.strong,
         rows.codes,
         thresholds=THRESHOLDS,
-        proposal_costs=proposal_costs[rows.here],
-        fallback_costs=fallback_costs[rows.here],
+        proposal_costs=proposal_costs,
+        calls=calls,
         rng=rng,
     )
     accuracy = float(np.where(rows.accepted, rows.cheap, rows.strong).mean())
@@ -418,21 +420,21 @@ def _with_reason(metric: MetricValue, reason: str) -> MetricValue:
     return replace(metric, note=reason) if metric.value is None else metric
 
 
-def _costs(run: SystemRun, parts: Parts, key: str) -> tuple[FloatArray, FloatArray]:
-    """Per step: proposing and judging, and a fallback there; in mean strong-only steps.
-
-    A fallback at a step is charged what the strong model alone took there, times what this gate's
-    own fallbacks took more than that: a model that is seldom called has more to read.
-    """
-    n = run.accepted.size
-    if key != "relative_flops" or not np.isfinite(run.flops).all():
-        return np.zeros(n), np.ones(n)
-    unit = parts.strong.flops.mean()
-    tried = _before_fallback(run, parts)
-    called = ~run.accepted
-    alone = parts.strong.flops[called].sum()
-    more = (run.flops - tried)[called].sum() / alone if alone > 0.0 else 1.0
-    return tried / unit, np.maximum(0.0, more) * parts.strong.flops / unit
+def _costs(run: SystemRun, rows: Rows, parts: Parts, key: str) -> tuple[FloatArray, CallCosts]:
+    """At the labelled steps: proposing and judging, and fallbacks; in mean strong-only steps."""
+    n = int(rows.here.sum())
+    rollouts = parts.table.rollouts[rows.here]
+    judge_answers = parts.judged_of(run).shares_strong
+    calls = fallback_costs(parts.columns[STRONG], parts.sizes[STRONG], parts.table.rollouts)
+    if key != "relative_flops" or calls is None or not np.isfinite(run.flops).all():
+        each = np.full(n, float(judge_answers))
+        return each, CallCosts(reading=np.zeros(n), writing=1.0 - each, rollouts=rollouts)
+    calls = calls.at(rows.here)
+    unit = calls.totals(np.zeros(n, dtype=np.int64), 1)[1] / n  # all steps call
+    worth = 0.0 if judge_answers else 1.0 / unit
+    return _before_fallback(run, parts)[rows.here] / unit, CallCosts(
+        reading=worth * calls.reading, writing=worth * calls.writing, rollouts=rollouts
+    )
 
 
 def _points(table: GateTable) -> list[dict[str, float | None]]:

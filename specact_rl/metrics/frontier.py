@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from specact_rl.metrics.call_costs import CallCosts
 from specact_rl.metrics.resampling import (
     SAME,
     Clusters,
@@ -31,6 +32,10 @@ from specact_rl.metrics.values import (
 
 NUM_GROUPS = 400
 """Groups of clusters that are drawn for the intervals of a gate's curve."""
+ORACLE_STEP = np.array([1, 2, 0, 1])
+"""When the oracle accepts a row of 2C + S: first where only the proposal is right."""
+WORST_STEP = 2 - ORACLE_STEP
+"""When the worst gate does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,10 +301,28 @@ class GateSums:
     rows: FloatArray
     """Rows by the first of m thresholds that accepts them, strict to lax (m: none does), and by
     2C + S, shape (m + 1, 4)."""
-    fallback_cost: FloatArray
-    """Their summed fallback costs, of the same shape."""
+    gate_calls: FloatArray
+    """Summed costs of the fallbacks at each point of the gate's curve, shape (m + 2,)."""
+    oracle_calls: FloatArray
+    """Those of the oracle's curve, shape (4,)."""
+    worst_calls: FloatArray
+    """Those of the worst gates' curve, shape (4,)."""
     proposal_cost: FloatArray
     """Summed costs of proposing and judging, which every row pays, shape ()."""
+
+    def weighted(self, weights: FloatArray) -> GateSums:
+        """The sum of the samples along axis 0, each as often as it weighs.
+
+        Args:
+            weights: Shape (samples,), or (d, samples) for d sums.
+        """
+        return GateSums(
+            rows=np.tensordot(weights, self.rows, axes=1),
+            gate_calls=weights @ self.gate_calls,
+            oracle_calls=weights @ self.oracle_calls,
+            worst_calls=weights @ self.worst_calls,
+            proposal_cost=weights @ self.proposal_cost,
+        )
 
     @property
     def by_class(self) -> FloatArray:
@@ -323,38 +346,39 @@ class GateSums:
 
         The last point accepts what no threshold does, too: the proposer alone, unjudged.
         """
-        return self._curve(self.rows, self.fallback_cost)
+        return self._curve(self.rows, self.gate_calls)
 
     def oracle_curve(self) -> Curve:
         """The best gate of each rate: first where only the proposal is right, last the opposite."""
-        return self._by_class((2,), (0, 3), (1,))
+        return self._by_class(ORACLE_STEP, self.oracle_calls)
 
     def worst_curve(self) -> Curve:
         """The worst gate of each rate."""
-        return self._by_class((1,), (0, 3), (2,))
+        return self._by_class(WORST_STEP, self.worst_calls)
 
     def random_curve(self) -> Curve:
         """Random gates: the straight line between the two ends."""
-        return self._by_class((0, 1, 2, 3))
+        return self._by_class(np.zeros(4, dtype=np.int64), self.gate_calls[..., [0, -1]])
 
-    def _by_class(self, *steps: tuple[int, ...]) -> Curve:
-        member = np.array([[float(kind in step) for kind in range(4)] for step in steps])
-        rows = self.rows.sum(axis=-2)[..., None, :] * member
-        return self._curve(rows, self.fallback_cost.sum(axis=-2)[..., None, :] * member)
+    def _by_class(self, step: IntArray, calls: FloatArray) -> Curve:
+        member = step == np.arange(step.max() + 1)[:, None]
+        return self._curve(self.rows.sum(axis=-2)[..., None, :] * member, calls)
 
-    def _curve(self, rows: FloatArray, costs: FloatArray) -> Curve:
+    def _curve(self, rows: FloatArray, calls: FloatArray) -> Curve:
         n = rows.sum(axis=(-2, -1))[..., None]
-        saved = _running(costs.sum(axis=-1))
         return Curve(
             accept_rate=_running(rows.sum(axis=-1)) / n,
             accuracy=self.strong[..., None] + _running(rows[..., 2] - rows[..., 1]) / n,
-            cost=(self.proposal_cost[..., None] + saved[..., -1:] - saved) / n,
+            cost=(self.proposal_cost[..., None] + calls) / n,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Gates from never accepting to always, along the last axis. Between points: a coin flip."""
+    """Gates from never accepting to always, along the last axis.
+
+    Between two points a coin is flipped for each rollout, which of them decides in it.
+    """
 
     accept_rate: FloatArray
     """From 0 to 1."""
@@ -394,7 +418,7 @@ class GateTable:
         *,
         thresholds: ArrayLike,
         proposal_costs: ArrayLike | float,
-        fallback_costs: ArrayLike | float,
+        calls: CallCosts,
         rng: np.random.Generator,
         num_resamples: int = 1000,
     ) -> GateTable:
@@ -407,16 +431,16 @@ class GateTable:
             clusters: One id per row.
             thresholds: Chosen without these rows.
             proposal_costs: Paid at every row, shape (n,) or one number; not negative.
-            fallback_costs: Paid at a row that is rejected, likewise.
+            calls: What the fallbacks cost; each rollout in one cluster.
             rng: Deals the clusters into groups, and draws those.
             num_resamples: Number of draws.
         """
         c, s = _pair(cheap_correct, strong_correct)
         p = np.asarray(p_accept, dtype=np.float64)
         paid = np.broadcast_to(np.asarray(proposal_costs, dtype=np.float64), c.shape)
-        saved = np.broadcast_to(np.asarray(fallback_costs, dtype=np.float64), c.shape)
-        check_lengths(p_accept=p, cheap_correct=c)
-        for name, values in (("proposal_costs", paid), ("fallback_costs", saved)):
+        check_lengths(p_accept=p, cheap_correct=c, calls=calls.rollouts)
+        costs = {"proposal_costs": paid, "reading": calls.reading, "writing": calls.writing}
+        for name, values in costs.items():
             if not (np.isfinite(values).all() and (values >= 0.0).all()):
                 raise ValueError(f"{name} must be finite and not negative at every row")
         cuts = np.sort(as_scores(thresholds, "thresholds"))
@@ -425,20 +449,27 @@ class GateTable:
         group = (rng.permutation(num_clusters) % num_groups)[codes]
         # The first of the descending thresholds with p >= t, from how many of them p reaches.
         place = cuts.size - np.searchsorted(cuts, np.nan_to_num(p, nan=-np.inf), side="right")
+        kind = 2 * c + s
+
+        def calls_along(step: IntArray, num_steps: int) -> FloatArray:
+            """Of each group, where rows are accepted in the order of their steps."""
+            by_least = calls.totals(num_steps - 1 - step, num_steps, group)
+            return by_least[:, ::-1]
+
         shape = (num_groups, cuts.size + 1, 4)
-        index = np.ravel_multi_index((group, place, 2 * c + s), shape)
-        size = int(np.prod(shape))
-        parts = [
-            _sums(index, np.ones(c.size), size).reshape(num_groups, -1),
-            _sums(index, saved, size).reshape(num_groups, -1),
-            _sums(group, paid, num_groups)[:, None],
-        ]
-        columns = np.concatenate(parts, axis=1)
+        index = np.ravel_multi_index((group, place, kind), shape)
+        groups = GateSums(
+            rows=_sums(index, np.ones(c.size), int(np.prod(shape))).reshape(shape),
+            gate_calls=calls_along(place, cuts.size + 1),
+            oracle_calls=calls_along(ORACLE_STEP[kind], 3),
+            worst_calls=calls_along(WORST_STEP[kind], 3),
+            proposal_cost=_sums(group, paid, num_groups),
+        )
         weights = rng.multinomial(num_groups, np.full(num_groups, 1.0 / num_groups), num_resamples)
         return cls(
             thresholds=cuts[::-1],
-            sums=_unpacked(columns.sum(axis=0), shape[1:]),
-            draws=_unpacked(weights.astype(np.float64) @ columns, shape[1:]),
+            sums=groups.weighted(np.ones(num_groups)),
+            draws=groups.weighted(weights.astype(np.float64)),
             n=c.size,
             num_clusters=num_clusters,
         )
@@ -461,7 +492,9 @@ def envelope_share(sums: GateSums) -> FloatArray:
     """Where a gate's curve lies between random and oracle, as areas over cost.
 
     1: at the oracle's curve throughout; 0: no better than random gates on the whole; below 0 worse
-    than those. NaN where the oracle's curve is the random one's, or where falling back is free.
+    than those. The oracle knows what is right, not what is dear, so that a gate that rejects where
+    calls are cheap can come above 1. NaN where the oracle's curve is the random one's, or where
+    falling back is free.
     """
     random, oracle = sums.random_curve().area(), sums.oracle_curve().area()
     above, whole = sums.gate_curve().area() - random, oracle - random
@@ -551,16 +584,6 @@ def _ratio(above: ArrayLike, below: ArrayLike, defined: ArrayLike) -> FloatArray
 
 def _of_array(value: ArrayLike) -> FloatArray:
     return np.asarray(value, dtype=np.float64)
-
-
-def _unpacked(columns: FloatArray, shape: tuple[int, int]) -> GateSums:
-    size = shape[0] * shape[1]
-    lead = columns.shape[:-1]
-    return GateSums(
-        rows=columns[..., :size].reshape(*lead, *shape),
-        fallback_cost=columns[..., size : 2 * size].reshape(*lead, *shape),
-        proposal_cost=columns[..., -1],
-    )
 
 
 def _sums(places: IntArray, weights: FloatArray, size: int) -> FloatArray:

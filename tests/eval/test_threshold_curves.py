@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
+from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.evaluate import calibrate, run_all
 from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.replay import Judged
-from specact_rl.eval.threshold_curves import MAX_POINTS, StrongCalls, curve_rows
+from specact_rl.eval.threshold_curves import MAX_POINTS, curve_rows
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.policy.systems import SYSTEMS
 
@@ -163,26 +163,3 @@ def test_without_a_label_there_is_neither_risk_nor_accuracy(make, gates):
     for curve in curves(make_outcomes(make, 3, unknown=1.1), gates):
         assert curve["acceptable"] == [None] * len(curve["threshold"])
         assert curve["random_gate"] is None
-
-
-def test_reading_adds_up_to_what_catching_up_costs(make):
-    """Against the token by token count, for every set of calls that a threshold can make."""
-    rng = np.random.default_rng(0)
-    rollouts = np.sort(rng.integers(0, 30, 200))
-    codes = rng.integers(-1, 12, 200)
-    prompt, completion = rng.integers(1, 99, 200), rng.integers(0, 9, 200)
-    size = ModelSize(num_params=7, attention_width=3)
-    calls = StrongCalls(
-        known=True,
-        reading=size.flops(0 * prompt, prompt).astype(float),
-        writing=size.flops(prompt, prompt + completion).astype(float),
-        rollouts=rollouts,
-    )
-    totals = calls.totals(codes, 12)
-    assert totals.shape == (13,)
-    for c in range(13):
-        called = codes < c
-        unread = catch_up_tokens(prompt, rollouts, called)
-        read = size.flops(prompt - unread, prompt)
-        written = np.where(called, size.flops(prompt, prompt + completion), 0)
-        assert totals[c] == read.sum() + written.sum()

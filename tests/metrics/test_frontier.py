@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from specact_rl.metrics.call_costs import CallCosts
 from specact_rl.metrics.frontier import (
     AgreementRates,
     GateTable,
@@ -201,6 +202,11 @@ def test_a_further_system_never_lowers_the_hull():
 # Curves of a gate ---------------------------------------------------------------------------------
 
 
+def each_by_itself(costs):
+    """Calls that cost the same whatever was called before."""
+    return CallCosts(reading=np.zeros(costs.size), writing=costs, rollouts=np.arange(costs.size))
+
+
 def table_of(p, c, s, clusters=None, thresholds=None, proposal=0.25, fallback=1.0, draws=1000):
     return GateTable.of(
         p,
@@ -209,7 +215,7 @@ def table_of(p, c, s, clusters=None, thresholds=None, proposal=0.25, fallback=1.
         np.arange(len(c)) if clusters is None else clusters,
         thresholds=np.linspace(0.0, 1.0, 101) if thresholds is None else thresholds,
         proposal_costs=proposal,
-        fallback_costs=fallback,
+        calls=each_by_itself(np.broadcast_to(np.asarray(fallback, dtype=float), (len(c),))),
         rng=np.random.default_rng(0),
         num_resamples=draws,
     )
@@ -237,6 +243,34 @@ def test_gate_curve_is_every_thresholds_accuracy_and_cost():
         assert curve.accept_rate[i] == pytest.approx(gate.mean())
         assert curve.accuracy[i] == pytest.approx(gated_accuracy(gate, c, s))
         assert curve.cost[i] == pytest.approx((proposal + ~gate * fallback).mean())
+
+
+def test_a_fallback_reads_what_was_said_since_the_last_one():
+    # Two rollouts of two steps; prompts of 10 and 25 to read, 1 to write. C only right, S only
+    # right, both, S only right.
+    calls = CallCosts(
+        reading=np.array([10.0, 25.0, 10.0, 25.0]),
+        writing=np.ones(4),
+        rollouts=np.array([0, 0, 1, 1]),
+    )
+    table = GateTable.of(
+        [0.9, 0.8, 0.3, np.nan],
+        [1, 0, 1, 0],
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+        thresholds=[0.2, 0.5, 0.85],
+        proposal_costs=2.0,
+        calls=calls,
+        rng=np.random.default_rng(0),
+    )
+    # All call: 25 + 25 and 4; without the first the second reads all 25; without the first two
+    # 25 and 2; then only the last, 25 and 1; then none.
+    assert table.sums.gate_curve().cost * 4 == pytest.approx([62, 61, 35, 34, 8])
+    # The oracle accepts the first step, then the third, then those that only S has right.
+    assert table.sums.oracle_curve().cost * 4 == pytest.approx([62, 61, 60, 8])
+    # The worst gates accept the second and the fourth, then the third, then the first.
+    assert table.sums.worst_curve().cost * 4 == pytest.approx([62, 30, 19, 8])
+    assert table.sums.random_curve().cost * 4 == pytest.approx([62, 8])
 
 
 def test_envelope_share_is_1_at_the_oracle_0_at_random_and_never_outside_the_worst():
@@ -358,5 +392,5 @@ def test_a_gap_that_is_shown_needs_no_words():
 
 
 def test_costs_that_are_not_known_are_refused():
-    with pytest.raises(ValueError, match="fallback_costs must be finite"):
+    with pytest.raises(ValueError, match="writing must be finite"):
         table_of([0.5], [1], [0], fallback=[np.nan])
