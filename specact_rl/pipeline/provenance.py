@@ -43,7 +43,7 @@ def provenance(
         "seed": seed,
         "command": " ".join(command),
         "code_version": __version__,
-        "source_hash": _source_hash(),
+        "source_hash": source_hash(),
         "metrics_version": METRICS_VERSION,
         "machine": {
             "processor": _processor(),
@@ -57,7 +57,7 @@ def provenance(
     }
 
 
-def _source_hash() -> str:
+def source_hash() -> str:
     """Hash of the package's code: two versions of one number need not be one code."""
     root = Path(specact_rl.__file__).parent
     return content_hash(

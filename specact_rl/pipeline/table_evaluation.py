@@ -28,7 +28,7 @@ from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
-from specact_rl.pipeline.provenance import plain_json, provenance
+from specact_rl.pipeline.provenance import plain_json, provenance, source_hash
 from specact_rl.policy.fitting import COST_WEIGHT
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
@@ -101,7 +101,7 @@ def evaluate_table(
 ) -> dict[str, Any]:
     """Write gates, results and report into a folder, and return what results.json holds.
 
-    A folder that was made from the same table with the same arguments is read back.
+    A folder that was made from the same table with the same arguments and code is read back.
 
     Args:
         asked: What is evaluated.
@@ -115,7 +115,10 @@ def evaluate_table(
         RolloutFormatError: A value of the table does not fit.
         DegenerateResultError: The main verifier says the same of every proposal.
     """
-    arguments = plain_json({**asdict(asked), "table": None, "report": report})
+    # Numbers of another version of the code are not to be taken for this one's.
+    arguments = plain_json(
+        {**asdict(asked), "table": None, "report": report, "source": source_hash()}
+    )
     with open_stage(
         out,
         "evaluate_table",
@@ -176,6 +179,12 @@ def _evaluate(
             num_resamples=num_resamples,
             seconds=parts,
         )
+    for name in gates:
+        if not test.has(systems[name]):
+            missing[name] = (
+                f"{systems[name].verifier} has no score on the test tasks, so that its gate, which "
+                "the calibration tasks gave, cannot be measured"
+            )
     with times("steps"):
         write_step_outcomes(
             folders.evaluation / STEPS_FILE,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from specact_rl import cli
+from specact_rl.errors import ConfigError
 from specact_rl.eval.columns import ProposalColumns, StepTable, numbered
 from specact_rl.eval.evaluate import calibrate, default_resamples, evaluate, run_all
 from specact_rl.eval.evaluation_table import read_evaluation_table
@@ -22,6 +23,7 @@ from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.eval.table_export import export_outcomes
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
+from specact_rl.pipeline import table_evaluation
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.table_evaluation import TableEvaluation, evaluate_table
 from specact_rl.policy.systems import SYSTEMS
@@ -306,6 +308,102 @@ def test_scores_that_are_all_the_same_have_no_gate(tmp_path):
     rows = small_table(20, 3, mixed, mixed, lambda _: 0.5)
     results = results_of(tmp_path, rows)
     assert "must tell proposals apart" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        row["log_odds_w"] = row["log_odds_v"]
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
 
 
 def test_ties_are_accepted_together(tmp_path):
