@@ -406,6 +406,44 @@ def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
         results_of(tmp_path, rows)
 
 
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
+def test_verifier_without_a_score_on_the_test_tasks_is_named(tmp_path):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    for row in rows:
+        if row["split"] == "test":
+            row["log_odds_v"] = None
+    results = results_of(tmp_path, rows)
+    assert "D" not in {row["name"] for row in results["replay"]["systems"]}
+    assert "no score on the test tasks" in results["meta"]["table"]["no_gate"]["D"]
+
+
+def test_an_evaluation_by_other_code_is_not_read_back(tmp_path, monkeypatch):
+    rows = small_table(20, 3, mixed, mixed, told_apart)
+    first = results_of(tmp_path, rows)
+    assert results_of(tmp_path, rows) == first
+    monkeypatch.setattr(table_evaluation, "source_hash", lambda: "other")
+    with pytest.raises(ConfigError, match="other inputs, arguments, seed or code"):
+        results_of(tmp_path, rows)
+
+
 def test_ties_are_accepted_together(tmp_path):
     rows = small_table(60, 4, mixed, lambda i: i % 2 == 0, lambda i: float(i % 3 != 0))
     d = system(results_of(tmp_path, rows), "D")
