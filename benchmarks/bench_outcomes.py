@@ -5,8 +5,8 @@
 The shipped bases propose at the steps of workspace rollouts (cheap: 1M weights, strong: 4M), a
 verifier of the cheap one's shape with random weights judges, gates accept what lies above the
 median. Three ways, in turns: every model once over all steps, and configurations as joins; each
-configuration by itself, by the same engine; each by itself with `generate` of transformers and plain
-forwards on length-sorted batches, where every prompt is read anew.
+configuration by itself, by the same engine; each by itself with `generate` of transformers and
+plain forwards on length-sorted batches, where every prompt is read anew.
 """
 
 from __future__ import annotations
