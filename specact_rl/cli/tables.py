@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ def add_outcomes(subparsers: Subparsers) -> None:
         "write what it proposed with labels; --verifier and --scores also write what a verifier "
         "says of that. Rollouts of the workspace are labelled by it, foreign ones by the step's "
         "reference action; without one the label is unknown. A killed run goes on where it was. "
-        "With --from-logs no model runs: what two models of the log answered is the table.",
+        "Several processes share the work: torchrun --nproc_per_node N -m specact_rl.cli outcomes "
+        "..., or accelerate launch. With --from-logs no model runs: what two models of the log "
+        "answered is the table.",
     )
     parser.add_argument(
         "--rollouts",
@@ -100,6 +103,14 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
     parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="folder of a checkpoint's proposals and scores by the hash of all that they depend on "
+        "(weights, template, sampling, rollout), for all runs that name it: what is in it is not "
+        "computed again",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
     )
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
@@ -114,7 +125,10 @@ def run_outcomes(args: argparse.Namespace) -> int:
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
-    from specact_rl.mining.build_rollouts import read_rollouts
+    from specact_rl.eval.outcomes import num_steps
+    from specact_rl.eval.team import Team
+    from specact_rl.mining.build_rollouts import iter_rollouts
+    from specact_rl.mining.chunks import PROPOSALS_FILE
     from specact_rl.models.language_model import Sampling
     from specact_rl.progress import progress_bars
     from specact_rl.verifiers import ClassifierVerifier
@@ -135,26 +149,34 @@ def run_outcomes(args: argparse.Namespace) -> int:
         max_new_tokens=longest,
         seed=args.seed,
     )
-    total = len(read_rollouts(args.rollouts, args.splits))
+    team = Team.of_environment()
+    if not team.leads:
+        logging.getLogger("specact_rl").setLevel(logging.WARNING)  # the first process tells
+    total = num_steps(iter_rollouts(args.rollouts, args.splits))
     if not total:
-        raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
+        raise ConfigError(f"{args.rollouts} has no step in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = proposer_of(args.model, args)
     verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
-    with progress_bars() as bar:
+    shared = {
+        "overwrite": args.overwrite,
+        "cache_dir": args.cache,
+        "team": team,
+    }
+    with progress_bars(shown=team.leads) as bar:
         name = args.model_name or Path(args.model).name
-        with bar(f"{name} proposes", total) as advance:
-            proposals = collect_proposals(
+        with bar(f"{name} proposes", total, "steps") as advance:
+            collect_proposals(
                 args.rollouts,
                 args.out,
                 model,
                 args.splits,
                 sampling=sampling,
-                overwrite=args.overwrite,
                 progress=advance,
+                **shared,
             )
         if verifier is not None:
-            with bar(f"{args.verifier.name} judges", total) as advance:
+            with bar(f"{args.verifier.name} judges", total, "steps") as advance:
                 collect_scores(
                     args.rollouts,
                     args.out,
@@ -162,14 +184,23 @@ def run_outcomes(args: argparse.Namespace) -> int:
                     verifier,
                     verifier.renderer,
                     args.splits,
-                    overwrite=args.overwrite,
                     progress=advance,
+                    **shared,
                 )
-    prices = [p.price for p in proposals if p.price is not None]
-    if prices:
-        logger.info("%d of %d proposals cost $%.4f", len(prices), len(proposals), sum(prices))
-    print(*folders[1:], sep="\n")
+    if team.leads:
+        _tell_prices(args.out / PROPOSALS_FILE)
+        print(*folders[1:], sep="\n")
     return EXIT_OK
+
+
+def _tell_prices(proposals: Path) -> None:
+    from specact_rl.store import iter_columns
+    from specact_rl.types import Proposal
+
+    prices = [p for c in iter_columns(proposals, Proposal, ["price"]) for p in c["price"]]
+    known = [price for price in prices if price is not None]
+    if known:
+        logger.info("%d of %d proposals cost $%.4f", len(known), len(prices), sum(known))
 
 
 def _outcomes_from_logs(args: argparse.Namespace) -> int:

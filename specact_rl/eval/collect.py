@@ -1,27 +1,52 @@
-"""Stages that make the outcome tables: run a model, or a verifier, once over a split."""
+"""Stages that make the outcome tables: run a model, or a verifier, once over a split.
+
+Each is made in chunks of whole rollouts, every chunk a shard that a killed run finds again; memory
+holds a chunk. Processes of a `Team` take turns at the chunks. Beside a folder of a `RowCache` no
+rollout is run twice through the same weights, by whatever run.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
+from specact_rl import __version__
 from specact_rl.errors import ConfigError
 from specact_rl.eval.outcomes import (
+    Maker,
     Progress,
+    Work,
     generated_proposals,
-    proposals_in_shards,
+    in_shards,
+    looking_first,
     ranked_proposals,
-    scores_in_shards,
+    rollout_of,
+    split_rows,
+    verifier_scores,
 )
-from specact_rl.mining.build_rollouts import read_rollouts
+from specact_rl.eval.team import ALONE, Team
+from specact_rl.mining.build_rollouts import iter_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer
-from specact_rl.store import content_hash, input_hash, open_stage, read_table, write_table
-from specact_rl.types import Proposal, Rollout, Score, SplitName
+from specact_rl.store import (
+    RowCache,
+    Stage,
+    content_hash,
+    input_hash,
+    iter_shards,
+    iter_table,
+    open_stage,
+    write_table,
+)
+from specact_rl.types import SCHEMA_VERSION, Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 
 SCORES_FILE = "scores.parquet"
@@ -38,19 +63,24 @@ def collect_proposals(
     tasks: Collection[str] | None = None,
     overwrite: bool = True,
     progress: Progress | None = None,
-) -> list[Proposal]:
+    cache_dir: Path | None = None,
+    team: Team = ALONE,
+) -> None:
     """Every step of the splits, proposed once; a killed run goes on where it was.
 
     Args:
         rollouts_dir: Steps to propose at.
-        out_dir: Where the table goes.
+        out_dir: Where the table goes, as `PROPOSALS_FILE`.
         lm: Who proposes.
         splits: Which tasks.
         sampling: How free text is drawn; None ranks the environment's candidates instead, which
             needs a `LanguageModel`.
         tasks: Only these; None takes all of the splits.
         overwrite: Replace a folder made from other things.
-        progress: Called with the number of rollouts just finished.
+        progress: Called with steps and tokens as they are finished.
+        cache_dir: Folder of proposals by their model, sampling and rollout, which other runs fill
+            and find; None: there is none. A server's answers are not kept in it.
+        team: Processes that share the work.
 
     Raises:
         ConfigError: The folder holds something else, or the rollouts' one is not finished.
@@ -66,52 +96,87 @@ def collect_proposals(
     }
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
-    with open_stage(
+    propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
+    if cache_dir is not None and isinstance(lm, LanguageModel):
+        made_by = ["proposals", lm.model_id, arguments["sampling"]]
+        propose = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, propose)
+
+    def finish(stage: Stage) -> None:
+        counts = _Counts()
+        rows = iter_shards(stage.path / _SHARDS, Proposal)
+        write_table(stage.path / PROPOSALS_FILE, counts.over(rows))
+        stage.counts |= counts.of_proposals()
+
+    _fill_together(
+        team,
         out_dir,
         "collect_proposals",
+        fill=lambda shards: in_shards(
+            shards,
+            (Work(rollout=rollout) for rollout in _rollouts(rollouts_dir, splits, tasks)),
+            propose,
+            progress=progress,
+            team=team,
+        ),
+        finish=finish,
         inputs={"rollouts": rollouts_dir},
         arguments=arguments,
         seed=sampling.seed if sampling else None,
         overwrite=overwrite,
-    ) as stage:
-        if not stage.done:
-            rollouts = read_rollouts(rollouts_dir, splits)
-            if tasks is not None:
-                rollouts = [rollout for rollout in rollouts if rollout.task_id in tasks]
-            shards = stage.path / _SHARDS
-            propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
-            proposals = proposals_in_shards(shards, rollouts, propose, progress)
-            write_table(stage.path / PROPOSALS_FILE, proposals)
-            shutil.rmtree(shards)
-            stage.counts |= {
-                "steps": len({p.step_id for p in proposals}),
-                "proposals": len(proposals),
-                "unparsable": sum(not p.parsed for p in proposals),
-                "acceptable": sum(bool(p.acceptable) for p in proposals),
-                "unknown_label": sum(p.acceptable is None for p in proposals),
-                "unanswered": sum(is_unanswered(p) for p in proposals),
-            }
-    shutil.rmtree(answers, ignore_errors=True)
-    return read_table(out_dir / PROPOSALS_FILE, Proposal)
+    )
+    if team.leads:
+        shutil.rmtree(answers, ignore_errors=True)
 
 
 def _propose_by(
     proposer: Proposer, sampling: Sampling | None, answers: Path, rollouts_hash: str
-) -> Callable[[Sequence[Rollout]], list[Proposal]]:
-    """What proposes on a shard's rollouts, keeping its answers in a file of their own."""
+) -> Maker[Proposal]:
+    """Who proposes on a chunk's rollouts, keeping its answers in a file of their own."""
     if sampling is not None:
 
-        def generate(rollouts: Sequence[Rollout]) -> list[Proposal]:
+        def generate(works: Sequence[Work]) -> list[list[Proposal]]:
+            rollouts = [work.rollout for work in works]
             key = [rollouts_hash, proposer.model_id, asdict(sampling), rollouts[0].rollout_id]
             kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
-            return generated_proposals(kept, rollouts, sampling)
+            counts = [len(rollout.steps) * sampling.num_samples for rollout in rollouts]
+            return split_rows(generated_proposals(kept, rollouts, sampling), counts)
 
         return generate
     if not isinstance(proposer, LanguageModel):
         raise ConfigError(
             f"candidates are ranked by a loaded model, got {proposer.model_id}; give a checkpoint"
         )
-    return lambda rollouts: ranked_proposals(proposer, rollouts)
+    return lambda works: split_rows(
+        ranked_proposals(proposer, [work.rollout for work in works]),
+        [len(work.rollout.steps) for work in works],
+    )
+
+
+class _Counts:
+    """Counted while rows pass by."""
+
+    def __init__(self) -> None:
+        names = ("steps", "proposals", "unparsable", "acceptable", "unknown_label", "unanswered")
+        self._found = Counter(dict.fromkeys(names, 0))
+
+    def over(self, proposals: Iterator[Proposal]) -> Iterator[Proposal]:
+        """The proposals themselves."""
+        last = None
+        for p in proposals:
+            self._found.update(
+                steps=p.step_id != last,
+                proposals=1,
+                unparsable=not p.parsed,
+                acceptable=bool(p.acceptable),
+                unknown_label=p.acceptable is None,
+                unanswered=is_unanswered(p),
+            )
+            last = p.step_id
+            yield p
+
+    def of_proposals(self) -> dict[str, int]:
+        """All of them, by name."""
+        return dict(self._found)
 
 
 def collect_scores(
@@ -125,26 +190,67 @@ def collect_scores(
     num_samples: int | None = None,
     overwrite: bool = True,
     progress: Progress | None = None,
-) -> list[Score]:
+    cache_dir: Path | None = None,
+    team: Team = ALONE,
+) -> None:
     """Every proposal of a table, judged once; a killed run goes on where it was.
 
     Args:
         rollouts_dir: The steps.
-        proposals_dir: The proposals.
-        out_dir: Where the scores go.
+        proposals_dir: The proposals, in the order of the rollouts.
+        out_dir: Where the scores go, as `SCORES_FILE`.
         verifier: Who judges.
         renderer: Of its prompts.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
         overwrite: Replace a folder made from other things.
-        progress: Called with the number of rollouts just finished.
+        progress: Called with steps and tokens as they are finished.
+        cache_dir: Folder of scores by verifier, rollout and proposals; None: there is none.
+        team: Processes that share the work.
 
     Raises:
-        ConfigError: The folder holds something else, or an input folder is not finished.
+        ConfigError: The folder holds something else, an input folder is not finished, or the
+            proposals are in another order than the rollouts.
     """
-    with open_stage(
+
+    def judge(works: Sequence[Work]) -> list[list[Score]]:
+        proposals = list(chain.from_iterable(work.proposals for work in works))
+        scores = verifier_scores(verifier, [work.rollout for work in works], proposals, renderer)
+        return split_rows(scores, [len(work.proposals) for work in works])
+
+    make: Maker[Score] = judge
+    if cache_dir is not None:
+        made_by = ["scores", verifier.verifier_id, renderer.template_hash]
+        make = looking_first(RowCache(cache_dir), partial(_key, made_by), Score, judge)
+
+    def finish(stage: Stage) -> None:
+        unscored = 0
+
+        def counted() -> Iterator[Score]:
+            nonlocal unscored
+            for score in iter_shards(stage.path / _SHARDS, Score):
+                unscored += score.log_odds is None
+                yield score
+
+        number = write_table(stage.path / SCORES_FILE, counted())
+        stage.counts |= {"scores": number, "unscored": unscored}
+
+    _fill_together(
+        team,
         out_dir,
         "collect_scores",
+        fill=lambda shards: in_shards(
+            shards,
+            _with_proposals(
+                _rollouts(rollouts_dir, splits, None),
+                proposals_dir / PROPOSALS_FILE,
+                num_samples,
+            ),
+            make,
+            progress=progress,
+            team=team,
+        ),
+        finish=finish,
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={
             "verifier_id": verifier.verifier_id,
@@ -152,21 +258,78 @@ def collect_scores(
             "num_samples": num_samples,
         },
         overwrite=overwrite,
-    ) as stage:
-        if not stage.done:
-            rollouts = read_rollouts(rollouts_dir, splits)
-            wanted = {step.step_id for rollout in rollouts for step in rollout.each_step()}
-            proposals = [
-                p
-                for p in read_table(proposals_dir / PROPOSALS_FILE, Proposal)
-                if p.step_id in wanted and (num_samples is None or p.sample < num_samples)
-            ]
-            shards = stage.path / _SHARDS
-            scores = scores_in_shards(shards, rollouts, proposals, verifier, renderer, progress)
-            write_table(stage.path / SCORES_FILE, scores)
-            shutil.rmtree(shards)
-            stage.counts |= {
-                "scores": len(scores),
-                "unscored": sum(score.log_odds is None for score in scores),
-            }
-    return read_table(out_dir / SCORES_FILE, Score)
+    )
+
+
+def _rollouts(
+    folder: Path, splits: Collection[SplitName], tasks: Collection[str] | None
+) -> Iterator[Rollout]:
+    found = iter_rollouts(folder, splits)
+    return (rollout for rollout in found if tasks is None or rollout.task_id in tasks)
+
+
+def _with_proposals(
+    rollouts: Iterator[Rollout], path: Path, num_samples: int | None
+) -> Iterator[Work]:
+    """Rollouts with their proposals, from a table that has those of other rollouts between them.
+
+    Raises:
+        ConfigError: A rollout's proposals come before those of an earlier one.
+    """
+    rows = groupby(iter_table(path, Proposal), key=lambda proposal: rollout_of(proposal.step_id))
+    passed: set[str] = set()
+    for rollout in rollouts:
+        proposals: list[Proposal] = []
+        if rollout.steps and rollout.rollout_id not in passed:
+            for rollout_id, group in rows:
+                passed.add(rollout_id)
+                if rollout_id == rollout.rollout_id:
+                    proposals = [p for p in group if num_samples is None or p.sample < num_samples]
+                    break
+        if rollout.steps and not proposals:
+            raise ConfigError(
+                f"{path} must have proposals at the steps of all rollouts, in their order, but "
+                f"those of {rollout.rollout_id!r} are missing or come too early; propose again"
+            )
+        yield Work(rollout=rollout, proposals=proposals)
+
+
+def _key(made_by: Sequence[Any], work: Work) -> str:
+    """Of the rows of a piece of work, in a cache of all versions."""
+    rows = [asdict(work.rollout), [asdict(proposal) for proposal in work.proposals]]
+    return content_hash([__version__, SCHEMA_VERSION, *made_by, *rows])
+
+
+def _fill_together(
+    team: Team,
+    folder: Path,
+    name: str,
+    *,
+    fill: Callable[[Path], None],
+    finish: Callable[[Stage], None],
+    **of_stage: Any,
+) -> None:
+    """A stage whose shards all processes fill, and whose table the first one makes of them.
+
+    Args:
+        team: The processes, which all come here.
+        folder: Of the stage.
+        name: Of the stage.
+        fill: Fills this process's shards in the folder that it gets.
+        finish: Makes the table when all shards are there.
+        **of_stage: As of `open_stage`.
+    """
+    if not team.leads:
+        unfinished = team.told_by_first(None)
+        if unfinished is not None:
+            fill(Path(unfinished) / _SHARDS)
+            team.wait()
+    else:
+        with open_stage(folder, name, **of_stage) as stage:
+            team.told_by_first(None if stage.done else str(stage.path))
+            if not stage.done:
+                fill(stage.path / _SHARDS)
+                team.wait()
+                finish(stage)
+                shutil.rmtree(stage.path / _SHARDS)
+    team.wait()

@@ -9,25 +9,30 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
+from specact_rl.eval.team import ALONE, Team
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
 from specact_rl.rendering import Renderer
-from specact_rl.store import append_shard, done_shards, read_shards
+from specact_rl.store import RowCache, append_shard, done_shards
 from specact_rl.types import Proposal, Rollout, Score, proposal_id
 from specact_rl.verifiers.base import Verifier, items_of, scores_of
 
 CHUNK_ROLLOUTS = 48
 """Rollouts whose steps are proposed together, and saved together."""
 
-Progress = Callable[[int], None]
-"""Called with the number of rollouts just finished."""
+Row = TypeVar("Row", Proposal, Score)
+Progress = Callable[[int, int], None]
+"""Called with the steps just finished, and the tokens that were computed for them here."""
 
 
 def generated_proposals(
@@ -116,54 +121,102 @@ def verifier_scores(
     return scores_of(verifier, items, judgements, time.perf_counter() - started)
 
 
-def proposals_in_shards(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A rollout, and the proposals at its steps that are to be judged."""
+
+    rollout: Rollout
+    proposals: Sequence[Proposal] = ()
+
+
+Maker = Callable[[Sequence[Work]], list[list[Row]]]
+"""Gives the rows of each piece of work."""
+
+
+def in_shards(
     folder: Path,
-    rollouts: Sequence[Rollout],
-    propose: Callable[[Sequence[Rollout]], list[Proposal]],
+    works: Iterable[Work],
+    make: Maker[Row],
+    *,
     progress: Progress | None = None,
-) -> list[Proposal]:
-    """Propose chunk by chunk, keeping each in `folder`; chunks that are there are not run again."""
-    for index, chunk in _missing(folder, rollouts, progress):
-        append_shard(folder, index, propose(chunk))
-        _report(progress, chunk)
-    return read_shards(folder, Proposal)
+    team: Team = ALONE,
+) -> None:
+    """Make the rows of each chunk and keep them in `folder`; what is there is not made again.
 
-
-def scores_in_shards(
-    folder: Path,
-    rollouts: Sequence[Rollout],
-    proposals: Sequence[Proposal],
-    verifier: Verifier,
-    renderer: Renderer,
-    progress: Progress | None = None,
-) -> list[Score]:
-    """Score chunk by chunk, keeping each in `folder`; chunks that are there are not run again."""
-    by_rollout: dict[str, list[Proposal]] = {}
-    for proposal in proposals:
-        by_rollout.setdefault(proposal.step_id.rsplit("/", 1)[0], []).append(proposal)
-    for index, chunk in _missing(folder, rollouts, progress):
-        chosen = [p for rollout in chunk for p in by_rollout.get(rollout.rollout_id, [])]
-        append_shard(folder, index, verifier_scores(verifier, chunk, chosen, renderer))
-        _report(progress, chunk)
-    return read_shards(folder, Score)
-
-
-def _missing(
-    folder: Path, rollouts: Sequence[Rollout], progress: Progress | None
-) -> Iterator[tuple[int, Sequence[Rollout]]]:
+    Args:
+        folder: Of the shards, one a chunk.
+        works: All of them, read through once.
+        make: Who makes the rows.
+        progress: Of the steps of all processes.
+        team: Whose processes take turns at the chunks.
+    """
     done = set(done_shards(folder))
-    for index, chunk in enumerate(_chunks(rollouts)):
-        if index in done:
-            _report(progress, chunk)
-        else:
-            yield index, chunk
+    told: set[int] = set()
+    sizes: list[int] = []
+    for index, chunk in enumerate(_chunks(works)):
+        sizes.append(num_steps(work.rollout for work in chunk))
+        tokens = 0
+        if index not in done:
+            if not team.takes(index):
+                continue
+            rows = [row for each in make(chunk) for row in each]
+            append_shard(folder, index, rows)
+            tokens = sum(map(num_computed_tokens, rows))
+        if progress is not None:  # what the others have finished meanwhile counts as well
+            news = {i for i in done_shards(folder) if i < len(sizes)} - told
+            progress(sum(sizes[i] for i in news), tokens)
+            told |= news
 
 
-def _chunks(rollouts: Sequence[Rollout]) -> Iterable[Sequence[Rollout]]:
-    for start in range(0, len(rollouts), CHUNK_ROLLOUTS):
-        yield rollouts[start : start + CHUNK_ROLLOUTS]
+def num_steps(rollouts: Iterable[Rollout]) -> int:
+    """Of all of them, which is what progress is told in."""
+    return sum(len(rollout.steps) for rollout in rollouts)
 
 
-def _report(progress: Progress | None, chunk: Sequence[Rollout]) -> None:
-    if progress is not None:
-        progress(len(chunk))
+def num_computed_tokens(row: Proposal | Score) -> int:
+    """Tokens that a model had to compute for a row, as far as they are known."""
+    if isinstance(row, Score):
+        return row.num_tokens
+    return (row.num_prompt_tokens or 0) - row.num_cached_tokens + (row.num_completion_tokens or 0)
+
+
+def looking_first(
+    cache: RowCache, key_of: Callable[[Work], str], row_type: type[Row], make: Maker[Row]
+) -> Maker[Row]:
+    """Ask `make` only for what is not in the cache, and keep what it gives.
+
+    Args:
+        cache: Where rows are looked for.
+        key_of: Says all that the rows of a piece of work depend on.
+        row_type: What they are.
+        make: Who makes the others.
+    """
+
+    def look_first(works: Sequence[Work]) -> list[list[Row]]:
+        keys = [key_of(work) for work in works]
+        found = {key: rows for key in keys if (rows := cache.get(key, row_type)) is not None}
+        missing = {key: work for key, work in zip(keys, works, strict=True) if key not in found}
+        if missing:
+            new = dict(zip(missing, make(list(missing.values())), strict=True))
+            cache.put(new)
+            found |= new
+        return [found[key] for key in keys]
+
+    return look_first
+
+
+def split_rows(rows: Sequence[Row], counts: Iterable[int]) -> list[list[Row]]:
+    """Rows that follow one another, as lists of so many each."""
+    left = iter(rows)
+    return [list(islice(left, count)) for count in counts]
+
+
+def rollout_of(step_id: str) -> str:
+    """The id of a step's rollout."""
+    return step_id.rsplit("/", 1)[0]
+
+
+def _chunks(works: Iterable[Work]) -> Iterator[Sequence[Work]]:
+    left = iter(works)
+    while chunk := list(islice(left, CHUNK_ROLLOUTS)):
+        yield chunk

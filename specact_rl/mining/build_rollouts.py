@@ -221,10 +221,19 @@ def read_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> list[
     Raises:
         ConfigError: Not a finished rollouts folder, or a rollout without a split.
     """
+    return list(iter_rollouts(folder, splits))
+
+
+def iter_rollouts(folder: Path, splits: Collection[SplitName] = SPLITS) -> Iterator[Rollout]:
+    """The rollouts of some splits, one row group in memory.
+
+    Raises:
+        ConfigError: Not a finished rollouts folder, or a rollout without a split.
+    """
     path = rollouts_file(folder)
     for _ in task_splits(path):
         pass
-    return list(iter_table(path, Rollout, where={"split": splits}))
+    return iter_table(path, Rollout, where={"split": splits})
 
 
 def rollouts_file(folder: Path) -> Path:

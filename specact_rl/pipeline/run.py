@@ -21,6 +21,7 @@ from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
+from specact_rl.eval.outcomes import num_steps
 from specact_rl.eval.report import write_report
 from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outcomes
 from specact_rl.mining.build_rollouts import collect_rollouts
@@ -319,8 +320,8 @@ class Run:
 
     def propose(self, role: str, splits: tuple[SplitName, ...], num_samples: int) -> None:
         """A model's free-text proposals on some splits."""
-        total = len(self.artifacts.rollouts(*splits))
-        with self.progress(f"{role} proposes", total) as advance:
+        total = num_steps(self.artifacts.rollouts(*splits))
+        with self.progress(f"{role} proposes", total, "steps") as advance:
             collect_proposals(
                 self.folders.rollouts,
                 self.folders.proposals(role),
@@ -334,8 +335,8 @@ class Run:
         """A model's choice among candidates on some test tasks."""
         test: tuple[SplitName, ...] = ("test",)
         tasks = self.artifacts.test_tasks(self.preset.num_ranked_tasks)
-        total = sum(rollout.task_id in tasks for rollout in self.artifacts.rollouts(*test))
-        with self.progress(f"{role} ranks", total) as advance:
+        total = num_steps(r for r in self.artifacts.rollouts(*test) if r.task_id in tasks)
+        with self.progress(f"{role} ranks", total, "steps") as advance:
             collect_proposals(
                 self.folders.rollouts,
                 self.folders.ranked(role),
@@ -348,10 +349,10 @@ class Run:
 
     def judge(self) -> None:
         """All verifiers on the calibration and test proposals of the models they gate."""
-        total = len(self.artifacts.rollouts(*EVALUATED))
+        total = num_steps(self.artifacts.rollouts(*EVALUATED))
         for key, role in JUDGED:
             verifier, renderer = self.artifacts.verifier(key)
-            with self.progress(f"{key} judges {role}", total) as advance:
+            with self.progress(f"{key} judges {role}", total, "steps") as advance:
                 collect_scores(
                     self.folders.rollouts,
                     self.folders.proposals(role),

@@ -5,6 +5,7 @@ and a process killed at any point leaves no file or folder that looks finished. 
 what the records mean.
 """
 
+from specact_rl.store.cache import RowCache
 from specact_rl.store.files import (
     atomic_write,
     canonical_json,
@@ -45,6 +46,7 @@ from specact_rl.store.training_rows import read_training_rows, write_training_ro
 __all__ = [
     "JsonlRecords",
     "Manifest",
+    "RowCache",
     "RowSpool",
     "Stage",
     "append_jsonl",

@@ -1,8 +1,11 @@
 """`specact outcomes`: checkpoints propose and judge at the steps of a rollouts folder."""
 
+import os
 import runpy
 import shutil
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +15,15 @@ from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForSequenc
 
 from specact_rl import cli
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
+from specact_rl.errors import ConfigError
+from specact_rl.eval import collect
+from specact_rl.eval import outcomes as outcomes_module
 from specact_rl.mining.build_rollouts import collect_rollouts, import_rollouts
 from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.rendering import Renderer
-from specact_rl.store import read_manifest, read_table, write_jsonl
+from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Proposal, Score
+from specact_rl.verifiers import SampleAgreement
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -125,7 +132,7 @@ def test_a_verifier_judges_what_was_proposed(rollouts, proposals, tmp_path, caps
 @pytest.mark.parametrize(
     ("extra", "complaint"),
     [
-        (["--splits", "test"], "has no rollout in ['test']"),
+        (["--splits", "test"], "has no step in ['test']"),
         (["--temperature", "0"], "temperature above 0"),
         (["--temperature", "nan"], "temperature above 0"),
         (["--num-samples", "0"], "must be at least 1"),
@@ -186,3 +193,110 @@ def test_foreign_rollouts_are_labelled_by_their_references_and_give_verifier_row
     assert {p.acceptable for p in proposals} == {True, False, None}
     manifest = build_verifier(folder, tmp_path / "proposals", tmp_path / "rows", monkeypatch)
     assert manifest.counts["train"] > manifest.counts["train:acceptable"] > 0
+
+
+def table_of(folder):
+    """The proposals, but for the seconds they took."""
+    return [replace(p, seconds=0.0) for p in read_table(folder / "proposals.parquet", Proposal)]
+
+
+def started(rollouts, out, *launcher):
+    """`specact outcomes` in processes of its own, one rollout to a shard."""
+    code = (
+        "import sys; from specact_rl import cli; from specact_rl.eval import outcomes; "
+        "outcomes.CHUNK_ROLLOUTS = 1; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    program = out.with_name(f"{out.name}.py")
+    program.write_text(code)
+    arguments = ["--rollouts", rollouts, "--model", BASE, "--out", out]
+    return subprocess.Popen(
+        [sys.executable, *launcher, program, "outcomes", *map(str, arguments)]
+        + ["--splits", "train_verifier", "--num-samples", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_nothing_is_lost_or_doubled_when_it_is_killed(rollouts, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
+    assert outcomes(rollouts, tmp_path / "whole", "--num-samples", 2) == 0
+    whole = table_of(tmp_path / "whole")
+    shards = tmp_path / "killed.partial" / "shards"
+    process = started(rollouts, tmp_path / "killed")
+    while not list(shards.glob("part-*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in shards.glob("part-*.parquet")}
+    seen = {}
+    write = collect.write_table
+
+    def spy(path, records):
+        seen.update((p.name, p.stat().st_mtime_ns) for p in shards.glob("part-*.parquet"))
+        return write(path, records)
+
+    monkeypatch.setattr(collect, "write_table", spy)
+    assert outcomes(rollouts, tmp_path / "killed", "--num-samples", 2) == 0
+    assert table_of(tmp_path / "killed") == whole
+    assert seen.items() >= kept.items()  # what was there was not made again
+    assert len(seen) > len(kept)
+
+
+def test_two_processes_make_the_table_of_one(rollouts, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = started(rollouts, tmp_path / "two", *launcher)
+    printed, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert outcomes(rollouts, tmp_path / "one", "--num-samples", 2) == 0
+    assert table_of(tmp_path / "two") == table_of(tmp_path / "one")
+    assert printed.split() == [str(tmp_path / "two")]  # one of them tells
+
+
+def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypatch):
+    verifier = save_verifier(tmp_path / "verifier", 2)
+
+    def run(name, *more):
+        scores = tmp_path / f"{name}-scores"
+        extra = ["--cache", tmp_path / "cache", "--verifier", verifier, "--scores", scores, *more]
+        assert outcomes(rollouts, tmp_path / name, *extra) == 0
+        proposals = read_table(tmp_path / name / "proposals.parquet", Proposal)
+        return proposals, read_table(scores / "scores.parquet", Score)
+
+    first = run("first")
+
+    def refuse(*_):
+        raise AssertionError("a model was run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "generated_proposals", refuse)
+        patch.setattr(collect, "verifier_scores", refuse)
+        assert run("second") == first  # seconds and all
+        with pytest.raises(AssertionError, match="a model was run"):
+            run("third", "--num-samples", "2")
+
+
+def test_a_cache_that_is_none_is_refused(rollouts, tmp_path, capsys):
+    (tmp_path / "rows.sqlite").write_text("not a database, but text of some length" * 20)
+    assert outcomes(rollouts, tmp_path / "out", "--cache", tmp_path) == 2
+    assert "must be a cache" in capsys.readouterr().err
+
+
+def test_proposals_in_another_order_are_refused(rollouts, tmp_path):
+    assert outcomes(rollouts, tmp_path / "p") == 0
+    table = tmp_path / "p" / "proposals.parquet"
+    proposals = read_table(table, Proposal)
+    write_table(table, proposals[::-1])
+    with pytest.raises(ConfigError, match=r"in their order, but those of .* come too early"):
+        collect.collect_scores(
+            rollouts,
+            tmp_path / "p",
+            tmp_path / "s",
+            SampleAgreement(),
+            Renderer(tokenizer=AutoTokenizer.from_pretrained(BASE), catalogue="compact"),
+            ["train_verifier"],
+        )

@@ -18,15 +18,23 @@ from specact_rl.errors import EnvironmentFault
 from specact_rl.eval import outcomes
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix
 from specact_rl.eval.outcomes import (
+    Work,
     generated_proposals,
-    proposals_in_shards,
+    in_shards,
+    looking_first,
+    num_computed_tokens,
+    num_steps,
     ranked_proposals,
-    scores_in_shards,
+    rollout_of,
+    split_rows,
     verifier_scores,
 )
+from specact_rl.eval.team import Team
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.rendering import Renderer, compact_catalogue
+from specact_rl.store import RowCache, read_shards
+from specact_rl.types import Proposal, Score
 from specact_rl.verifiers import ProposerConfidence, SampleAgreement
 
 SAMPLING = Sampling(num_samples=3, max_new_tokens=24, seed=1)
@@ -226,37 +234,97 @@ def test_nothing_to_score_has_no_scores(rollouts, renderer):
     assert verifier_scores(ProposerConfidence(), rollouts, [], renderer) == []
 
 
-def test_proposals_in_shards_go_on_where_a_killed_run_was(
-    generated, rollouts, tmp_path, monkeypatch
-):
+def work(rollouts, proposals=()):
+    """Each rollout with its proposals."""
+    return [
+        Work(
+            rollout=rollout,
+            proposals=[p for p in proposals if rollout_of(p.step_id) == rollout.rollout_id],
+        )
+        for rollout in rollouts
+    ]
+
+
+def of_each(rows, rollouts):
+    return [[p for p in rows if rollout_of(p.step_id) == r.rollout_id] for r in rollouts]
+
+
+def test_shards_go_on_where_a_killed_run_was(generated, rollouts, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 2)
-    by_rollout = {
-        r.rollout_id: [p for p in generated if p.step_id.rsplit("/", 1)[0] == r.rollout_id]
-        for r in rollouts
-    }
     asked = []
 
     def propose(chunk):
         asked.append(len(chunk))
         if asked == [2, 2]:
             raise KeyboardInterrupt
-        return [p for rollout in chunk for p in by_rollout[rollout.rollout_id]]
+        return of_each(generated, [w.rollout for w in chunk])
 
     with pytest.raises(KeyboardInterrupt):
-        proposals_in_shards(tmp_path, rollouts, propose)
+        in_shards(tmp_path, work(rollouts), propose)
     seen = []
-    assert proposals_in_shards(tmp_path, rollouts, propose, seen.append) == generated
+    in_shards(tmp_path, work(rollouts), propose, progress=lambda *told: seen.append(told))
+    assert read_shards(tmp_path, Proposal) == generated
     assert asked == [2, 2, 2, 1]  # the first chunk is not asked for again
-    assert seen == [2, 2, 1]
+    steps = [len(r.steps) for r in rollouts]
+    tokens = [sum(map(num_computed_tokens, rows)) for rows in of_each(generated, rollouts)]
+    assert seen == [
+        (steps[0] + steps[1], 0),  # nothing was computed for what was there
+        (steps[2] + steps[3], tokens[2] + tokens[3]),
+        (steps[4], tokens[4]),
+    ]
+
+
+def test_a_team_fills_what_one_process_would(generated, rollouts, tmp_path, monkeypatch):
+    monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 1)
+    asked, seen = [], []
+
+    def propose(chunk):
+        asked.append(chunk[0].rollout.rollout_id)
+        return of_each(generated, [w.rollout for w in chunk])
+
+    for rank in (2, 1, 0):
+        progress = (lambda done, _: seen.append(done)) if rank == 0 else None
+        team = Team(rank=rank, size=3)
+        in_shards(tmp_path, work(rollouts), propose, progress=progress, team=team)
+    assert read_shards(tmp_path, Proposal) == generated
+    assert sorted(asked) == sorted(r.rollout_id for r in rollouts)  # each once
+    assert sum(seen) == num_steps(rollouts)
 
 
 def test_scores_in_shards_are_the_scores(generated, rollouts, renderer, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 2)
     verifier = SampleAgreement()
     whole = verifier_scores(verifier, rollouts, generated, renderer)
+
+    def judge(chunk):
+        proposals = [p for w in chunk for p in w.proposals]
+        scores = verifier_scores(verifier, [w.rollout for w in chunk], proposals, renderer)
+        return split_rows(scores, [len(w.proposals) for w in chunk])
+
     for _ in range(2):
-        parts = scores_in_shards(tmp_path, rollouts, generated, verifier, renderer)
+        in_shards(tmp_path, work(rollouts, generated), judge)
+        parts = read_shards(tmp_path, Score)
         assert [replace(s, seconds=0.0) for s in parts] == [replace(s, seconds=0.0) for s in whole]
+
+
+def test_what_is_in_the_cache_is_not_made_again(generated, rollouts, tmp_path):
+    asked = []
+
+    def propose(chunk):
+        asked.append([w.rollout.rollout_id for w in chunk])
+        return of_each(generated, [w.rollout for w in chunk])
+
+    def ask(some):
+        cache = RowCache(tmp_path)
+        key = lambda w: w.rollout.rollout_id  # noqa: E731
+        return looking_first(cache, key, Proposal, propose)(work(some))
+
+    assert ask(rollouts[1:3]) == of_each(generated, rollouts[1:3])
+    assert ask(rollouts) == of_each(generated, rollouts)
+    first, second = ([r.rollout_id for r in some] for some in (rollouts[1:3], rollouts))
+    assert asked == [first, [second[0], *second[3:]]]
+    assert ask(rollouts) == of_each(generated, rollouts)
+    assert len(asked) == 2
 
 
 def test_tables_join_to_arrays(generated, rollouts, renderer):

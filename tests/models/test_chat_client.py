@@ -29,6 +29,7 @@ from specact_rl.eval import outcomes
 from specact_rl.eval.collect import collect_proposals
 from specact_rl.metrics.cost import TokenPrice
 from specact_rl.mining.build_rollouts import collect_rollouts
+from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.store import read_manifest, read_table
@@ -450,9 +451,9 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(
     out = tmp_path / "proposals"
 
     def collect():
-        return collect_proposals(
-            rollouts, out, replace(model, concurrency=3), ["train_verifier"], sampling=sampling
-        )
+        asked = replace(model, concurrency=3)
+        collect_proposals(rollouts, out, asked, ["train_verifier"], sampling=sampling)
+        return read_table(out / PROPOSALS_FILE, Proposal)
 
     for served in (7, 20):  # in the first chunk, and in a later one
         server.faults = [None] * served + [status(500)] * 30
@@ -475,7 +476,8 @@ def test_answers_survive_a_price_and_an_allowance_that_are_added_later(
 ):
     def collect(model):
         out = tmp_path / "proposals"
-        return collect_proposals(rollouts, out, model, ["train_verifier"], sampling=SAMPLING)
+        collect_proposals(rollouts, out, model, ["train_verifier"], sampling=SAMPLING)
+        return read_table(out / PROPOSALS_FILE, Proposal)
 
     model = replace(model, concurrency=1)
     server.faults = [None] * 5 + [status(400)]

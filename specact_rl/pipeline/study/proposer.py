@@ -21,6 +21,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.log_outcomes import LogAnswers
+from specact_rl.eval.outcomes import num_steps
 from specact_rl.logs.facts import agent_name
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import BoolArray
@@ -109,7 +110,8 @@ class ProposerStudy(Study):
                 write_table(stage.path / ROLLOUTS_FILE, found)
                 stage.counts["rollouts"] = len(found)
                 stage.dropped["no_success_or_no_step"] = len(own) - len(found)
-        with self.progress("the model proposes", len(self.references)) as advance:
+        total = num_steps(self.references)
+        with self.progress("the model proposes", total, "steps") as advance:
             collect_proposals(
                 self.folders.root / REFERENCES,
                 self.folders.proposals("cheap"),
