@@ -113,6 +113,7 @@ ORDER_TOTAL = {
     "wrong answer at once": ("wrong", 0, 0, 0, 0, 1),
     "stops after a call": ("read", 1 / 4, 1 / 4, 1 / 4, 0, 0),
     "nothing": ("", 0, 0, 0, 0, 0),
+    "answers in other words": ("read again add reworded", 4 / 4, 4 / 4, 4 / 4, 1, 0),
     "no action first": ("broken read again add answer", 4 / 5, 4 / 5, 4 / 5, 1, 1),
 }
 
@@ -122,6 +123,7 @@ def test_components_of_an_episode_by_hand(case):
     task_id = first_of("order_total")
     turns = dict(zip(["read", "again", "add", "answer"], expert_turns(task_id), strict=True))
     turns |= {"wrong": Workspace.text_action("Answer: 1"), "broken": BROKEN}
+    turns["reworded"] = Workspace.text_action(f"It is {turns['answer'].text}")
     names, of_type, of_tool, of_arguments, success, wasted = ORDER_TOTAL[case]
     environment = started(task_id)
     completion = play(environment, [turns[name] for name in names.split()])
