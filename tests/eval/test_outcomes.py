@@ -250,6 +250,11 @@ def test_proposals_in_shards_go_on_where_a_killed_run_was(
     assert seen == [2, 2, 1]
 
 
+def test_every_proposal_says_how_long_the_environment_took_to_execute_it(generated, lm, rollouts):
+    for proposal in [*generated, *ranked_proposals(lm, rollouts[:1])]:
+        assert proposal.tool_seconds >= 0.0
+
+
 def test_scores_in_shards_are_the_scores(generated, rollouts, renderer, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 2)
     verifier = SampleAgreement()

@@ -53,6 +53,7 @@ PLACES = {
     "splits": "from the calibration tasks that chose its threshold to the test tasks",
     "policies": "from the proposals it was fitted for to those of the DPO proposer",
     "families": "from families that were trained on to families that were held out",
+    "live": "from replayed steps to the states that it gets into in whole episodes",
 }
 FOR_WORDS = {
     "select": "calibration",
