@@ -60,7 +60,14 @@ FOR_WORDS = {
     "test": "test",
     "proposals of cheap": "test, cheap proposer",
     "proposals of cheap_dpo": "test, DPO proposer",
+    "replayed steps of the live tasks": "replay, same tasks",
+    "live episodes": "live",
 }
+
+OF_LIVE = (
+    " Live: at the steps of the system's own episodes, with the label that its proposal has there, "
+    "accepted or not."
+)
 
 
 def calibration_section(results: JSON) -> Section | None:
@@ -416,6 +423,7 @@ def _drift(found: Sequence[JSON]) -> Table | None:
             "the slope of the label's log-odds on those of the probability (1 is right, below 1 is "
             "too extreme). Intervals are over tasks; places with the same tasks are paired. The "
             "calibration tasks here chose thresholds; the calibrators were fitted on others."
+            + (OF_LIVE if any(row["kind"] == "live" for row in found) else "")
         ),
         num_words=3,
     )
