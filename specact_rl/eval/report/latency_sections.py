@@ -395,8 +395,7 @@ def _of_tools(found: JSON) -> str:
     """Whether the environment's seconds are in the schedules."""
     milliseconds = found.get("tool_ms_per_step")
     if milliseconds is None:
-        why = found.get("tool_note")
-        return ", alone: seconds of the environment's tools are " + (why or "not known")
+        return f", alone; seconds of tools: {found.get('tool_note') or 'not known'}"
     return (
         f", and of what was executed, {fixed(milliseconds, 3)} ms a step of A's: measured once for "
         "each proposal, in the environment at hand, and run after the decision"
