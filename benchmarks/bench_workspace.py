@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from specact_rl.envs.episodes import NoisyExpert, expert_policy, run_episode
+from specact_rl.envs.labels import label_in
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.types import Action
 
@@ -100,6 +101,14 @@ def make_ways(num_tasks: int) -> dict[str, Way]:
                 num_steps += 1
         return num_steps
 
+    def label() -> int:
+        for env, start, actions in zip(envs, starts, recorded, strict=True):
+            env.restore(start)
+            for action in actions:
+                label_in(env, action)
+                env.step(action)
+        return sum(map(len, recorded))
+
     def rollouts() -> int:
         return sum(len(run_episode(Workspace(s), expert_policy, "e").steps) for s in seeds)
 
@@ -114,6 +123,7 @@ def make_ways(num_tasks: int) -> dict[str, Way]:
         "steps, recorded actions": step,
         "steps, snapshot and restore at each": branch,
         "steps, expert asked at each": expert,
+        "steps, a proposal labelled at each": label,
         "steps, expert and 20 candidates at each": candidates,
         "steps of logged expert rollouts, all in": rollouts,
         "steps of logged noisy rollouts, all in": noisy_rollouts,

@@ -208,6 +208,9 @@ class Proposal:
     """Share of its batch's wall time; None where a log does not say."""
     price: float | None = None
     """US dollars paid for it; None where nothing says."""
+    tool_seconds: float | None = None
+    """Wall seconds that the environment took to execute it when it was labelled; None where it was
+    not executed, and where a log does not say."""
 
     @property
     def parsed(self) -> bool:

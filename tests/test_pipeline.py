@@ -29,6 +29,7 @@ TIMES = {
     "seconds",
     "wall_seconds",
     "ms_per_step",
+    "tool_ms_per_step",
     "seconds_per_task",
     "stages",
     "command",

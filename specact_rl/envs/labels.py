@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from time import perf_counter
 
 from specact_rl.actions.matching import match_level, reaches
 from specact_rl.envs.base import Environment
@@ -35,6 +36,34 @@ class ActionLabel:
     """None where the goal was out of reach already, or nothing can tell."""
     label_source: str
     """`LABEL_SOURCE`, `MATCH_SOURCE`, or `NO_SOURCE` where nothing can tell."""
+    tool_seconds: float | None = None
+    """Wall seconds that the environment took to execute the action, measured once; None without
+    one."""
+
+
+def label_in(env: Environment, action: Action | None) -> ActionLabel:
+    """Judge an action by executing it where `env` stands, and by executing the expert's.
+
+    Args:
+        env: Not at its end; it is put back to where it was.
+        action: None stands for text that could not be parsed.
+    """
+    here, before, reference = env.snapshot(), env.cost_to_go(), env.expert_action()
+    started = perf_counter()
+    env.step(action)
+    tool_seconds = perf_counter() - started
+    acceptable, outcome = lowers_cost(before, env.cost_to_go()), env.outcome()
+    env.restore(here)
+    env.step(reference)
+    same_state = env.outcome() == outcome
+    env.restore(here)
+    return ActionLabel(
+        match_level=match_level(action, reference, env.tools),
+        same_state=same_state,
+        acceptable=acceptable,
+        label_source=LABEL_SOURCE,
+        tool_seconds=tool_seconds,
+    )
 
 
 class StepLabeller:
@@ -70,21 +99,7 @@ class StepLabeller:
 
     def label(self, index: int, action: Action | None) -> ActionLabel:
         """Judge an action at step `index`; None stands for text that could not be parsed."""
-        env = self._env
-        env.restore(self._snapshots[index])
-        before = env.cost_to_go()
-        reference = env.expert_action()
-        env.step(action)
-        acceptable = lowers_cost(before, env.cost_to_go())
-        outcome = env.outcome()
-        env.restore(self._snapshots[index])
-        env.step(reference)
-        return ActionLabel(
-            match_level=match_level(action, reference, env.tools),
-            same_state=env.outcome() == outcome,
-            acceptable=acceptable,
-            label_source=LABEL_SOURCE,
-        )
+        return label_in(self.environment_at(index), action)
 
 
 class ReferenceLabeller:

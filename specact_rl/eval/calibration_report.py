@@ -6,9 +6,9 @@ was frozen with. What is compared on the calibration split never looks at the te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,9 @@ from specact_rl.policy.thresholds import (
     choose_by_utility,
 )
 
+if TYPE_CHECKING:  # torch takes seconds to import, and only the annotation needs it
+    from specact_rl.eval.live import LiveEpisode
+
 MAIN = "D"
 """System whose verifier is looked at part by part; the first one if it is not there."""
 OTHER_POLICY = "cheap_dpo"
@@ -53,6 +56,9 @@ MAX_PARTS = 20
 """Parts of one partition that are shown; the largest, and of more only those with numbers."""
 MAX_COMPARED = 10_000
 """Rows on which calibrators are compared; of more, whole tasks are drawn."""
+NOT_KEPT = (
+    "these episodes ran before their steps were kept; without the run's folder live they run anew"
+)
 STEPS = ("0", "1", "2", "3", "4+")
 """Parts by the step's index; the last is that index and all beyond."""
 
@@ -65,6 +71,7 @@ def calibration_rows(
     *,
     calibration: Outcomes | None = None,
     everything: Outcomes | None = None,
+    live: Mapping[str, Sequence[LiveEpisode]] | None = None,
 ) -> dict[str, Any]:
     """Metrics, parts, drift and calibrators, as JSON.
 
@@ -76,6 +83,7 @@ def calibration_rows(
         calibration: Outcomes of the split that the gates are from; None leaves out the drift from
             it and the comparison of calibrators.
         everything: The test split with the families held out; None where there are none.
+        live: Episodes of test tasks by system; None where nothing ran live.
     """
     on_test = _Split(outcomes=test)
     judged = {
@@ -114,6 +122,8 @@ def calibration_rows(
         of, to = "families trained on", "families held out"
         there = _lines({main: held_out}, rng)[main]
         drift.append(_drift_row(main, "families", of, to, lines[main], there))
+    if live is not None:
+        drift += _live_drift(found, test, live, rng.spawn(1)[0])
     verifiers = [
         {"system": name, "name": str(judged[name].verifier), **_metrics(rows, lines[name], rng)}
         for name, rows in found.items()
@@ -210,6 +220,47 @@ def _families_held_out(everything: Outcomes | None, gate: Gate, system: System) 
     outside = everything.take(everything.table.out_of_family)
     rows = _Split(outcomes=outside).rows(system, gate)
     return rows if rows.y.size else None
+
+
+def _live_drift(
+    found: Mapping[str, _Rows],
+    test: Outcomes,
+    live: Mapping[str, Sequence[LiveEpisode]],
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Each gate at the replayed steps of the tasks that it acted on, and at its own steps there.
+
+    An episode's steps depend on what was accepted before, a logged rollout's do not.
+    """
+    task_of = np.array([step.task_id for step in test.table.steps])
+    drift = []
+    for name in (name for name in found if name in live):
+        episodes = live[name]
+        replayed = task_of[found[name].steps]
+        here = np.isin(replayed, [episode.task_id for episode in episodes])
+        rows = found[name].take(here)
+        if not rows.y.size:
+            continue
+        places = {
+            "replay": LabelledRows(p_accept=rows.p, acceptable=rows.y, clusters=replayed[here])
+        }
+        acted = [
+            (step.p_accept, step.acceptable, episode.task_id)
+            for episode in episodes
+            for step in episode.steps or ()
+            if step.p_accept is not None and step.acceptable is not None
+        ]
+        kept = all(episode.steps is not None for episode in episodes)
+        if kept and acted:
+            p, y, tasks = zip(*acted, strict=True)
+            places["live"] = LabelledRows(p_accept=p, acceptable=y, clusters=np.array(tasks))
+        lines = calibration_lines(places, rng=rng, num_resamples=NUM_RESAMPLES)
+        there = lines.get("live") or CalibrationLine.unknown(
+            "no proposal has a score and a label" if kept else NOT_KEPT, NUM_RESAMPLES
+        )
+        of, to = "replayed steps of the live tasks", "live episodes"
+        drift.append(_drift_row(name, "live", of, to, lines["replay"], there))
+    return drift
 
 
 def _lines(found: Mapping[str, _Rows], rng: np.random.Generator) -> dict[str, CalibrationLine]:

@@ -207,6 +207,8 @@ class ProposalColumns:
     """NaN where not known, shape (n, k)."""
     price: FloatArray
     """US dollars, NaN where not known, shape (n, k)."""
+    tool_seconds: FloatArray
+    """Of executing it, NaN where not known, shape (n, k)."""
 
     @classmethod
     def of(cls, table: StepTable, proposals: Sequence[Proposal]) -> ProposalColumns:
@@ -265,6 +267,7 @@ class ProposalColumns:
             completion_tokens=array((p.num_completion_tokens or 0 for p in flat), np.int64),
             seconds=array((_number(p.seconds) for p in flat), np.float64),
             price=array((_number(p.price) for p in flat), np.float64),
+            tool_seconds=array((_number(p.tool_seconds) for p in flat), np.float64),
         )
 
     def take(self, keep: BoolArray) -> ProposalColumns:
@@ -286,6 +289,7 @@ class ProposalColumns:
             completion_tokens=self.completion_tokens[keep],
             seconds=self.seconds[keep],
             price=self.price[keep],
+            tool_seconds=self.tool_seconds[keep],
         )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from specact_rl.policy.fitting import COST_WEIGHT, fit_gate
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
 from specact_rl.types import Step
+
+if TYPE_CHECKING:  # torch takes seconds to import, and only the annotation needs it
+    from specact_rl.eval.live import LiveEpisode
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +131,7 @@ def evaluate(
     *,
     ranked: Ranked | None = None,
     calibration: Outcomes | None = None,
+    live: Mapping[str, Sequence[LiveEpisode]] | None = None,
     systems: Mapping[str, System] = SYSTEMS,
     rivals: Sequence[str] = FREE_VERIFIERS,
     seed: int,
@@ -148,6 +152,8 @@ def evaluate(
         ranked: For rows of their own; None leaves them out.
         calibration: What the gates were fitted on, for certificates and for what is compared
             without looking at the test split; None leaves these out.
+        live: Episodes of some of the systems, for the drift of their gates from replay; None where
+            nothing ran live.
         systems: By name; those whose parts are missing are left out. A is needed.
         rivals: Verifiers of the cheap model's proposals that the others are held against.
         seed: Of every interval.
@@ -218,7 +224,13 @@ def evaluate(
         results |= cost_and_latency_rows(runs, test, rng.spawn(1)[0])
     with timed("calibration"):
         results["calibration"] = calibration_rows(
-            test, gates, systems, rng.spawn(1)[0], calibration=calibration, everything=everything
+            test,
+            gates,
+            systems,
+            rng.spawn(1)[0],
+            calibration=calibration,
+            everything=everything,
+            live=live,
         )
     with timed("curves"):
         results["curves"] = curve_rows(

@@ -43,7 +43,8 @@ TEXTS = ("text", "request", "last_message", "reference")
 COUNTS = ("sample", "step_index", "step_order", "num_prompt_tokens", "num_completion_tokens")
 LEVEL_COLUMNS = {f"level_{level}": level for level in LEVELS}
 FLAGS = ("acceptable", "parsed", "same_state", "out_of_family", *LEVEL_COLUMNS)
-NUMBERS = ("seconds", "price", "logprob")
+NUMBERS = ("seconds", "tool_seconds", "price", "logprob")
+TIMES = ("seconds", "tool_seconds")
 OF_STEP = ("task_id", "rollout_id", "split", "family", "reference_type")
 """Of a step, and so the same in all its rows."""
 OF_VERIFIER = ("log_odds_", "p_", "seconds_")
@@ -334,6 +335,9 @@ def _check(table: EvaluationTable) -> None:
             unknown = [word not in (*allowed, "") for word in table.words[name].values]
             bad = np.array([*unknown, False])[table.words[name].codes]
             _refuse(table, bad, f"must have a {name} of {', '.join(allowed)}")
+    for name in TIMES:
+        if name in table.numbers:
+            _refuse(table, table.numbers[name] < 0.0, f"must have {name} of at least 0")
     steps = table.words["step_id"]
     first = first_rows(steps.codes, steps.values.size)[steps.codes]
     for name in OF_STEP:

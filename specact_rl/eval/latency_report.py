@@ -1,13 +1,14 @@
 """What the measured steps of a replay would take in other schedules, and what hits depend on.
 
 Steps stand in the order of their logged rollout. Seconds are shares of the batches in which
-outcomes were collected, not those of a request alone; the environment's own time is not logged, so
-that all of this is the models' time.
+outcomes were collected, not those of a request alone. The environment runs after a decision, for as
+long as it took when proposals were labelled; where that is not known of every action, all of this
+is the models' time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from specact_rl.eval.cost_report import (
     cost_rows,
     role_costs,
 )
-from specact_rl.eval.joined import Outcomes
+from specact_rl.eval.joined import STRONG, Outcomes
 from specact_rl.eval.replay import SystemRun, forward_flops
 from specact_rl.metrics.latency.closed_forms import (
     coverage_curve,
@@ -103,6 +104,57 @@ class _Guesses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Tools:
+    """Seconds of what is executed after the decision; all arrays of shape (n,)."""
+
+    strong: FloatArray
+    """The strong model's action; 0 where not known."""
+    offered: Mapping[str, FloatArray]
+    """By system, what is put before its gate; 0 where not known."""
+    note: str | None
+    """Why they are not counted, in words; None where they are."""
+
+    @classmethod
+    def of(cls, systems: Sequence[SystemRun], parts: Outcomes) -> _Tools:
+        """Of all systems, or of none: some with and some without could not be compared."""
+        roles = {STRONG, *(str(run.system.proposer) for run in systems)}
+        of_role = {role: _tool_seconds(parts.columns[role]) for role in roles}
+        strong = of_role[STRONG][:, 0]
+        rows, nothing = np.arange(strong.size), np.zeros_like(strong)
+        offered = {
+            run.system.name: of_role[str(run.system.proposer)][rows, run.pick] for run in systems
+        }
+        unknown = np.isnan([strong, *offered.values()]).any(axis=0)
+        if not unknown.any():
+            return cls(strong=strong, offered=offered, note=None)
+        none_at_all = all(np.isnan(parts.columns[role].tool_seconds).all() for role in roles)
+        return cls(
+            strong=nothing,
+            offered=dict.fromkeys(offered, nothing),
+            note=(
+                "none were measured"
+                if none_at_all
+                else f"not known of every proposal at {unknown.sum()} of {unknown.size} steps"
+            ),
+        )
+
+    @property
+    def ms_per_step(self) -> float | None:
+        """Mean milliseconds of the strong model's actions; None where not known."""
+        return None if self.note else 1e3 * float(self.strong.mean())
+
+    def after(self, accepted: FloatArray | float, system: str) -> FloatArray:
+        """What a gated system executes, `accepted` being 1 or 0, or the chance of it."""
+        return np.asarray(accepted * self.offered[system] + (1.0 - accepted) * self.strong)
+
+
+def _tool_seconds(columns: ProposalColumns) -> FloatArray:
+    """Shape (n, k), NaN where not known; what cannot be parsed runs no tool."""
+    found = columns.tool_seconds
+    return np.where(np.isnan(found) & ~columns.parsed, 0.0, found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     """One system in one schedule; numbers of its columns among the totals of each task."""
 
@@ -168,8 +220,10 @@ class _Values:
 class _Bench:
     """Collects the columns of all rows, by task."""
 
-    def __init__(self, parts: Outcomes, alone: SystemRun, rng: np.random.Generator) -> None:
-        self.parts, self.rng = parts, rng
+    def __init__(
+        self, parts: Outcomes, alone: SystemRun, tools: _Tools, rng: np.random.Generator
+    ) -> None:
+        self.parts, self.tools, self.rng = parts, tools, rng
         self.calls = alone.seconds
         flops = role_costs(alone, "flops", parts)
         self.unit: Literal["flops", "seconds"] = "seconds" if flops is None else "flops"
@@ -182,7 +236,7 @@ class _Bench:
         self.long = bool(np.diff(np.append(firsts, rollouts.size)).max() > 1)
         self.rows: list[_Row] = []
         self.columns = [
-            self._by_step(alone.seconds),
+            self._by_step(alone.seconds + tools.strong),
             self._by_step(self.call_cost),
         ]
         self.guesses: dict[str, _Guesses] = {}
@@ -198,7 +252,7 @@ class _Bench:
         systems = [run for run in runs.values() if _takes_part(run, parts)]
         if not np.isfinite(alone.seconds).all() or not alone.seconds.any() or not systems:
             return None
-        bench = cls(parts, alone, rng)
+        bench = cls(parts, alone, _Tools.of(systems, parts), rng)
         for run in systems:
             bench.add_system(run)
         bench.add_breadths(runs.get(GUESSES))
@@ -220,7 +274,9 @@ class _Bench:
             "effects": self.effects,
             "cost_unit": self.unit,
             "ms_per_step": 1e3 * float(self.calls.mean()),
-            "seconds_per_episode": float(self.calls.sum() / self.num_episodes),
+            "seconds_per_episode": float(self.columns[SECONDS].sum() / self.num_episodes),
+            "tool_ms_per_step": self.tools.ms_per_step,
+            "tool_note": self.tools.note,
             "rows": rows[False],
             "breadth": self.breadths | {"rows": rows[True]} if self.breadths else {},
         }
@@ -280,7 +336,7 @@ class _Bench:
                 breadth=breadth,
             )
         found = self.rows[first:]
-        seconds = [float(self.calls.sum()), *(float(self.columns[r.place].sum()) for r in found)]
+        seconds = [float(self.columns[p].sum()) for p in (SECONDS, *(r.place for r in found))]
         ran = np.diff([1.0, *(row.calls for row in found)]) * float(self.calls.sum())
         self.breadths = {
             "coverage": covered.tolist(),
@@ -336,6 +392,8 @@ class _Bench:
             for stand in (True, False)
         ]
         apart = rate * either[0] + (1.0 - rate) * either[1]
+        seconds = seconds + self.tools.after(run.accepted.astype(np.float64), run.system.name)
+        apart = apart + self.tools.after(run.accepted.mean(), run.system.name)
         self._add(
             _Row(
                 system=run.system.name,
@@ -369,7 +427,7 @@ class _Bench:
             episodes=self.parts.table.rollouts,
             speculator=before,
             call=self.calls,
-            tool=np.zeros_like(before),
+            tool=self.tools.strong,
             hit=hit,
             wrong=(may & ~right).sum(axis=1),
             call_cost=self.call_cost,

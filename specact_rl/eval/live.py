@@ -11,6 +11,7 @@ import numpy as np
 
 from specact_rl.envs.base import Environment
 from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
+from specact_rl.envs.labels import NO_SOURCE, label_in
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault
 from specact_rl.eval.system_report import NUM_RESAMPLES, nothing_rejected, ratio_of_totals
@@ -19,6 +20,7 @@ from specact_rl.metrics.rates import cluster_rate
 from specact_rl.policy.live import LiveDecision, LiveSystem, TokenLedger
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import append_shard, done_shards, read_shards
+from specact_rl.types import MatchLevel
 
 LOCKSTEP_EPISODES = 100
 """Episodes that run together, and are saved together."""
@@ -27,6 +29,26 @@ POLICY = "live"
 systems come to the same step with the same history, a model proposes the same in both."""
 STRONG_ONLY = "A"
 """System that all others are held against."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveStep:
+    """What was put before the gate at one step, and whether it was right there."""
+
+    accepted: bool
+    reason: str
+    """As in `LiveDecision`."""
+    log_odds: float | None
+    """Raw score of the proposal; None without a verifier, or with nothing to judge."""
+    p_accept: float | None
+    """What the gate made of it; None without a gate, or with nothing to judge."""
+    acceptable: bool | None
+    """Label of the proposal, accepted or not, in the state that the episode was in; None without a
+    proposer, and where the goal was out of reach."""
+    match_level: MatchLevel
+    """Of the proposal with the expert's action there; "none" without a proposer."""
+    label_source: str
+    """As in `ActionLabel`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +75,8 @@ class LiveEpisode:
     """Shares of the models' batches. Prompts are read anew at every step, so that a server which
     keeps its prefixes is quicker. An answer that an earlier system was given first costs what it
     took then."""
+    steps: list[LiveStep] | None = None
+    """In order; None of episodes that ran before steps were kept."""
 
 
 def run_live(
@@ -155,6 +179,7 @@ class _Run:
     num_unparsable: int = 0
     flops: int = 0
     seconds: float = 0.0
+    steps: list[LiveStep] = field(default_factory=list)
 
     @classmethod
     def start(cls, system: str, env: Environment) -> _Run:
@@ -166,6 +191,7 @@ class _Run:
         )
 
     def take(self, decision: LiveDecision) -> None:
+        self.steps.append(_judged(self.episode.env, decision))
         self.episode.act(decision.action, decision.text, finished=decision.finished)
         self.num_accepted += decision.accepted
         self.num_unparsable += decision.action is None
@@ -186,7 +212,22 @@ class _Run:
             num_unparsable=self.num_unparsable,
             flops=self.flops,
             seconds=self.seconds,
+            steps=self.steps,
         )
+
+
+def _judged(env: Environment, decision: LiveDecision) -> LiveStep:
+    """The step that is due in `env`; the label is of the proposal, whoever acts."""
+    label = None if decision.pick is None else label_in(env, decision.offered)
+    return LiveStep(
+        accepted=decision.accepted,
+        reason=decision.reason,
+        log_odds=decision.log_odds,
+        p_accept=decision.p_accept,
+        acceptable=label.acceptable if label else None,
+        match_level=label.match_level if label else "none",
+        label_source=label.label_source if label else NO_SOURCE,
+    )
 
 
 def _by_task(name: str, episodes: Sequence[LiveEpisode]) -> dict[str, LiveEpisode]:

@@ -56,6 +56,7 @@ def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:
         same_state=label.same_state,
         acceptable=label.acceptable,
         label_source=label.label_source,
+        tool_seconds=label.tool_seconds,
     )
 
 
@@ -101,6 +102,7 @@ def ranked_proposals(lm: LanguageModel, rollouts: Sequence[Rollout]) -> list[Pro
                     num_cached_tokens=num_cached,
                     num_completion_tokens=sum(len(candidate) for candidate in tokens),
                     seconds=seconds,
+                    tool_seconds=label.tool_seconds,
                 )
             )
     return proposals

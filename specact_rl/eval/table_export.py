@@ -65,6 +65,7 @@ def export_outcomes(outcomes: Mapping[SplitName, Outcomes], path: Path) -> int:
                         "num_completion_tokens": proposal.num_completion_tokens,
                         "seconds": proposal.seconds,
                         "price": proposal.price,
+                        "tool_seconds": proposal.tool_seconds,
                         "text": proposal.text,
                     }
                     for key, judged in scores.items():

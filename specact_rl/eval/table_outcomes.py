@@ -347,6 +347,7 @@ class _Joined:
             completion_tokens=(completion if known else np.zeros(at.shape)).astype(np.int64),
             seconds=floats(numbers, "seconds"),
             price=floats(numbers, "price"),
+            tool_seconds=floats(numbers, "tool_seconds"),
         )
 
     def parsed(self, at: IntArray) -> BoolArray:
@@ -454,6 +455,7 @@ class _Joined:
                 num_completion_tokens=_known_count(self.table.counts, "num_completion_tokens", row),
                 seconds=_known_number(self.table.numbers, "seconds", row),
                 price=_known_number(self.table.numbers, "price", row),
+                tool_seconds=_known_number(self.table.numbers, "tool_seconds", row),
             )
 
         def make(place: int) -> list[Proposal]:

@@ -53,6 +53,13 @@ class CalibrationLine:
     draws: FloatArray
     """Gap, slope and intercept of each resample, shape (draws, 3), NaN where undefined."""
 
+    @classmethod
+    def unknown(cls, note: str, num_resamples: int = 1000) -> CalibrationLine:
+        """Of a place without rows; `note` says why there are none."""
+        nothing = MetricValue(value=None, n=0, note=note)
+        draws = np.full((num_resamples, len(NAMES)), np.nan)
+        return cls(gap=nothing, slope=nothing, intercept=nothing, draws=draws)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineDifference:
@@ -122,7 +129,8 @@ def line_difference(
         a, b = getattr(first, name), getattr(second, name)
         n = a.n + b.n
         if a.value is None or b.value is None:
-            found[name] = MetricValue(value=None, n=n, note=a.note or b.note)
+            why = a.note if a.value is None else b.note
+            found[name] = MetricValue(value=None, n=n, note=why)
             continue
         found[name] = bootstrap_value(
             b.value - a.value,

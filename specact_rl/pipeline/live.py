@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-import numpy as np
-
-from specact_rl.eval.live import LiveEpisode, live_in_shards, live_rows
+from specact_rl.eval.live import LiveEpisode, live_in_shards
 from specact_rl.pipeline.artifacts import PROPOSERS, Artifacts
 from specact_rl.policy.asking import LiveVerifier, RememberingModel, RememberingVerifier
 from specact_rl.policy.gates import Gate
@@ -24,8 +21,8 @@ Verifiers = dict[str, tuple[LiveVerifier, Renderer]]
 """With the renderers of their prompts, by key; all systems share them."""
 
 
-def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[str, Any]]:
-    """Rows of the live table, one per system; finished episodes are not run again."""
+def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, list[LiveEpisode]]:
+    """Each system's episodes, by its name; finished ones are not run again."""
     tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
     gates = artifacts.gates()
     models = {role: RememberingModel(model=artifacts.model(role)) for role in PROPOSERS}
@@ -53,7 +50,7 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[s
                 else:
                     advance(len(tasks))
             episodes[name] = read_shards(folder, LiveEpisode)
-    return live_rows(episodes, np.random.default_rng(artifacts.seed))
+    return episodes
 
 
 def load_verifiers(artifacts: Artifacts) -> Verifiers:

@@ -28,7 +28,7 @@ def collect_results(
     Args:
         artifacts: Of a run that has finished.
         replay: What `evaluate` returned.
-        live: What `run_live_systems` returned.
+        live: What `live_rows` returned.
         stages: Name and seconds of each stage, and whether these are all that it took.
         command: What the user typed.
     """

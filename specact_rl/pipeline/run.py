@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from specact_rl import __version__
@@ -21,6 +22,7 @@ from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
+from specact_rl.eval.live import LiveEpisode, live_rows
 from specact_rl.eval.outcomes import num_steps
 from specact_rl.eval.report import write_report
 from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outcomes
@@ -196,9 +198,10 @@ class Run:
         with self.stage("calibrate"):
             self.calibrate()
         with self.stage("live episodes"):
-            live = run_live_systems(self.artifacts, self.progress)
+            episodes = run_live_systems(self.artifacts, self.progress)
+            live = live_rows(episodes, np.random.default_rng(self.seed))
         with self.stage("evaluate"), self.progress("evaluate", None):
-            replay = self.evaluate()
+            replay = self.evaluate(episodes)
         results = collect_results(self.artifacts, replay, live, self.stage_times, self.command)
         write_json(self.folders.evaluation / RESULTS_FILE, results)
         write_report(results, self.folders.report)
@@ -390,7 +393,7 @@ class Run:
                     write_json(stage.path / f"{name}.json", gate.to_json())
                 stage.counts["gates"] = len(gates)
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self, live: Mapping[str, Sequence[LiveEpisode]]) -> dict[str, Any]:
         """The replay part of the results; what each system did step by step goes to a table."""
         rollouts = self.artifacts.rollouts("train_proposer")
         test, gates = self.artifacts.outcomes("test"), self.artifacts.gates()
@@ -403,5 +406,6 @@ class Run:
             [step for rollout in rollouts for step in rollout.each_step()],
             ranked=self.artifacts.ranked(),
             calibration=self.artifacts.outcomes("calibration"),
+            live=live,
             seed=self.seed,
         )

@@ -55,6 +55,10 @@ class LiveDecision:
     """The proposal is executed. False: the strong model's action."""
     pick: int | None
     """Sample that was offered to the gate; None without a proposer."""
+    offered: Action | None
+    """That sample's action; None where it could not be parsed, too."""
+    log_odds: float | None
+    """Raw score of it; None without a verifier, or with nothing to judge."""
     p_accept: float | None
     """Calibrated probability in [0, 1]; None without a gate, or with nothing to judge."""
     reason: str
@@ -173,6 +177,8 @@ class LiveSystem:
             finished=own.finished,
             accepted=False,
             pick=None,
+            offered=None,
+            log_odds=None,
             p_accept=None,
             reason="no_proposer",
             calls=(_writing("strong", self.strong.size, [own]),),
@@ -244,6 +250,8 @@ class LiveSystem:
             finished=acting.finished,
             accepted=decision.accept,
             pick=offer.pick,
+            offered=samples[offer.pick].action,
+            log_odds=offer.log_odds,
             p_accept=decision.p_accept,
             reason=decision.reason,
             calls=tuple(calls),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specact_rl.actions.matching import match_level
+from specact_rl.envs import labels
 from specact_rl.envs.episodes import (
     Episode,
     NoisyExpert,
@@ -15,7 +16,7 @@ from specact_rl.envs.episodes import (
     lowers_cost,
     run_episode,
 )
-from specact_rl.envs.labels import StepLabeller, labeller_of
+from specact_rl.envs.labels import ReferenceLabeller, StepLabeller, label_in, labeller_of
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import EnvironmentFault, RolloutFormatError
 from specact_rl.store import append_shard, read_shards
@@ -93,6 +94,38 @@ def test_an_equally_good_action_is_acceptable_though_it_does_not_match():
     assert label.acceptable
     assert label.match_level == "tool"
     assert not label.same_state
+
+
+def test_what_the_environment_takes_to_execute_is_measured_and_nothing_else(monkeypatch):
+    rollout = noisy(1)
+    labeller = StepLabeller(rollout)
+    ticks = iter([5.0, 5.25])
+    monkeypatch.setattr(labels, "perf_counter", lambda: next(ticks))
+    step = Workspace.step
+
+    def counted(env, action):
+        executed.append(action)
+        return step(env, action)
+
+    executed = []
+    monkeypatch.setattr(Workspace, "step", counted)
+    own = rollout.steps[0].executed
+    assert labeller.label(0, own).tool_seconds == 0.25
+    assert executed == [own, rollout.steps[0].reference]
+    assert list(ticks) == []
+
+
+def test_a_log_says_nothing_of_an_environment():
+    label = ReferenceLabeller(noisy(1)).label(0, None)
+    assert label.tool_seconds is None
+
+
+def test_judging_leaves_the_environment_where_it_was():
+    env = Workspace(3)
+    env.step(env.expert_action())
+    before = env.snapshot()
+    assert label_in(env, env.expert_action()).acceptable
+    assert env.snapshot() == before
 
 
 def test_text_that_is_no_action_is_not_acceptable():

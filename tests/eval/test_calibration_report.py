@@ -10,6 +10,7 @@ import pytest
 
 from specact_rl.eval.calibration_report import MAX_PARTS, _partition, calibration_rows
 from specact_rl.eval.evaluate import calibrate
+from specact_rl.eval.live import LiveEpisode, LiveStep
 from specact_rl.eval.report.calibration_sections import calibration_section
 from specact_rl.metrics.calibration import log_loss
 from specact_rl.metrics.drift import LabelledRows, calibration_lines
@@ -137,6 +138,98 @@ def test_the_test_split_takes_no_part_in_the_comparison(test_part, gates, calibr
     )
     assert one["verifiers"] != other["verifiers"]
     assert one["recalibration"] == other["recalibration"]
+
+
+def live_step(p, y):
+    return LiveStep(
+        accepted=False, reason="below_threshold", log_odds=0.0, p_accept=p, acceptable=y,
+        match_level="none", label_source="cost_to_go",
+    )  # fmt: skip
+
+
+def episode(task, steps):
+    return LiveEpisode(
+        system="D", task_id=task, family="f", success=False, num_steps=0, expert_steps=0,
+        num_accepted=0, num_fallback=0, num_unparsable=0, flops=0, seconds=0.0, steps=steps,
+    )  # fmt: skip
+
+
+def replayed_live(test_part, gate, promised=1.0):
+    """Episodes of every other task, whose steps are those that are replayed."""
+    here, p, y = rows_of(test_part, gate)
+    tasks = np.array([step.task_id for step in test_part.table.steps])[here]
+    return [
+        episode(
+            str(task),
+            [live_step(float(promised * p[i]), bool(y[i])) for i in np.flatnonzero(tasks == task)],
+        )
+        for task in np.unique(tasks)[::2]
+    ]
+
+
+def live_drift(test_part, gates, live):
+    found = as_json(calibration_rows(test_part, gates, FEW, np.random.default_rng(0), live=live))
+    return [row for row in found["drift"] if row["kind"] == "live"]
+
+
+def test_what_is_replayed_live_does_not_drift(test_part, gates):
+    live = replayed_live(test_part, gates["D"])
+    [row] = live_drift(test_part, gates, {"D": live, "A": []})
+    assert row["system"] == "D"
+    assert row["first"] == row["second"]
+    assert row["first"]["gap"]["n"] == sum(len(e.steps) for e in live)
+    assert row["first"]["gap"]["num_clusters"] == len(live)
+    for name in ("gap", "slope", "intercept"):
+        assert row["difference"][name]["value"] == pytest.approx(0.0)
+
+
+def test_probabilities_that_promise_less_live_drift_by_what_they_lack(test_part, gates):
+    same = replayed_live(test_part, gates["D"])
+    mean = np.mean([step.p_accept for e in same for step in e.steps])
+    live = replayed_live(test_part, gates["D"], promised=0.9)
+    unscored = [live_step(None, True), live_step(0.5, None)]  # of these nothing can be said
+    live[0] = replace(live[0], steps=[*live[0].steps, *unscored])
+    [row] = live_drift(test_part, gates, {"D": live})
+    gap = row["difference"]["gap"]
+    assert gap["value"] == pytest.approx(0.1 * mean)
+    # Paired by task: labels, which are the same in both places, add no spread.
+    assert gap["high"] - gap["low"] < 0.1 * (
+        row["first"]["gap"]["high"] - row["first"]["gap"]["low"]
+    )
+    assert row["second"]["gap"]["n"] == row["first"]["gap"]["n"]
+
+
+def test_live_episodes_move_no_other_number(test_part, gates, calibration):
+    live = {"D": replayed_live(test_part, gates["D"])}
+    without, beside = (
+        as_json(
+            calibration_rows(
+                test_part, gates, FEW, np.random.default_rng(0), calibration=calibration, live=it
+            )
+        )
+        for it in (None, live)
+    )
+    beside["drift"] = [row for row in beside["drift"] if row["kind"] != "live"]
+    assert beside == without
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"),
+    [(None, "ran before their steps were kept"), ([], "no proposal has a score and a label")],
+)
+def test_episodes_without_steps_say_why_their_drift_is_not_known(test_part, gates, steps, note):
+    live = [replace(e, steps=steps) for e in replayed_live(test_part, gates["D"])]
+    [row] = live_drift(test_part, gates, {"D": live})
+    assert row["first"]["gap"]["value"] is not None
+    for place in ("second", "difference"):
+        assert {m["value"] for m in row[place].values()} == {None}
+        assert all(note in m["note"] for m in row[place].values())
+    section = calibration_section(
+        {"replay": {"calibration": {"parts": {"system": "D"}, "drift": [row]}}}
+    )
+    [finding] = section.blocks[0].items
+    assert finding.status == "unknown"
+    assert note in finding.evidence
 
 
 def test_without_calibration_outcomes_there_is_neither_drift_nor_comparison(test_part, gates):

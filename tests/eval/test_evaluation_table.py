@@ -173,6 +173,7 @@ BAD = {
     "split unknown": ({"split": "dev"}, "row 1 .*must have a split of train_proposer"),
     "half a sample": ({"sample": 0.5}, "row 1: column 'sample' must be a whole number"),
     "negative tokens": ({"num_prompt_tokens": -1}, "row 1: column 'num_prompt_tokens' must be"),
+    "negative time": ({"tool_seconds": -0.5}, "row 1 .*must have tool_seconds of at least 0"),
     "repeated": ({"step_id": "t/0"}, "row 1 .*repeats the step, model and sample"),
     "level unknown": ({"match_level": "most"}, "row 1 .*must have a match_level of none"),
 }

@@ -12,6 +12,7 @@ from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.latency_report import cost_and_latency_rows
 from specact_rl.eval.replay import Judged, run_system
 from specact_rl.metrics.cost import ModelSize
+from specact_rl.metrics.latency.simulator import Trace, sequential, speculative
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import PANEL, SYSTEMS, System
 from specact_rl.types import Action, Proposal, Step, ToolSpec
@@ -33,14 +34,14 @@ def step_of(task, index):
     )  # fmt: skip
 
 
-def proposal_of(step, role, sample, action, *, right, seconds, price=None):
+def proposal_of(step, role, sample, action, *, right, seconds, price=None, tool=None):
     return Proposal(
         proposal_id=f"{step.step_id}@{role}:{sample}", step_id=step.step_id,
         task_id=step.task_id, model_id=role, sample=sample, mode="generate", text="",
         action=action, parse_error=None if action else "broken", match_level="none",
         same_state=None, acceptable=right, label_source="test", logprob=None, num_candidates=None,
         num_prompt_tokens=10 * (step.index + 1), num_cached_tokens=0, num_completion_tokens=2,
-        seconds=seconds, price=price,
+        seconds=seconds, price=price, tool_seconds=tool,
     )  # fmt: skip
 
 
@@ -52,8 +53,10 @@ class World:
     """A cheap and a strong model; both look, the cheap one now and then at something else."""
 
     def __init__(
-        self, *, seed=0, slow_misses=1.0, tool="look", seconds=True, label=True, price=False
-    ):
+        self, *, seed=0, slow_misses=1.0, tool="look", seconds=True, label=True, price=False,
+        tools=None,
+    ):  # fmt: skip
+        """`tools`: seconds of the strong model's action, and of the cheap one's."""
         rng = np.random.default_rng(seed)
         steps = [step_of(task, index) for task in range(TASKS) for index in range(LENGTH)]
         n = len(steps)
@@ -79,13 +82,14 @@ class World:
                 proposal_of(
                     step, "cheap", k, guess, right=bool(self.hit[i]) if label else None,
                     seconds=0.1 if seconds else None, price=0.001 if price else None,
+                    tool=tools and tools[1],
                 )
                 for k, guess in enumerate(guesses)
             ]  # fmt: skip
             strong.append(
                 proposal_of(step, "strong", 0, right, right=True if label else None,
                             seconds=float(call[i]) if seconds else None,
-                            price=0.01 if price else None)
+                            price=0.01 if price else None, tool=tools and tools[0])
             )  # fmt: skip
         self.columns = {
             "cheap": ProposalColumns.of(self.table, cheap),
@@ -249,6 +253,62 @@ def test_a_second_guess_that_is_never_right_covers_nothing_and_saves_nothing(fou
     assert first == pytest.approx(saved / (rows[0]["strong_calls"] - 1.0))
     assert [r["breadth"] for r in breadth["rows"]] == [1, 2]
     assert breadth["rows"][1]["wasted_runs"] > breadth["rows"][0]["wasted_runs"]
+
+
+# ------------------------------------------------------------------------------------ tools
+
+
+def test_a_gate_waits_for_the_tool_of_what_it_executes():
+    world = World(tools=(0.5, 0.25))
+    found, accepted, call = latency(world), world.runs()["D"].accepted, world.call
+    alone, before = call + 0.5, 0.15
+    after = np.where(accepted, 0.25, 0.5)
+    one_by_one = (np.where(accepted, before, before + call) + after).sum() / alone.sum()
+    beside = (np.where(accepted, before, np.maximum(before, call)) + after).sum() / alone.sum()
+    assert row(found, "D", "sequential")["relative_seconds"]["value"] == pytest.approx(one_by_one)
+    assert row(found, "D", "parallel")["relative_seconds"]["value"] == pytest.approx(beside)
+    rate = accepted.mean()
+    apart = (0.15 + (1 - rate) * call + rate * 0.25 + (1 - rate) * 0.5).sum() / alone.sum()
+    assert row(found, "D", "sequential")["independent"] == pytest.approx(apart)
+    assert (found["tool_ms_per_step"], found["tool_note"]) == (pytest.approx(500.0), None)
+    assert found["ms_per_step"] == pytest.approx(1e3 * call.mean())
+    assert found["seconds_per_episode"] == pytest.approx(alone.sum() / TASKS)
+    # C's judge acts at every step, but an accepted proposal is what is executed.
+    run = world.runs()["C"]
+    judged = run.seconds + np.where(run.accepted, 0.25, 0.5)
+    sequential = row(found, "C", "sequential")["relative_seconds"]["value"]
+    assert sequential == pytest.approx(judged.sum() / alone.sum())
+
+
+def test_a_right_guess_runs_its_tool_while_the_call_still_runs():
+    world = World(tools=(0.5, 0.25))
+    found = row(latency(world), "B", "speculative", 1)
+    n = TASKS * LENGTH
+    trace = Trace(
+        episodes=np.repeat(np.arange(TASKS), LENGTH), speculator=np.full(n, 0.1), call=world.call,
+        tool=np.full(n, 0.5), hit=world.hit, wrong=(~world.hit).astype(int),
+        call_cost=np.ones(n), speculator_cost=np.zeros(n),
+    )  # fmt: skip
+    seconds = speculative(trace).seconds.sum() / sequential(trace).seconds.sum()
+    assert found["relative_seconds"]["value"] == pytest.approx(seconds)
+
+
+def test_seconds_of_tools_are_no_cost_of_models():
+    assert costs(World(tools=(0.5, 0.25)))["costs"] == costs(World())["costs"]
+
+
+def test_tools_that_were_not_all_measured_are_left_out_of_every_row(found):
+    world = World(tools=(0.5, 0.25))
+    seconds = world.columns["cheap"].tool_seconds
+    seconds[3:5, 0] = np.nan
+    partly = latency(world)
+    assert partly["rows"] == found["rows"]
+    assert partly["tool_ms_per_step"] is found["tool_ms_per_step"] is None
+    assert "at 2 of 120 steps" in partly["tool_note"]
+    assert found["tool_note"] == "none were measured"
+    # What cannot be parsed runs no tool.
+    world.columns["cheap"].parsed[3:5, 0] = False
+    assert latency(world)["tool_note"] is None
 
 
 def test_without_seconds_there_are_no_schedules(world):

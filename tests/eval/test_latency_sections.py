@@ -244,3 +244,21 @@ def test_without_seconds_there_is_neither_a_picture_nor_a_word_of_schedules(resu
     assert [b.name for b in cost_and_latency_section(results).blocks if isinstance(b, Picture)] == [
         "sensitivity"
     ]
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        ({}, "alone; seconds of tools: not known."),
+        (
+            {"tool_ms_per_step": None, "tool_note": "none were measured"},
+            "tools: none were measured.",
+        ),
+        ({"tool_ms_per_step": 0.0152, "tool_note": None}, "of what was executed, 0.015 ms a step"),
+    ],
+    ids=["before they were measured", "not measured", "measured"],
+)
+def test_the_page_says_whether_tools_are_in_the_schedules(results, known, told):
+    results["replay"]["latency"] |= known
+    texts = [getattr(block, "text", "") for block in cost_and_latency_section(results).blocks]
+    assert any(told in text for text in texts)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
@@ -197,7 +198,19 @@ class Counted:
 
 
 def without_seconds(episodes):
-    return [replace(episode, seconds=0.0) for episode in episodes]
+    """Scores are left out, too: their last digits depend on what shares a batch."""
+    return [
+        replace(
+            episode,
+            seconds=0.0,
+            steps=[replace(step, log_odds=None, p_accept=None) for step in episode.steps],
+        )
+        for episode in episodes
+    ]
+
+
+def scores(episodes):
+    return [step.log_odds or np.nan for episode in episodes for step in episode.steps]
 
 
 def test_episodes_in_lockstep_are_those_run_alone(tiny_lm, renderer):
@@ -205,6 +218,7 @@ def test_episodes_in_lockstep_are_those_run_alone(tiny_lm, renderer):
     together = run_live(system, TASKS)
     alone = [episode for task in TASKS for episode in run_live(system, [task])]
     assert without_seconds(together) == without_seconds(alone)
+    assert scores(together) == pytest.approx(scores(alone), abs=1e-3, nan_ok=True)
     assert len({episode.num_steps for episode in together}) > 1  # some ended before others
     assert sum(episode.num_accepted for episode in together) > 0
     assert sum(episode.num_fallback for episode in together) > 0
@@ -294,6 +308,66 @@ def test_gate_decides_whose_actions_are_executed(threshold, accepts, renderer):
     for episode in run_live(system, TASKS):
         assert episode.success == (not accepts)
         assert (episode.num_accepted > 0, episode.num_fallback > 0) == (accepts, not accepts)
+
+
+class Wavering(ExpertModel):
+    """Sure of itself at every other step, and at a loss for words at each fifth."""
+
+    def proposal(self, step):
+        sure = super().proposal(step)
+        if step.index % 5 == 4:
+            return replace(sure, action=None, text=BROKEN, parse_error="broken")
+        return sure if step.index % 2 else replace(sure, logprob=-3.0)
+
+
+def test_a_step_says_what_the_gate_saw_and_what_it_decided(renderer):
+    system = gated(Wavering("cheap"), ExpertModel("expert"), renderer, 0.5)
+    reasons = set()
+    for episode in run_live(system, [f"ws-{seed:06d}" for seed in range(12)]):
+        for i, step in enumerate(episode.steps):
+            p = None if i % 5 == 4 else np.exp(-0.1 if i % 2 else -3.0)
+            assert step.p_accept == (None if p is None else pytest.approx(p))
+            assert step.log_odds == (None if p is None else pytest.approx(np.log(p / (1.0 - p))))
+            assert step.accepted == (p is not None and p > 0.5)
+            assert step.acceptable == (p is not None)
+            reasons.add(step.reason)
+    assert reasons == {"accepted", "below_threshold", "unparsable"}
+
+
+@pytest.mark.parametrize(("threshold", "accepts"), [(0.0, True), (None, False)])
+def test_the_proposal_is_labelled_whoever_acts(threshold, accepts, renderer):
+    for says, right in ((None, True), ("I give up now", False)):
+        offering = ExpertModel("cheap", says=says)
+        for episode in run_live(gated(offering, ExpertModel("expert"), renderer, threshold), TASKS):
+            assert len(episode.steps) == episode.num_steps
+            assert {step.acceptable for step in episode.steps} == {right}
+            assert {step.match_level == "arguments" for step in episode.steps} == {right}
+            assert {step.label_source for step in episode.steps} == {"cost_to_go"}
+            # Labels cost the episode no step.
+            assert episode.num_steps == (1 if accepts and not right else episode.expert_steps)
+
+
+def test_labels_are_of_the_state_that_the_episode_is_in(renderer):
+    expert = ExpertModel("expert")
+    [task] = [t for t in TASKS if Workspace.from_task_id(t).cost_to_go() > 2][:1]
+    first = Workspace.from_task_id(task).expert_action()
+    same = ExpertModel("same", says=action_text(first))
+    [episode] = run_live(gated(same, expert, renderer, None), [task])
+    assert [step.acceptable for step in episode.steps] == [True] + [False] * (episode.num_steps - 1)
+
+
+def test_without_a_proposer_nothing_is_labelled():
+    for episode in run_live(strong_only(ExpertModel("expert")), TASKS):
+        assert {step.acceptable for step in episode.steps} == {None}
+        assert {step.reason for step in episode.steps} == {"no_proposer"}
+
+
+def test_episodes_that_ran_before_steps_were_kept_are_still_read(tmp_path):
+    found = live_in_shards(tmp_path, strong_only(ExpertModel("expert")), TASKS)
+    [shard] = tmp_path.iterdir()
+    pq.write_table(pq.read_table(shard).drop_columns(["steps"]), shard)
+    old = live_in_shards(tmp_path, strong_only(ExpertModel("expert")), TASKS)
+    assert old == [replace(episode, steps=None) for episode in found]
 
 
 def test_unparsable_proposals_go_to_the_strong_model_whatever_the_threshold(renderer):

@@ -291,6 +291,11 @@ def test_a_team_fills_what_one_process_would(generated, rollouts, tmp_path, monk
     assert sum(seen) == num_steps(rollouts)
 
 
+def test_every_proposal_says_how_long_the_environment_took_to_execute_it(generated, lm, rollouts):
+    for proposal in [*generated, *ranked_proposals(lm, rollouts[:1])]:
+        assert proposal.tool_seconds >= 0.0
+
+
 def test_scores_in_shards_are_the_scores(generated, rollouts, renderer, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 2)
     verifier = SampleAgreement()

@@ -46,6 +46,7 @@ def columns(model_id, acceptable, parsed=None):
         prompt_tokens=np.full(n, 40),
         completion_tokens=np.full((n, k), 10),
         seconds=np.full((n, k), 0.1),
+        tool_seconds=np.full((n, k), np.nan),
         price=np.full((n, k), NAN),
     )
 

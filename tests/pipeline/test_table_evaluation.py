@@ -130,6 +130,7 @@ def proposals(table, name, easy, k, rng):
                     num_cached_tokens=0,
                     num_completion_tokens=int(rng.integers(3, 9)),
                     seconds=0.1,
+                    tool_seconds=0.001 * (i % 5),
                 )
             )
     return ProposalColumns.of(table, rows)
@@ -161,6 +162,9 @@ def test_exported_outcomes_give_the_numbers_of_the_objects(tmp_path):
     assert {row["name"] for row in found["systems"]} >= {"A", "B", "C", "D", "E", "D-nf", "E-nf"}
     for key in ("num_steps", "proposers", "ranking", "baselines", "examples"):
         assert without_ids(found[key]) == without_ids(expected[key]), key
+    for key in ("ms_per_step", "tool_ms_per_step", "tool_note"):
+        assert found["latency"][key] == pytest.approx(expected["latency"][key]), key
+    assert expected["latency"]["tool_ms_per_step"] > 0.0
     for theirs in expected["systems"]:
         ours = next(row for row in found["systems"] if row["name"] == theirs["name"])
         for key in ("acceptable", "accept_rate", "threshold", "skill", "relative_flops", "by_type"):

@@ -53,13 +53,21 @@ PLACES = {
     "splits": "from the calibration tasks that chose its threshold to the test tasks",
     "policies": "from the proposals it was fitted for to those of the DPO proposer",
     "families": "from families that were trained on to families that were held out",
+    "live": "from replayed steps to the states that it gets into in whole episodes",
 }
 FOR_WORDS = {
     "select": "calibration",
     "test": "test",
     "proposals of cheap": "test, cheap proposer",
     "proposals of cheap_dpo": "test, DPO proposer",
+    "replayed steps of the live tasks": "replay, same tasks",
+    "live episodes": "live",
 }
+
+OF_LIVE = (
+    " Live: at the steps of the system's own episodes, with the label that its proposal has there, "
+    "accepted or not."
+)
 
 
 def calibration_section(results: JSON) -> Section | None:
@@ -415,6 +423,7 @@ def _drift(found: Sequence[JSON]) -> Table | None:
             "the slope of the label's log-odds on those of the probability (1 is right, below 1 is "
             "too extreme). Intervals are over tasks; places with the same tasks are paired. The "
             "calibration tasks here chose thresholds; the calibrators were fitted on others."
+            + (OF_LIVE if any(row["kind"] == "live" for row in found) else "")
         ),
         num_words=3,
     )

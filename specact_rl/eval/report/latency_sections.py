@@ -377,10 +377,10 @@ def _about_seconds(results: JSON) -> Paragraph | None:
     effects = ", ".join(f"{_percent(share)} {name}" for name, share in found["effects"].items())
     return Paragraph(
         text=(
-            f"Seconds are those of the models alone, {_whose_seconds(results)}; what the "
-            "environment's tools take is not known. Schedules other "
+            f"Seconds are those of the models, {_whose_seconds(results)}{_of_tools(found)}. "
+            "Schedules other "
             "than one after the other are simulated from these seconds, in the order of the "
-            f"logged episodes. A's mean step takes {fixed(found['ms_per_step'], 1)} ms."
+            f"logged episodes. A's mean call takes {fixed(found['ms_per_step'], 1)} ms."
             + (f" Effects of the cheap model's first guesses: {effects}." if effects else "")
             + (
                 " What is not known to be a read may not run ahead of its check."
@@ -388,6 +388,17 @@ def _about_seconds(results: JSON) -> Paragraph | None:
                 else ""
             )
         )
+    )
+
+
+def _of_tools(found: JSON) -> str:
+    """Whether the environment's seconds are in the schedules."""
+    milliseconds = found.get("tool_ms_per_step")
+    if milliseconds is None:
+        return f", alone; seconds of tools: {found.get('tool_note') or 'not known'}"
+    return (
+        f", and of what was executed, {fixed(milliseconds, 3)} ms a step of A's: measured once for "
+        "each proposal, in the environment at hand, and run after the decision"
     )
 
 

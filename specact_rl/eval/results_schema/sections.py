@@ -410,7 +410,7 @@ class Sensitivity(Part):
 
 
 class Schedule(Part):
-    """One system in one schedule, simulated from the measured seconds; models' time alone."""
+    """One system in one schedule, simulated from measured seconds: models', and tools' if known."""
 
     system: str
     """Its name."""
@@ -477,9 +477,14 @@ class Latency(Part):
     cost_unit: Literal["flops", "seconds"]
     """Of `relative_cost`."""
     ms_per_step: float
-    """Mean milliseconds of A."""
+    """Mean milliseconds of A's calls."""
     seconds_per_episode: float
-    """Mean seconds of A over the logged steps of a rollout."""
+    """Mean seconds of A over the logged steps of a rollout, tools included where known."""
+    tool_ms_per_step: float | None = None
+    """Mean milliseconds that executing A's actions took; null: not known, and in no schedule."""
+    tool_note: str | None = None
+    """Why the tools' seconds are in no schedule; null: they are, or it was written before they were
+    measured."""
     rows: list[Schedule]
     """One guess at once."""
     breadth: Breadth | Nothing
@@ -623,7 +628,7 @@ class Drift(Part):
 
     system: str
     """Whose gate it is."""
-    kind: Literal["splits", "policies", "families"]
+    kind: Literal["splits", "policies", "families", "live"]
     """In what the places differ."""
     from_: str = Field(alias="from")
     """The first place, in words."""
@@ -683,7 +688,8 @@ class Calibration(Part):
     parts: CalibrationParts
     """Of the main one."""
     drift: list[Drift]
-    """Between splits, policies and families, where there are two."""
+    """Between splits, policies and families, and from replay to live episodes of the same tasks,
+    where there are two."""
     recalibration: list[Recalibration]
     """Empty: the calibration split was not given."""
 
