@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.collect import SCORES_FILE
+from specact_rl.mining.chunks import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
 from specact_rl.eval.evaluate import calibrate, calibration_rule, evaluate, run_all
 from specact_rl.eval.joined import Outcomes
