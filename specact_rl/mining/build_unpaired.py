@@ -1,4 +1,4 @@
-"""Data sets of single actions: right and wrong ones for KTO, rewarded ones for weighted training."""
+"""Data sets of single actions: right and wrong ones for KTO, rewarded ones for weighting."""
 
 from __future__ import annotations
 

@@ -251,9 +251,9 @@ def _batch_rows(batch: Mapping[str, Tensor]) -> Iterator[tuple[tuple[int, ...], 
 class CutAfterStop:
     """A collator that drops what the template writes after the stop token.
 
-    TRL's preference trainers tokenise by themselves. Qwen3's template ends a turn with a newline, which no
-    model here is trained to write after its stop token: left in, its log-probability would be
-    noise in every margin.
+    TRL's preference trainers tokenise by themselves. Qwen3's template ends a turn with a newline,
+    which no model here is trained to write after its stop token: left in, its log-probability
+    would be noise in every margin.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]

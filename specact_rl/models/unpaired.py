@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from trl import KTOConfig
+from trl.trainer.kto_config import KTOConfig
 
 from specact_rl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 KtoBalance = Literal["loss", "none"]
-"""loss: the rarer class weighs so much more that both weigh the same in all; none: as configured."""
+"""loss: the rarer class weighs so much more that both have the same total; none: as given."""
 KTO_BALANCES: tuple[KtoBalance, ...] = get_args(KtoBalance)
 
 RATIO_RANGE = (1.0, 4 / 3)
