@@ -32,7 +32,7 @@ from specact_rl.eval.outcomes import (
 )
 from specact_rl.eval.team import ALONE, Team
 from specact_rl.mining.build_rollouts import iter_rollouts
-from specact_rl.mining.chunks import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer
@@ -49,7 +49,6 @@ from specact_rl.store import (
 from specact_rl.types import SCHEMA_VERSION, Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 
-SCORES_FILE = "scores.parquet"
 _SHARDS = "shards"
 
 

@@ -18,7 +18,13 @@ from specact_rl.types import Action, Proposal, Rollout, proposal_id
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
 PROGRAMS = sorted((ROOT / "data_builders").glob("*.py"))
-NEEDS_PROPOSALS = ("build_verifier", "build_preferences", "build_reward")
+NEEDS_PROPOSALS = (
+    "build_verifier",
+    "build_preferences",
+    "build_reward",
+    "build_kto",
+    "build_weighted",
+)
 
 
 def run(name, *args):
@@ -77,10 +83,12 @@ def inputs(tmp_path_factory):
 
 def test_programs_were_found():
     assert {path.stem for path in PROGRAMS} == {
+        "build_kto",
         "build_preferences",
         "build_reward",
         "build_sft",
         "build_verifier",
+        "build_weighted",
         "collect_rollouts",
         "import_rollouts",
     }
@@ -124,6 +132,23 @@ def test_builders_write_a_data_set_and_print_its_folder(inputs, tmp_path, capsys
     assert manifest.stage == name
     assert manifest.counts["train"] > 5
     assert "train.parquet" in manifest.files
+
+
+def test_unpaired_rows_are_of_the_sources_and_values_that_are_asked_for(inputs, tmp_path):
+    args = ["--rollouts", inputs.rollouts, "--tokenizer", inputs.tokenizer, "--out", tmp_path / "o"]
+    args += ["--split", "train_proposer", "--catalogue", "compact", "--parsed-only"]
+    asked = ["--sources", "executed", "reference", "--judged-by", "match", "--match-level", "tool"]
+    assert run("build_weighted", *args, *asked) == 0
+    assert (
+        read_manifest(tmp_path / "o").arguments
+        | {
+            "judged_by": "match",
+            "sources": ["executed", "reference"],
+            "level": "tool",
+            "allow_unparsable": False,
+        }
+        == read_manifest(tmp_path / "o").arguments
+    )
 
 
 def test_pairs_are_matched_on_demand(inputs, tmp_path):
@@ -183,6 +208,15 @@ def test_a_log_is_imported(tmp_path, capsys):
             "build_preferences",
             ["--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER", "--strategies", "on_policy"],
             "must have proposals",
+        ),
+        ("build_kto", ["--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER"], "got none"),
+        (
+            "build_weighted",
+            [
+                *("--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER"),
+                *("--sources", "executed", "--scores", "missing"),
+            ],
+            "go together",
         ),
         (
             "build_preferences",
