@@ -75,8 +75,8 @@ def test_recipe_leaves_a_plain_checkpoint_and_nothing_else(
 ):
     out = tmp_path / "models" / "out"
     log = run_recipe(recipe, out, *options)
-    expected = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    expected |= {"chat_template.jinja", "specact.json", "train_log.json"}
+    expected = {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    expected |= {"chat_template.jinja", "specact.json", "tokenizer_config.json", "train_log.json"}
     expected |= {"verifier.json"} if recipe == "train_verifier" else set()
     expected |= {"generation_config.json"} if recipe.endswith("proposer") else set()
     assert visible(out) == expected
