@@ -26,6 +26,17 @@ _USES = {
         "differences between actions at one prompt were trained."
     ),
 }
+_LOADS = {"writes": "load_actor", "verifier": "load_judge", "reward model": "load_judge"}
+_USE = {
+    kind: (
+        "```python\n"
+        f"from specact_rl.models.loading import checkpoint_renderer, {load}\n\n"
+        f"model, renderer = {load}(FOLDER), checkpoint_renderer(FOLDER)\n"
+        "```\n\n"
+        "The files are those of transformers, whose `from_pretrained` reads them as well."
+    )
+    for kind, load in _LOADS.items()
+}
 _LIMITS = {
     "writes": "An action that it writes may be wrong, may not parse, and is not checked here.",
     "verifier": (
@@ -86,13 +97,14 @@ def model_card(log: Mapping[str, Any], facts: ModelFacts) -> str:
                     ("data set", f"`{facts.dataset}`, {log['num_rows']:,} rows"),
                     ("data set's SHA-256", f"`{origin['dataset_hash'] or 'no manifest'}`"),
                     ("rows' SHA-256", f"`{origin['rows_sha256']}`"),
-                    ("weights' SHA-256", f"`{facts.weights_sha256}`"),
+                    ("weights (SHA-256 over those of their files)", f"`{facts.weights_sha256}`"),
                     ("optimizer steps", f"{log['num_steps']:,}"),
                     ("tokens seen", f"{log['num_tokens']:,}"),
                     ("processes", log["num_processes"]),
                     ("seconds", f"{log['seconds']:,}"),
                 ],
             ),
+            "Use": _USE[kind],
             "Command": "Folders by their last part.\n\n"
             + shown_command(f"recipes/{log['recipe']}.py", log["command"][1:]),
             "Settings": "What is not the default.\n\n"
@@ -139,5 +151,7 @@ def changed_settings(values: Mapping[str, Any], kind: type[Any]) -> dict[str, An
     return {
         key: value
         for key, value in values.items()
-        if not key.endswith("_token") and (key not in plain or plain[key] != value)
+        if not key.endswith("_token")
+        and (key not in plain or plain[key] != value)
+        and (value or plain.get(key))  # [] for "" is no change
     }

@@ -68,6 +68,11 @@ class _Watch:
         """Say in which rows it went wrong."""
         number = trainer.state.global_step
         broken = infinite_weights(trainer.model)
+        if broken and number == 0:
+            raise DegenerateResultError(
+                f"the model to start from has {len(broken)} tensors with infinite or undefined "
+                f"weights, the first is {broken[0]!r}; take another checkpoint"
+            )
         if broken:
             last = self.batches if number != self.number else self.before
             raise DegenerateResultError(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel, TaskType
 from transformers import (
     AutoConfig,
@@ -121,6 +122,10 @@ class RecipeRun:
         last = last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
         if last is not None:
             logger.info("going on from %s", last)
+        if trainer.accelerator.num_processes > 1:
+            kind = str(trainer.accelerator.distributed_type)
+            logger.info("%d processes, %s", trainer.accelerator.num_processes, kind)
+        _check_sharding(trainer)
         trainer.add_callback(ProgressFile(self.output_dir))
         if isinstance(trainer.model, PeftModel):
             trainer.add_callback(_SayBase(self))
@@ -318,6 +323,18 @@ def _check_processes(arguments: RecipeArguments, training: TrainingArguments) ->
             f"one process must see one GPU, got {training.n_gpu}; set CUDA_VISIBLE_DEVICES, or "
             "launch a process for each and say so in num_processes"
         )
+
+
+def _check_sharding(trainer: Trainer) -> None:
+    # accelerate shards on several GPUs only, and otherwise trains whole copies without a word.
+    kind = trainer.accelerator.distributed_type
+    for wanted in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        told = os.environ.get(f"ACCELERATE_USE_{wanted.value}", "false").lower() == "true"
+        if told and kind != wanted:
+            raise ConfigError(
+                f"the launcher was told to shard with {wanted.value}, but accelerate trains as "
+                f"{kind.value}; start several processes on GPUs, or take another launch file"
+            )
 
 
 def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
