@@ -100,6 +100,9 @@ def test_two_processes_with_weights_in_shards_save_what_one_would(
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     weights, base = (load_file(f / "model.safetensors") for f in (tmp_path / "one", world.base))
     sharded = load_file(tmp_path / "two" / "model.safetensors")
+    # Shards do not share storage, so the tied output layer is written out beside the embedding.
+    tied = sharded.pop("lm_head.weight")
+    assert torch.equal(tied, sharded["model.embed_tokens.weight"])
     assert sharded.keys() == weights.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
