@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from specact_rl import __version__
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import TRAIN_SPLITS
 from specact_rl.mining.build_rollouts import REPORT_FILE
@@ -25,11 +26,13 @@ from specact_rl.store import (
     Manifest,
     RowSpool,
     Stage,
+    input_hash,
     open_stage,
     read_manifest,
     write_json,
     write_training_rows,
 )
+from specact_rl.store.cards import table, yaml_block
 from specact_rl.types import SplitName
 
 THIN_COLUMNS = ("label", "split", "proposal_id")
@@ -133,7 +136,8 @@ def write_data_set(
                         _thin(train, thin, stage)
                 except ValueError as error:  # tables that do not fit each other or the arguments
                     raise ConfigError(f"{name}: {error}") from error
-                _finish(stage, name, source, tables, {"train": train, "eval": evals}, words)
+                splits = {"train": train, "eval": evals}
+                _finish(stage, name, source, tables, splits, words, inputs, recorded)
             write_json(stage.path / REPORT_FILE, {"model_ids": model_ids, **reported})
     return read_manifest(source.out_dir)
 
@@ -176,6 +180,8 @@ def _finish(
     tables: Tables,
     splits: Mapping[str, RowSpool],
     words: Sequence[str],
+    inputs: Mapping[str, Path],
+    arguments: Mapping[str, Any],
 ) -> None:
     if not len(splits["train"]):
         raise ConfigError(
@@ -190,8 +196,44 @@ def _finish(
         "longer than its --max_length: give it that many at least.",
         *words,
     ]
-    write_training_rows(stage.path, written, "\n\n".join(paragraphs))
     stage.counts |= {split: len(rows) for split, rows in splits.items()}
     labels = [row["label"] for row in splits["train"] if "label" in row]
     if labels:
         stage.counts["train:acceptable"] = sum(labels)
+    paragraphs += [
+        f"## {heading}\n\n{text}"
+        for heading, text in _sections(name, source, stage, inputs, arguments).items()
+    ]
+    write_training_rows(
+        stage.path,
+        written,
+        "\n\n".join(paragraphs),
+        title=f"Rows of {name}",  # not the folder's name, of which its hash would then depend
+        tags=("specact_rl", "speculative-actions", "tool-use", "trl", name),
+    )
+
+
+def _sections(
+    name: str,
+    source: DataSource,
+    stage: Stage,
+    inputs: Mapping[str, Path],
+    arguments: Mapping[str, Any],
+) -> dict[str, str]:
+    """What the card says of every data set."""
+    made_from = [(path, f"`{input_hash(folder)}`") for path, folder in inputs.items()]
+    counts = [*stage.counts.items(), *((f"left out: {k}", n) for k, n in stage.dropped.items())]
+    settings = {"stage": name, "seed": source.seed, **arguments, "specact_rl": __version__}
+    return {
+        "Made from": table(("input", "SHA-256 over its files"), made_from),
+        "Settings": yaml_block(settings),
+        "Counts": table(("", "number"), [(each, f"{number:,}") for each, number in counts]),
+        "Intended use": "To train with the recipe of its kind, on a model whose chat template and "
+        "tool catalogue have the template hash above; each row has the hash of the prompt that it "
+        "was built with, and recipes compare. "
+        f"Rows are from {source.split} tasks only: evaluate on others.",
+        "Limits": "Rows of one task are not independent. What is right in them is so by the "
+        "source that the rollouts name (expert, checker, score file), and as good as that. No "
+        "metric is known of this folder, so there is no interval. No license is stated: that of "
+        "the rollouts holds.",
+    }

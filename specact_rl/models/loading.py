@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import huggingface_hub
 import torch
@@ -28,7 +30,9 @@ from transformers import (
 from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.prefix import unwrap
+from specact_rl.models.weight_files import check_whole, tensor_shapes
 from specact_rl.rendering import Renderer
+from specact_rl.store import content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,8 @@ def local_model(name: str, revision: str | None = None) -> Path:
         revision: Of a hub id that does not say it itself.
 
     Raises:
-        ModelError: It is no folder, cannot be had from the hub, or is no whole checkpoint.
+        ModelError: It is no folder, cannot be had from the hub, or is no whole checkpoint: an
+            adapter, or one with a file that is missing or cut short.
     """
     path = Path(name)
     if not path.is_dir():
@@ -77,6 +82,7 @@ def local_model(name: str, revision: str | None = None) -> Path:
             f"{path} must be a whole checkpoint, but has no config.json; merge an adapter into its "
             "base first"
         )
+    check_whole(path)
     return path
 
 
@@ -103,7 +109,8 @@ def load_causal_lm(
     where there is one.
 
     Raises:
-        ModelError: Nothing can be loaded, or not from safetensors.
+        ModelError: Nothing can be loaded, or not from safetensors; a file is cut short, weights are
+            missing, or an adapter was made for another base.
     """
     return _load(AutoModelForCausalLM, path, dtype, device)
 
@@ -116,7 +123,7 @@ def load_classifier(
     `device` None is the GPU where there is one.
 
     Raises:
-        ModelError: Nothing can be loaded, not from safetensors, or the adapter has no head.
+        ModelError: Nothing can be loaded, as in `load_causal_lm`, or the adapter has no head.
     """
     adapter = _adapter_config(path)
     if adapter is not None and adapter.get("task_type") != "SEQ_CLS":
@@ -135,7 +142,7 @@ def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
         ModelError: Nothing can be loaded, or it is a verifier or reward model.
     """
     model = load_causal_lm(folder, dtype)
-    if _is_classifier(model.config):
+    if is_classifier(model.config):
         # It loads, without its head, and would write what its base does or worse.
         raise ModelError(
             f"{folder} must hold a model that writes actions, found {model.config.architectures!r}"
@@ -154,7 +161,7 @@ def load_judge(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} must be a whole checkpoint: {error}") from error
-    if not _is_classifier(config) or config.num_labels not in (1, 2):
+    if not is_classifier(config) or config.num_labels not in (1, 2):
         # A causal LM loads, too, with a random head.
         raise ModelError(
             f"{folder} must hold a verifier (two labels) or a reward model (one), found "
@@ -164,9 +171,13 @@ def load_judge(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
     return load_classifier(folder, dtype, config.num_labels)
 
 
-def _is_classifier(config: PreTrainedConfig) -> bool:
-    saved_as = config.architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in saved_as)
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint was saved as a sequence classifier."""
+    return any(_names_classifier(name) for name in config.architectures or [])
+
+
+def _names_classifier(name: str) -> bool:
+    return name.endswith("ForSequenceClassification")
 
 
 def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
@@ -181,14 +192,31 @@ def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
         weights = tensors_digest(model)
     else:
         name = Path(model).name
-        weights = _files_digest(model)
-    digest = hashlib.sha256(f"{weights} {renderer.template_hash}".encode()).hexdigest()
-    return f"{name}-{digest[:16]}"
+        weights = weights_digest(model)
+    return f"{name}-{_short_id(weights, renderer.template_hash)}"
 
 
-def save_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
-    """Write beside a checkpoint how its prompts were rendered."""
-    info = {"template_hash": renderer.template_hash, "template_parts": renderer.template_parts}
+def _short_id(weights: str, template_hash: str) -> str:
+    return hashlib.sha256(f"{weights} {template_hash}".encode()).hexdigest()[:16]
+
+
+def save_checkpoint_info(
+    folder: str | Path, renderer: Renderer, base_model_id: str | None = None
+) -> None:
+    """Write beside a checkpoint how its prompts were rendered.
+
+    Args:
+        folder: Of the checkpoint.
+        renderer: Its own.
+        base_model_id: Of the model that an adapter belongs to; None beside a whole checkpoint.
+    """
+    info = {
+        "template_hash": renderer.template_hash,
+        "template_parts": renderer.template_parts,
+        "vocabulary": _vocabulary(renderer),
+    }
+    if base_model_id is not None:
+        info["base_model_id"] = base_model_id
     Path(folder, CHECKPOINT_INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
@@ -198,19 +226,25 @@ def check_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
     A folder without the file (any model from elsewhere) passes, with a warning.
 
     Raises:
-        ModelError: Chat template, catalogue mode or special tokens differ; says which.
+        ModelError: Chat template, catalogue mode, special tokens or vocabulary differ; says which.
     """
     path = Path(folder, CHECKPOINT_INFO)
     if not path.is_file():
         logger.warning("%s has no %s: its chat template is not checked", folder, CHECKPOINT_INFO)
         return
-    info = json.loads(path.read_text(encoding="utf-8"))
-    if info["template_hash"] == renderer.template_hash:
+    info = _checkpoint_info(path)
+    trained, found = info["template_parts"], renderer.template_parts
+    if "vocabulary" in info:
+        # Beside the template's parts, whose hash is in the ids of models that are out there.
+        trained, found = (
+            {**parts, "vocabulary": own}
+            for parts, own in ((trained, info["vocabulary"]), (found, _vocabulary(renderer)))
+        )
+    if trained == found:
         return
-    trained = info["template_parts"]
     differing = "; ".join(
         f"{name} (trained with {trained.get(name)!r}, got {part!r})"
-        for name, part in renderer.template_parts.items()
+        for name, part in found.items()
         if trained.get(name) != part
     )
     raise ModelError(
@@ -231,12 +265,29 @@ def checkpoint_renderer(folder: str | Path) -> Renderer:
             f"{folder} must be a local checkpoint folder with {CHECKPOINT_INFO}, which says how "
             "its prompts are rendered, but there is no such file. Give a folder that a recipe wrote"
         )
-    info = json.loads(path.read_text(encoding="utf-8"))
+    info = _checkpoint_info(path)
     renderer = Renderer(
         tokenizer=load_tokenizer(folder), catalogue=info["template_parts"]["catalogue"]
     )
     check_checkpoint_info(folder, renderer)
     return renderer
+
+
+def _checkpoint_info(path: Path) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        info["template_parts"]["catalogue"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path} must say how prompts are rendered, but cannot be read ({error!r}); copy it "
+            "again from where the checkpoint was trained"
+        ) from error
+    return info
+
+
+def _vocabulary(renderer: Renderer) -> str:
+    """Content hash (16 hex) of the tokens and their numbers."""
+    return content_hash(renderer.tokenizer.get_vocab())
 
 
 def num_params(model: nn.Module) -> int:
@@ -269,30 +320,93 @@ def _load(
     auto_class: Any, path: str | Path, dtype: Dtype, device: str | None, **options: Any
 ) -> PreTrainedModel:
     adapter = _adapter_config(path)
-    source = str(path) if adapter is None else adapter["base_model_name_or_path"]
+    source = str(path) if adapter is None else str(adapter["base_model_name_or_path"])
+    for folder in {Path(path), Path(source)}:
+        if folder.is_dir():
+            check_whole(folder)
     try:
-        model = auto_class.from_pretrained(
-            source, dtype=getattr(torch, dtype), **_SAFE_OPTIONS, **options
+        model, report = auto_class.from_pretrained(
+            source,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **_SAFE_OPTIONS,
+            **options,
         )
-        if adapter is not None:
-            model = _merge_adapter(model, path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        whose = f", the base of the adapter {str(path)!r}" if adapter is not None else ""
         raise ModelError(
-            f"no {auto_class.__name__} with safetensors weights can be loaded from {str(path)!r}: "
-            f"{error}"
+            f"no {auto_class.__name__} with safetensors weights can be loaded from {source!r}"
+            f"{whose}: {error}"
         ) from error
     assert isinstance(model, PreTrainedModel)
+    _check_complete(model, source, report["missing_keys"])
+    if adapter is not None:
+        model = _merge_adapter(model, Path(path), source)
     model.eval()  # type: ignore[no-untyped-call]
     model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))  # type: ignore[arg-type]
     return model
 
 
-def _merge_adapter(model: PreTrainedModel, path: str | Path) -> Any:
-    from peft import PeftModel  # a second of import that plain checkpoints need not wait for
+def _check_complete(model: PreTrainedModel, source: str, missing: Collection[str]) -> None:
+    """Refuse weights that would be random: all of a causal LM, all but the head of a classifier."""
+    if _names_classifier(type(model).__name__):
+        inner = f"{model.base_model_prefix}."
+        missing = [key for key in missing if key.startswith(inner) and "pooler" not in key]
+    if missing:
+        raise ModelError(
+            f"{source} must have all weights that its config.json asks for, but "
+            f"{len(missing)} are missing and would be random, the first is {min(missing)!r}; "
+            "copy or download the checkpoint again"
+        )
 
-    if not any(Path(path).glob("*.safetensors")):
+
+def _merge_adapter(model: PreTrainedModel, path: Path, source: str) -> PreTrainedModel:
+    # A second of import that plain checkpoints need not wait for.
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path} must hold adapter_model.safetensors; save with safetensors")
-    return PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+    wrong_base = (
+        f"{path} must be an adapter of the base that its {_ADAPTER_CONFIG} names, {source!r}, but "
+        "was made for another: {found}. Name the base that it was trained on"
+    )
+    _check_base_id(path, source, wrong_base)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            adapted = PeftModel.from_pretrained(model, str(path))
+    except (OSError, ValueError, RuntimeError) as error:  # other shapes, or no such layers
+        raise ModelError(wrong_base.format(found=error)) from error
+    # peft passes over layers that only one of the two has.
+    saved = tensor_shapes(path)
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    unmatched = sorted(name for name in set(saved) ^ set(wanted) if "lora_" in name)
+    if unmatched:
+        place = "the adapter" if unmatched[0] in saved else "the base"
+        raise ModelError(
+            wrong_base.format(
+                found=f"{len(unmatched)} adapted layers are in one of the two only, such as "
+                f"{unmatched[0]!r} in {place}"
+            )
+        )
+    return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def _check_base_id(path: Path, source: str, wrong_base: str) -> None:
+    """Refuse a base of other weights, where the adapter says which it was trained on."""
+    if not (path / CHECKPOINT_INFO).is_file():
+        return
+    info = _checkpoint_info(path / CHECKPOINT_INFO)
+    trained_on = info.get("base_model_id")
+    if trained_on is None:
+        return
+    found = _short_id(weights_digest(source), info["template_hash"])
+    if not str(trained_on).endswith(found):
+        raise ModelError(
+            wrong_base.format(
+                found=f"it was trained on {trained_on}, and the weights there are ...-{found}"
+            )
+        )
 
 
 def _adapter_config(path: str | Path) -> dict[str, Any] | None:
@@ -303,7 +417,12 @@ def _adapter_config(path: str | Path) -> dict[str, Any] | None:
     return config
 
 
-def _files_digest(path: str | Path) -> str:
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 over the hashes of a checkpoint's safetensors files, an adapter's base included.
+
+    Raises:
+        ModelError: It has none.
+    """
     folder = Path(path)
     if not folder.is_dir():
         folder = Path(
@@ -318,7 +437,7 @@ def _files_digest(path: str | Path) -> str:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     adapter = _adapter_config(folder)
     if adapter is not None:
-        digest.update(_files_digest(adapter["base_model_name_or_path"]).encode())
+        digest.update(weights_digest(adapter["base_model_name_or_path"]).encode())
     return digest.hexdigest()
 
 

@@ -1,8 +1,10 @@
 """What every recipe does before and after its trainer: checks, resuming, the folder it leaves.
 
 Knows the life of a run; not which loss is trained. A finished folder is a plain checkpoint
-(adapters merged) with `train_log.json`, which is written last; until then it holds `checkpoints/`,
-from which the same command goes on.
+(adapters merged) with a card and `train_log.json`, which is written last; until then it holds
+`checkpoints/`, from which the same command goes on. What every training gets besides: batches that
+are the same however they are cut up (`whole_batches`), and an end at the first loss that is no
+number (`finite_loss`).
 """
 
 from __future__ import annotations
@@ -22,25 +24,40 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from peft import PeftModel, TaskType
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.model_config import ModelConfig
 
 from specact_rl import __version__
 from specact_rl.errors import ConfigError, DegenerateResultError
+from specact_rl.models.cards import ModelFacts, changed_settings, model_card
+from specact_rl.models.finite_loss import infinite_weights, row_names, stop_at_bad_loss
 from specact_rl.models.loading import (
     Dtype,
     check_checkpoint_info,
+    is_classifier,
     load_causal_lm,
     load_classifier,
     load_tokenizer,
     local_model,
     model_id,
     save_checkpoint_info,
+    weights_digest,
 )
 from specact_rl.models.recipe_arguments import RecipeArguments
 from specact_rl.models.training_progress import ProgressFile
+from specact_rl.models.whole_batches import keep_batches_whole
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     content_hash,
@@ -52,11 +69,15 @@ from specact_rl.store import (
     sync,
     write_json,
 )
+from specact_rl.store.cards import CARD
 
 logger = logging.getLogger(__name__)
 
 TRAIN_LOG = "train_log.json"
 """Log, seconds, tokens, versions and origin of a finished checkpoint."""
+
+TRACKING = "tracking"
+"""Where TensorBoard's events go, unless TENSORBOARD_LOGGING_DIR says it."""
 
 _MARKER = ".run.json"
 _CHECKPOINTS = "checkpoints"
@@ -101,7 +122,15 @@ class RecipeRun:
         last = last_checkpoint(Path(self.output_dir, _CHECKPOINTS))
         if last is not None:
             logger.info("going on from %s", last)
+        if trainer.accelerator.num_processes > 1:
+            kind = str(trainer.accelerator.distributed_type)
+            logger.info("%d processes, %s", trainer.accelerator.num_processes, kind)
+        _check_sharding(trainer)
         trainer.add_callback(ProgressFile(self.output_dir))
+        if isinstance(trainer.model, PeftModel):
+            trainer.add_callback(_SayBase(self))
+        keep_batches_whole(trainer)
+        stop_at_bad_loss(trainer, row_names(self.rows, self.renderer, self.rows_path))
         trainer.train(resume_from_checkpoint=last)
 
     def save(
@@ -119,20 +148,25 @@ class RecipeRun:
         """
         saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
         main = trainer.is_world_process_zero()
+        _check_finite(trainer.model)
         if main:
-            _check_finite(trainer.model)
             shutil.rmtree(saving, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         is_adapter = isinstance(trainer.model, PeftModel)
         trainer.save_model(str(adapter if is_adapter else saving))
         if main:
             if is_adapter:
+                # The base may have been replaced while its adapter was trained.
+                save_checkpoint_info(adapter, self.renderer, self.origin["base_model_id"])
                 self._save_merged(trainer.model, adapter, saving)
             self.tokenizer.save_pretrained(saving)
             save_checkpoint_info(saving, self.renderer)
             for name, content in (files or {}).items():
                 write_json(saving / name, dict(content))
-            write_json(saving / TRAIN_LOG, {**self._log(trainer), "facts": dict(facts or {})})
+            log = {**self._log(trainer), "facts": dict(facts or {})}
+            write_json(saving / TRAIN_LOG, log)
+            card = model_card(log, self._card_facts(saving))
+            (saving / CARD).write_text(card, encoding="utf-8")
             self._publish(saving)
             logger.info("wrote %s", self.output_dir)
         trainer.accelerator.wait_for_everyone()
@@ -173,6 +207,22 @@ class RecipeRun:
             "log": [_finite(entry) for entry in trainer.state.log_history],
         }
 
+    def _card_facts(self, saving: Path) -> ModelFacts:
+        config = AutoConfig.from_pretrained(saving, trust_remote_code=False)
+        source = str(self.model.model_name_or_path)
+        options = self.origin["options"]
+        given = {"arguments": self.arguments, "model": self.model, "training": self.training}
+        return ModelFacts(
+            name=self.output_dir.resolve().name,
+            num_labels=config.num_labels if is_classifier(config) else None,
+            base=None if Path(source).exists() else source.partition("@")[0],
+            dataset=self.arguments.dataset_dir.resolve().name,
+            changed={
+                part: changed_settings(options[part], type(kind)) for part, kind in given.items()
+            },
+            weights_sha256=weights_digest(saving),
+        )
+
     def _publish(self, saving: Path) -> None:
         (saving / "training_args.bin").unlink(missing_ok=True)  # a pickle
         for path in saving.rglob("*"):
@@ -185,6 +235,23 @@ class RecipeRun:
             os.replace(path, self.output_dir / path.name)
         sync(self.output_dir)
         _remove_scaffold(self.output_dir)
+
+
+class _SayBase(TrainerCallback):
+    """Writes into each checkpoint of an adapter which base it belongs to."""
+
+    def __init__(self, run: RecipeRun) -> None:
+        """For the checkpoints of this run."""
+        self._run = run
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After each checkpoint."""
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+            base = self._run.origin["base_model_id"]
+            save_checkpoint_info(folder, self._run.renderer, base)
 
 
 def open_run(
@@ -264,6 +331,18 @@ def _check_processes(arguments: RecipeArguments, training: TrainingArguments) ->
         )
 
 
+def _check_sharding(trainer: Trainer) -> None:
+    # accelerate shards on several GPUs only, and otherwise trains whole copies without a word.
+    kind = trainer.accelerator.distributed_type
+    for wanted in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        told = os.environ.get(f"ACCELERATE_USE_{wanted.value}", "false").lower() == "true"
+        if told and kind != wanted:
+            raise ConfigError(
+                f"the launcher was told to shard with {wanted.value}, but accelerate trains as "
+                f"{kind.value}; start several processes on GPUs, or take another launch file"
+            )
+
+
 def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
     if model.dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {model.dtype!r}")
@@ -275,6 +354,18 @@ def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
                 f"{name} must be off: packing lets rows see each other where attention ignores "
                 "their borders; train_sampling_strategy: group_by_length saves padding as well"
             )
+    if training.hub_token is not None:
+        raise ConfigError(
+            "hub_token must not be given: it would be written into checkpoints and logs; log in "
+            "with `hf auth login`, or set HF_TOKEN"
+        )
+    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    unknown = set(training.report_to or ()) - set(installed)
+    if unknown:
+        raise ConfigError(
+            f"report_to names {', '.join(sorted(unknown))}, which is not installed or not known; "
+            f"installed are {installed!r}, and 'none' is always there"
+        )
     for name in ("chat_template_path", "eos_token", "pad_token"):
         if getattr(training, name, None) is not None:
             raise ConfigError(
@@ -286,6 +377,9 @@ def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
 def _set_up(training: TrainingArguments, model: ModelConfig, output_dir: Path) -> None:
     training.output_dir = str(output_dir / _CHECKPOINTS)
     training.include_num_input_tokens_seen = "non_padding"
+    training.logging_nan_inf_filter = False  # finite_loss.py looks, and does not go on
+    # Beside checkpoints, which are deleted in the end; trackers read their own variables else.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / TRACKING))
     if hasattr(training, "model_init_kwargs"):  # TRL's trainers load the model by themselves
         training.model_init_kwargs = {
             "dtype": model.dtype,
@@ -373,9 +467,8 @@ def last_checkpoint(folder: Path) -> str | None:
     return cast("str | None", get_last_checkpoint(str(folder)))  # type: ignore[no-untyped-call]
 
 
-def _check_finite(model: PreTrainedModel | torch.nn.Module | None) -> None:
-    assert model is not None
-    broken = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+def _check_finite(model: torch.nn.Module | None) -> None:
+    broken = infinite_weights(model)
     if broken:
         raise DegenerateResultError(
             f"training diverged: {len(broken)} tensors have infinite or undefined weights, the "

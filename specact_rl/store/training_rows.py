@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.errors import ConfigError
-from specact_rl.store.files import atomic_write
+from specact_rl.store.cards import CARD, card_text, table
+from specact_rl.store.files import atomic_write, file_hash
 
 _ROWS_PER_GROUP = 256
 _CHAT_COLUMNS = frozenset({"messages", "tools", "prompt", "completion", "chosen", "rejected"})
@@ -24,19 +25,27 @@ _STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d
 
 
 def write_training_rows(
-    folder: Path, rows: Mapping[str, Iterable[Mapping[str, Any]]], description: str
+    folder: Path,
+    rows: Mapping[str, Iterable[Mapping[str, Any]]],
+    description: str,
+    *,
+    title: str | None = None,
+    tags: Sequence[str] = (),
 ) -> None:
     """Write a data set folder that `datasets.load_dataset(folder)` and TRL read as it is.
 
-    One Parquet file per split and a README.md whose `configs:` block names them (without it
-    manifest.json would be taken for data). Chat columns become lists of `Json`, so that no tool
-    call is padded with the arguments of another. Memory is bounded by one batch of rows.
+    One Parquet file per split and a card, README.md, whose `configs:` block names them (without it
+    manifest.json would be taken for data), with the rows and SHA-256 of each. Chat columns become
+    lists of `Json`, so that no tool call is padded with the arguments of another. Memory is bounded
+    by one batch of rows.
 
     Args:
         folder: Made if it is not there.
         rows: By split name; iterated over twice, since the type of a column is known after its
             last row. All rows have the same keys, values are JSON.
-        description: Text of the README, Markdown.
+        description: Text of the card, Markdown.
+        title: Of the card; None for the folder's name.
+        tags: By which the Hub finds it.
 
     Raises:
         ValueError: Rows with different keys, or a value that would not load back equal.
@@ -50,10 +59,33 @@ def write_training_rows(
         ):
             for batch in _batches(split_rows):
                 writer.write_table(_table(batch, features))
-    files = "".join(f"  - split: {split}\n    path: {split}.parquet\n" for split in rows)
-    readme = f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n\n{description}\n"
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(readme, encoding="utf-8")
+    paths = {split: folder / f"{split}.parquet" for split in rows}
+    splits = table(
+        ("split", "rows", "SHA-256"),
+        [
+            (split, f"{pq.read_metadata(path).num_rows:,}", f"`{file_hash(path)}`")
+            for split, path in paths.items()
+        ],
+    )
+    text = card_text(
+        _card_data(paths, tags),
+        title or folder.name,
+        {"": description, "Splits": splits, "Columns": _columns(features)},
+    )
+    with atomic_write(folder / CARD) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _card_data(paths: Mapping[str, Path], tags: Sequence[str]) -> Any:
+    from huggingface_hub import DatasetCardData  # for the reason given in _table
+
+    files = [{"split": split, "path": path.name} for split, path in paths.items()]
+    configs = [{"config_name": "default", "data_files": files}]
+    return DatasetCardData(configs=configs, tags=list(tags) or None)
+
+
+def _columns(features: Any) -> str:
+    return ", ".join(f"`{name}`" for name in features) + "."
 
 
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

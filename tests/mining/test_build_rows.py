@@ -1,8 +1,11 @@
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from datasets import load_dataset
+from huggingface_hub import DatasetCard
 
 from specact_rl.envs.collect import plan_episodes
 from specact_rl.errors import ConfigError
@@ -167,6 +170,28 @@ def test_the_report_has_where_rollouts_part_and_the_readme_says_it(source, tmp_p
     # in the workspace two policies start alike, and nobody but they themselves can differ first
     assert places["action"] >= report["length_gaps"]["divergence"]["num_pairs"] > 0
     assert f"Of {sum(places.values())} pairs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_data_set_has_a_card_with_its_hashes_and_no_folder_of_this_machine(source, tmp_path):
+    manifest = build_preferences(source(), strategies=["same_prefix"])
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert "build_preferences" in card.data.tags
+    assert manifest.files["train.parquet"] in card.text
+    assert all(each in card.text for each in manifest.inputs.values())
+    assert f"| train | {manifest.counts['train']:,} |" in card.text
+    assert manifest.dropped
+    for reason, count in manifest.dropped.items():
+        assert f"| left out: {reason} | {count:,} |" in card.text
+    [settings] = re.findall(r"```yaml\n(.*?)```", card.text, re.S)
+    assert yaml.safe_load(settings).items() >= manifest.arguments.items()
+    assert str(tmp_path) not in card.content
+    for heading in ("Intended use", "Limits", "Columns"):
+        assert f"## {heading}" in card.text
+
+
+def test_a_data_set_is_the_same_in_a_folder_of_another_name(source, tmp_path):
+    first = build_preferences(source(), strategies=["same_prefix"])
+    assert build_preferences(source("other"), strategies=["same_prefix"]).files == first.files
 
 
 def test_the_readme_has_the_length_of_the_longest_row(source, tmp_path):

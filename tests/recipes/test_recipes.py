@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers.trainer_callback import DefaultFlowCallback
 
@@ -82,8 +82,8 @@ def test_recipe_leaves_a_plain_checkpoint_and_nothing_else(
 ):
     out = tmp_path / "models" / "out"
     log = run_recipe(recipe, out, *options)
-    expected = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    expected |= {"chat_template.jinja", "specact.json", "train_log.json"}
+    expected = {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    expected |= {"chat_template.jinja", "specact.json", "tokenizer_config.json", "train_log.json"}
     expected |= {"verifier.json"} if recipe == "train_verifier" else set()
     expected |= {"generation_config.json"} if not recipe.startswith("train_") else set()
     assert visible(out) == expected
@@ -423,6 +423,39 @@ def test_rows_rendered_with_another_template_are_refused(world, refused, tmp_pat
     error = refused("sft_proposer", "--model_name_or_path", other)
     assert "row 0" in error
     assert "history_hash" in error
+
+
+@pytest.mark.parametrize("recipe", NAMES)
+def test_checkpoint_that_was_cut_short_as_a_start_is_refused(recipe, world, refused, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(world.base, other)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    error = refused(recipe, "--model_name_or_path", other)
+    assert f"{recipe}: error: {weights} must have" in error
+
+
+def test_base_that_was_replaced_while_its_adapter_was_trained_is_refused(
+    world, refused, tmp_path, monkeypatch
+):
+    base = tmp_path / "base"
+    shutil.copytree(world.base, base)
+
+    def replace(run, trainer):
+        Path(base, "model.safetensors").unlink()
+        tensors = load_file(world.base / "model.safetensors")
+        save_file({k: t + 1 for k, t in tensors.items()}, base / "model.safetensors")
+
+    monkeypatch.setattr(RecipeRun, "train", replace)
+    error = refused("sft_proposer", *LORA, "--model_name_or_path", base)
+    assert "it was trained on base-" in error
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_every_recipe_that_starts_from_a_model_checks_that_it_fits_the_device():
+    for script in SCRIPTS:
+        if script.stem != "pretrain_base":  # of a few million weights
+            assert "check_fits_device(" in script.read_text(), script
 
 
 def test_adapter_folder_as_a_start_is_refused(refused, tmp_path):
