@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from specact_rl.cli.shared import (
     EXIT_OK,
+    add_judge_arguments,
     add_pair_arguments,
     add_server_arguments,
+    judge_of,
     logger,
     longest_proposal,
     proposer_of,
@@ -20,6 +22,8 @@ from specact_rl.types import SPLITS
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
+    from specact_rl.types import Score
+    from specact_rl.verifiers import Verifier
 
 
 # As in policy.thresholds, which takes scipy a second to load; a test compares them.
@@ -61,9 +65,10 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     who.add_argument(
         "--model",
-        metavar="FOLDER|URL",
+        metavar="FOLDER|URL#NAME",
         help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
-        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
+        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1, and "
+        "its model behind #",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -94,9 +99,9 @@ def add_outcomes(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
         "--verifier",
-        type=Path,
-        metavar="FOLDER",
-        help="checkpoint of a verifier or reward model that judges the proposals; needs --scores",
+        metavar="FOLDER|URL#NAME",
+        help="checkpoint of a verifier or reward model that judges the proposals, or a server's "
+        "model that is asked yes or no; needs --scores",
     )
     parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
     parser.add_argument(
@@ -104,6 +109,7 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
     add_server_arguments(parser)
+    add_judge_arguments(parser)
     parser.set_defaults(run=run_outcomes)
 
 
@@ -121,7 +127,8 @@ def run_outcomes(args: argparse.Namespace) -> int:
 
     if (args.verifier is None) != (args.scores is None):
         raise ConfigError("--verifier and --scores must be given together, got one of them")
-    folders = [path for path in (args.rollouts, args.out, args.scores) if path is not None]
+    folders: list[Path] = [args.rollouts, args.out]
+    folders += [] if args.scores is None else [args.scores]
     if len({path.resolve() for path in folders}) < len(folders):
         raise ConfigError(
             f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
@@ -139,10 +146,14 @@ def run_outcomes(args: argparse.Namespace) -> int:
     if not total:
         raise ConfigError(f"{args.rollouts} has no rollout in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = proposer_of(args.model, args)
-    verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
+    judge = None if args.verifier is None else judge_of(args.verifier, args)
+    model = proposer_of(args.model, args, args.verifier)
+    verifier: Verifier | None = judge
+    if judge is None and args.verifier is not None:
+        verifier = ClassifierVerifier.load(Path(args.verifier))
+    scores: list[Score] = []
     with progress_bars() as bar:
-        name = args.model_name or Path(args.model).name
+        name = args.model_name or Path(args.model).name.rpartition("#")[2]
         with bar(f"{name} proposes", total) as advance:
             proposals = collect_proposals(
                 args.rollouts,
@@ -154,20 +165,21 @@ def run_outcomes(args: argparse.Namespace) -> int:
                 progress=advance,
             )
         if verifier is not None:
-            with bar(f"{args.verifier.name} judges", total) as advance:
-                collect_scores(
+            with bar(f"{Path(args.verifier).name.rpartition('#')[2]} judges", total) as advance:
+                scores = collect_scores(
                     args.rollouts,
                     args.out,
                     args.scores,
                     verifier,
-                    verifier.renderer,
+                    getattr(verifier, "renderer", None),
                     args.splits,
                     overwrite=args.overwrite,
                     progress=advance,
                 )
-    prices = [p.price for p in proposals if p.price is not None]
-    if prices:
-        logger.info("%d of %d proposals cost $%.4f", len(prices), len(proposals), sum(prices))
+    for what, rows in (("proposals", proposals), ("scores", scores)):
+        prices = [row.price for row in rows if row.price is not None]
+        if prices:
+            logger.info("%d of %d %s cost $%.4f", len(prices), len(rows), what, sum(prices))
     print(*folders[1:], sep="\n")
     return EXIT_OK
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from specact_rl.errors import ConfigError
@@ -23,6 +22,7 @@ from specact_rl.rendering import Renderer
 from specact_rl.store import content_hash, input_hash, open_stage, read_table, write_table
 from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
+from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
 
 SCORES_FILE = "scores.parquet"
 _SHARDS = "shards"
@@ -62,7 +62,7 @@ def collect_proposals(
         **lm.origin,
         "splits": sorted(splits),
         "tasks": None if tasks is None else sorted(tasks),
-        "sampling": asdict(sampling) if sampling else None,
+        "sampling": sampling.arguments if sampling else None,
     }
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
@@ -102,7 +102,7 @@ def _propose_by(
     if sampling is not None:
 
         def generate(rollouts: Sequence[Rollout]) -> list[Proposal]:
-            key = [rollouts_hash, proposer.model_id, asdict(sampling), rollouts[0].rollout_id]
+            key = [rollouts_hash, proposer.model_id, sampling.arguments, rollouts[0].rollout_id]
             kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
             return generated_proposals(kept, rollouts, sampling)
 
@@ -119,7 +119,7 @@ def collect_scores(
     proposals_dir: Path,
     out_dir: Path,
     verifier: Verifier,
-    renderer: Renderer,
+    renderer: Renderer | None,
     splits: Collection[SplitName],
     *,
     num_samples: int | None = None,
@@ -133,7 +133,7 @@ def collect_scores(
         proposals_dir: The proposals.
         out_dir: Where the scores go.
         verifier: Who judges.
-        renderer: Of its prompts.
+        renderer: Of its prompts; None for verifiers that read no tokens of ours.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
         overwrite: Replace a folder made from other things.
@@ -141,13 +141,16 @@ def collect_scores(
 
     Raises:
         ConfigError: The folder holds something else, or an input folder is not finished.
+        ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
+    answers = out_dir.with_name(f"{out_dir.name}.answers")
     with open_stage(
         out_dir,
         "collect_scores",
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={
             "verifier_id": verifier.verifier_id,
+            **(verifier.origin if isinstance(verifier, ServerJudge) else {}),
             "splits": sorted(splits),
             "num_samples": num_samples,
         },
@@ -162,6 +165,8 @@ def collect_scores(
                 if p.step_id in wanted and (num_samples is None or p.sample < num_samples)
             ]
             shards = stage.path / _SHARDS
+            kept = answers / f"{content_hash(verifier.verifier_id)}.jsonl"
+            verifier = keeping_answers(verifier, kept)
             scores = scores_in_shards(shards, rollouts, proposals, verifier, renderer, progress)
             write_table(stage.path / SCORES_FILE, scores)
             shutil.rmtree(shards)
@@ -169,4 +174,5 @@ def collect_scores(
                 "scores": len(scores),
                 "unscored": sum(score.log_odds is None for score in scores),
             }
+    shutil.rmtree(answers, ignore_errors=True)
     return read_table(out_dir / SCORES_FILE, Score)

@@ -105,7 +105,7 @@ def verifier_scores(
     verifier: Verifier,
     rollouts: Sequence[Rollout],
     proposals: Sequence[Proposal],
-    renderer: Renderer,
+    renderer: Renderer | None,
 ) -> list[Score]:
     """A verifier's rows of the scores table, in the order of the proposals."""
     items = items_of(rollouts, proposals, renderer)
@@ -134,7 +134,7 @@ def scores_in_shards(
     rollouts: Sequence[Rollout],
     proposals: Sequence[Proposal],
     verifier: Verifier,
-    renderer: Renderer,
+    renderer: Renderer | None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Score chunk by chunk, keeping each in `folder`; chunks that are there are not run again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,17 @@ class Sampling:
     temperature: float = 1.0
     max_new_tokens: int = 48
     seed: int = 0
+    distinct: bool = False
+    """Draw without replacement: no sample of a step has the tokens of an earlier one."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As JSON values for a manifest.
+
+        `distinct` only where it is so: tables from before it was there are still what they say.
+        """
+        found = asdict(self)
+        return found if self.distinct else {k: v for k, v in found.items() if k != "distinct"}
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be drawn by."""

@@ -41,7 +41,10 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> list[dict[s
                 arguments={
                     "tasks": tasks,
                     "models": {role: model.model_id for role, model in models.items()},
-                    "sizes": {role: asdict(model.size) for role, model in models.items()},
+                    "sizes": {
+                        role: asdict(model.size) if model.size is not None else None
+                        for role, model in models.items()
+                    },
                     "system": asdict(system),
                 },
                 seed=artifacts.seed,

@@ -330,7 +330,7 @@ def test_log_probabilities_that_do_not_come_are_an_error(model, server, step, lo
     ids="429 500 503 slow cut hang_up no_json html no_choices empty_choices nan wrong_call".split(),
 )
 def test_fault_that_passes_costs_a_retry_and_no_step(model, server, steps, fault, monkeypatch):
-    monkeypatch.setattr("specact_rl.models.chat_client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("specact_rl.models.server._FIRST_WAIT", 0.01)
     server.faults = [fault]
     timeout = 1.0 if fault is slow else 10.0
     proposed = replace(model, timeout=timeout).propose(steps, SAMPLING)
@@ -361,7 +361,7 @@ def test_server_is_left_alone_as_long_as_it_asks_for(model, server, step):
 def test_fault_that_stays_is_an_error_that_names_server_and_step(
     model, server, step, fault, complaint, monkeypatch
 ):
-    monkeypatch.setattr("specact_rl.models.chat_client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("specact_rl.models.server._FIRST_WAIT", 0.01)
     server.faults = [fault] * 3
     with pytest.raises(ServerError) as error:
         model.propose([step], SAMPLING)
@@ -638,7 +638,8 @@ def test_outcomes_of_a_server_have_tokens_and_a_price(server, rollouts, tmp_path
     [
         ("http://127.0.0.1:9/v1", [], "asked for a model by name"),
         ("http://127.0.0.1:9/v1", ["--model-name", "m", "--concurrency", "0"], "at least 1"),
-        ("http://127.0.0.1:9/v1#m", ["--model-name", "m"], "must be like http://HOST:PORT/v1"),
+        ("http://127.0.0.1:9/v1#m", ["--model-name", "m"], "must be named once"),
+        ("http://127.0.0.1:9/v1#", [], "asked for a model by name"),
         (
             "http://127.0.0.1:9/v1",
             ["--model-name", "m", "--price-per-million", "1"],
