@@ -4,20 +4,15 @@ The last test asks a real one, `transformers serve`, what a loaded model propose
 """
 
 import asyncio
-import importlib.util
 import json
 import logging
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
-import urllib.request
 from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,126 +28,20 @@ from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.store import read_manifest, read_table
 from specact_rl.types import Proposal
+from tests.fake_server import (
+    body,
+    call_answer,
+    cut,
+    echo_key,
+    hang_up,
+    slow,
+    status,
+    text_answer,
+)
 
 BASE = Path(__file__).resolve().parents[2] / "specact_rl" / "models" / "bases" / "1m"
 KEY = "sk-not-for-logs-4711"
 SAMPLING = Sampling(max_new_tokens=64)
-AT_ONCE = {"retry-after-ms": "1"}
-"""Spares the tests the client's own waits."""
-
-
-def text_answer(content="Done: t1", **choice):
-    return {
-        "choices": [{"message": {"content": content}, "finish_reason": "stop"} | choice],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 5},
-    }
-
-
-def call_answer(*calls):
-    functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
-    message = {"content": "I look.", "tool_calls": [{"function": f} for f in functions]}
-    return text_answer(message=message, finish_reason="tool_calls")
-
-
-class ChatServer(ThreadingHTTPServer):
-    """Answers chat completions; `faults` are used up first, one a request."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.faults = []
-        """Each a function of the handler."""
-        self.answer = lambda body: text_answer()
-        self.requests, self.answered, self.times, self.keys = [], [], [], []
-        self.most_at_once = self.now = 0
-        self.lock = threading.Lock()
-        self.released = threading.Event()
-
-    def handle_error(self, request, client_address):
-        pass  # clients that hang up are what is tested
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # 40 ms a request otherwise
-
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server = self.server
-        with server.lock:
-            server.requests.append(body)
-            server.times.append(time.monotonic())
-            server.keys.append(self.headers["authorization"])
-            server.now += 1
-            server.most_at_once = max(server.most_at_once, server.now)
-            fault = server.faults.pop(0) if server.faults else None
-        try:
-            if self.path != "/v1/chat/completions":
-                fault = status(404)
-            if fault is not None:
-                fault(self)
-                return
-            answer = json.dumps(server.answer(body))
-            with server.lock:
-                server.answered.append(json.dumps(body))
-        finally:
-            with server.lock:
-                server.now -= 1
-        self.say(200, answer)
-
-    def say(self, code, text, headers=()):
-        data = text.encode()
-        self.send_response(code)
-        for name, value in {"content-length": str(len(data)), **dict(headers)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def status(code, headers=AT_ONCE, text="no"):
-    return lambda handler: handler.say(code, text, headers)
-
-
-def body(text):
-    return lambda handler: handler.say(200, text)
-
-
-def slow(handler):
-    handler.server.released.wait(20)
-    handler.close_connection = True
-
-
-def cut(handler):
-    """Ends the connection in the middle of the answer."""
-    handler.say(200, '{"choices": [{"mess', {"content-length": "1000"})
-    handler.close_connection = True
-
-
-def hang_up(handler):
-    handler.close_connection = True
-
-
-def echo_key(handler):
-    handler.say(401, f"wrong key {handler.headers['authorization']}", {})
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    found = ChatServer()
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield found
-    found.released.set()
-    found.shutdown()
-    thread.join()
-    found.server_close()
 
 
 @pytest.fixture
@@ -671,36 +560,6 @@ def test_server_can_be_asked_where_a_loop_is_running(model, step):
 
 
 # A real server
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """URL and folder of the shipped base behind `transformers serve`."""
-    missing = [n for n in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(n) is None]
-    if missing:
-        pytest.skip(f"transformers serve needs {missing}: pip install 'specact_rl[dev]'")
-    folder = tmp_path_factory.mktemp("served") / "base"
-    shutil.copytree(BASE, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder.with_name("log")
-    command = [Path(sys.executable).with_name("transformers"), "serve", folder]
-    options = ["--port", port, "--device", "cpu", "--dtype", "float32"]
-    with log.open("w") as stream:
-        process = subprocess.Popen([*map(str, command + options)], stdout=stream, stderr=stream)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1", folder
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")
