@@ -32,6 +32,8 @@ class ChatServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.faults = []
         """Each a function of the handler."""
+        self.faults_of = {}
+        """Likewise, by the model that is asked."""
         self.answer = lambda body: text_answer()
         self.requests, self.answered, self.times, self.keys = [], [], [], []
         self.most_at_once = self.now = 0
@@ -58,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             server.keys.append(self.headers["authorization"])
             server.now += 1
             server.most_at_once = max(server.most_at_once, server.now)
-            fault = server.faults.pop(0) if server.faults else None
+            faults = server.faults_of.get(body["model"]) or server.faults
+            fault = faults.pop(0) if faults else None
         try:
             if self.path != "/v1/chat/completions":
                 fault = status(404)

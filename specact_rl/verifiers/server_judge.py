@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _NUM_LISTED = 20
 """Likeliest first tokens that are asked for: as many as the hosted API gives and vLLM does."""
+_LEAST = 1e-9
+"""Probability left for what is not listed, where rounding leaves none."""
 _ENOUGH = 8
 """Answers none of which is yes or no, which tell of a model that does not do as it is asked."""
 
@@ -36,7 +38,7 @@ class ServerJudge(ModelServer):
     """A model of a server that says of a proposal whether it is right, yes or no.
 
     Log-odds are log p(yes) - log p(no) of the first token, over all its spellings of the two. Of a
-    word that is not among the listed tokens the least likely of those is the bound that is taken.
+    word that is not among the listed tokens, the most that is left for it is taken.
     """
 
     @property
@@ -162,8 +164,10 @@ def yes_less_no(listed: Sequence[Likely]) -> float | None:
     sums = {word: _log_sum(t.logprob for t in listed if _word(t) == word) for word in ("yes", "no")}
     if all(math.isinf(value) for value in sums.values()):
         return None
-    least = min(token.logprob for token in listed)
-    yes, no = (least if math.isinf(sums[word]) else sums[word] for word in ("yes", "no"))
+    # A word that is not listed is no likelier than the least that is, and than all the rest.
+    rest = 1.0 - math.exp(_log_sum(token.logprob for token in listed))
+    most = min(*(token.logprob for token in listed), math.log(max(rest, _LEAST)))
+    yes, no = (most if math.isinf(sums[word]) else sums[word] for word in ("yes", "no"))
     return yes - no
 
 

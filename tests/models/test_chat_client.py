@@ -26,6 +26,8 @@ from specact_rl.metrics.cost import TokenPrice
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.policy.live import LiveSystem
+from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import read_manifest, read_table
 from specact_rl.types import Proposal
 from tests.fake_server import (
@@ -589,6 +591,22 @@ def test_transformers_serve_proposes_what_the_loaded_model_does(served, loaded):
         assert answer.action == proposal.action
         assert answer.num_prompt_tokens == proposal.num_prompt_tokens
         assert answer.num_completion_tokens == proposal.num_completion_tokens
+
+
+def test_transformers_serve_is_fallen_back_on_as_the_loaded_model_is(served, loaded, make):
+    url, folder = served
+    step = as_served(make.rollout([make.say("Done")]).step(0), loaded.renderer)
+    model = ChatModel(base_url=url, model_name=str(folder), max_retries=0)
+    sampling = Sampling(max_new_tokens=40)
+    (decision,) = LiveSystem(system=SYSTEMS["A"], strong=model, sampling=sampling).decide_steps(
+        [step]
+    )
+    ((own,),) = loaded.propose([make.rollout([make.say("Done")]).step(0)], sampling)
+    assert (decision.action, decision.text) == (own.action, own.text)
+    (call,) = decision.calls
+    assert call.num_prompt_tokens == own.num_prompt_tokens
+    assert call.new_tokens == (own.num_completion_tokens,)
+    assert (call.size, call.price) == (None, None)
 
 
 def test_transformers_serve_gives_no_log_probabilities_and_is_refused(served, loaded, make):
