@@ -98,6 +98,12 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="draw without replacement: no two proposals of a step have the same text; they are "
+        "written one after another, so that it takes longer; not for servers",
+    )
+    parser.add_argument(
         "--verifier",
         metavar="FOLDER|URL#NAME",
         help="checkpoint of a verifier or reward model that judges the proposals, or a server's "
@@ -141,6 +147,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         max_new_tokens=longest,
         seed=args.seed,
+        distinct=args.distinct,
     )
     total = len(read_rollouts(args.rollouts, args.splits))
     if not total:

@@ -10,6 +10,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.outcomes import (
     Progress,
     generated_proposals,
+    num_distinct,
     proposals_in_shards,
     ranked_proposals,
     scores_in_shards,
@@ -88,6 +89,7 @@ def collect_proposals(
                 "proposals": len(proposals),
                 "unparsable": sum(not p.parsed for p in proposals),
                 "acceptable": sum(bool(p.acceptable) for p in proposals),
+                "distinct": num_distinct(rollouts, proposals),
                 "unknown_label": sum(p.acceptable is None for p in proposals),
                 "unanswered": sum(is_unanswered(p) for p in proposals),
             }

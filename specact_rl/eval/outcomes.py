@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from specact_rl.actions.canonical import action_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
@@ -42,6 +43,18 @@ def generated_proposals(
         for (i, step), samples in zip(steps, proposed, strict=True)
         for proposal in samples
     ]
+
+
+def num_distinct(rollouts: Sequence[Rollout], proposals: Sequence[Proposal]) -> int:
+    """Distinct parsable actions over all steps: what so many proposals are worth to a verifier."""
+    tools = {rollout.rollout_id: rollout.tools for rollout in rollouts}
+    return len(
+        {
+            (p.step_id, action_hash(p.action, tools[p.step_id.rpartition("/")[0]]))
+            for p in proposals
+            if p.action is not None
+        }
+    )
 
 
 def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:

@@ -1,13 +1,15 @@
 """Free generation of actions, several samples per step, over prefixes that are computed once.
 
 A sample depends on the model, its prompt, its step id, its number and the seed; not on which other
-rows are in the batch (up to floating-point rounding at the edge between two tokens).
+rows are in the batch (up to floating-point rounding at the edge between two tokens). Distinct
+samples also depend on those before them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,13 +21,18 @@ from specact_rl.models.prefix import (
     ModelParts,
     PrefixBatch,
     additive_mask,
+    max_cache_slots,
     num_cached_tokens,
     prefix_batches,
 )
 from specact_rl.rendering import StepPrompt
 
 MAX_ROWS = 128
-"""(step, sample) rows that are decoded together."""
+"""(step, sample) rows that are decoded together, fewer where their caches would be too large."""
+
+_NOTHING_LEFT = 1e-5
+"""Share of a token's chance below which all of it counts as taken: chances that were computed in
+two batches differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,7 @@ def generate(
     temperature: float,
     max_new_tokens: int,
     seed: int,
+    distinct: bool = False,
     max_rows: int = MAX_ROWS,
 ) -> list[list[Generation]]:
     """Sample turns after each prompt; sample 0 is greedy, further ones are drawn.
@@ -67,6 +75,9 @@ def generate(
         temperature: Divides the logits of samples from 1 on.
         max_new_tokens: Longest turn, stop token included.
         seed: With step id and sample number, decides the draws.
+        distinct: Draw without replacement: what earlier samples of the prompt have taken of the
+            distribution over turns is left out, so that no two have the same tokens, as long as
+            the model leaves any. Samples are then written one after another.
         max_rows: (step, sample) rows decoded together.
 
     Returns:
@@ -79,22 +90,32 @@ def generate(
         )
     parts = ModelParts.of(model)
     stop = tokenizer.eos_token_id
-    cached = num_cached_tokens(prompts)
+    cached, max_slots = num_cached_tokens(prompts), max_cache_slots(parts)
     results: list[list[Generation]] = [[] for _ in prompts]
     for batch in prefix_batches(parts, prompts):
-        rows = [
-            _Row(
-                prompt=i,
-                place=place,
-                sample=sample,
-                draws=_uniforms(seed, prompts[place].step_id, sample, max_new_tokens),
-            )
+        turns = [
+            [
+                _Row(
+                    prompt=i,
+                    place=place,
+                    sample=sample,
+                    draws=_uniforms(seed, prompts[place].step_id, sample, max_new_tokens),
+                )
+                for sample in range(num_samples)
+            ]
             # Prompts of like length together: the longest decides how many slots all rows carry.
             for i, place in sorted(enumerate(batch.positions), key=lambda p: batch.lengths[p[0]])
-            for sample in range(num_samples)
         ]
-        for start in range(0, len(rows), max_rows):
-            _decode(parts, batch, rows[start : start + max_rows], max_new_tokens, stop, temperature)
+        rows = [row for samples in turns for row in samples]
+        rounds = [rows]
+        if distinct:
+            rounds = [list(each) for each in zip(*turns, strict=True)]
+            for samples in turns:
+                for row in samples:
+                    row.before = samples[: row.sample]
+        for together in rounds:
+            for chosen in _decoded_together(batch, together, max_rows, max_slots, max_new_tokens):
+                _decode(parts, batch, chosen, max_new_tokens, stop, temperature)
         for row in rows:
             length = batch.lengths[row.prompt]
             results[row.place].append(
@@ -125,6 +146,42 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     finished: bool = False
+    before: Sequence[_Row] | None = None
+    """Earlier samples of the prompt, none of which this one may repeat; None: it may."""
+    chances: list[float] = field(default_factory=list)
+    """Of each token at the temperature, whatever others have taken; [] where nobody asks."""
+
+    def left_over(self, chances: Tensor) -> Tensor:
+        """What the samples before it leave of the next token's distribution, shape (vocabulary,).
+
+        A turn that was written takes its whole chance with it: of each of its tokens, that of the
+        rest of the turn once the token is there.
+        """
+        turn, left = len(self.ids), chances.clone()
+        for other in self.before or ():
+            if len(other.ids) > turn and other.ids[:turn] == self.ids:
+                token = other.ids[turn]
+                left[token] -= chances[token] * math.prod(other.chances[turn + 1 :])
+        # By rounding alone something may be left of what was taken whole.
+        left[left < _NOTHING_LEFT * chances] = 0.0
+        return left if float(left.sum()) > 0.0 else chances
+
+
+def _decoded_together(
+    batch: PrefixBatch,
+    rows: Sequence[_Row],
+    max_rows: int,
+    max_slots: int,
+    max_new_tokens: int,
+) -> Iterator[Sequence[_Row]]:
+    """The rows, which come in order of length, in parts whose caches fit; one row always does."""
+    start = 0
+    for stop, row in enumerate(rows):
+        carried = (stop + 1 - start) * (batch.lengths[row.prompt] + max_new_tokens)
+        if stop > start and (stop - start == max_rows or carried > max_slots):
+            yield rows[start:stop]
+            start = stop
+    yield rows[start:]
 
 
 @torch.inference_mode()
@@ -171,17 +228,26 @@ def _extend(
     """Choose each row's next token and record it, unless the row has ended."""
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sample > 0]
+    distinct = rows[0].before is not None
+    # In double precision: in single, the tail of a large vocabulary drowns.
+    asked = list(range(len(rows))) if distinct else drawn
+    chances = (logits[asked].double() / temperature).softmax(-1)
     if drawn:
-        # Inverse transform in double precision: in single, the tail of a large vocabulary drowns.
-        cdf = (logits[drawn].double() / temperature).softmax(-1).cumsum(-1)
+        left = chances
+        if distinct:
+            left = torch.stack([rows[i].left_over(chances[i]) for i in drawn])
+        cdf = left.cumsum(-1)  # inverse transform
         draws = torch.tensor([rows[i].draws[turn] for i in drawn], device=logits.device)
         found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
         tokens[drawn] = found.clamp(max=logits.shape[-1] - 1)
     gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-    for row, token, logprob in zip(rows, tokens.tolist(), gained, strict=True):
+    taken = chances.gather(1, tokens[:, None])[:, 0].tolist() if distinct else [1.0] * len(rows)
+    for row, token, logprob, chance in zip(rows, tokens.tolist(), gained, taken, strict=True):
         if not row.finished:
             row.ids.append(token)
             row.logprob += logprob
+            if distinct:
+                row.chances.append(chance)
             row.finished = token == stop
     return tokens
 

@@ -127,6 +127,7 @@ class LanguageModel:
             temperature=sampling.temperature,
             max_new_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
+            distinct=sampling.distinct,
         )
         seconds = (time.perf_counter() - started) / max(1, len(steps) * sampling.num_samples)
         return [
@@ -139,8 +140,9 @@ class LanguageModel:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Nothing: `model_id` holds all that the proposals depend on."""
-        return {}
+        """The numbers it computes in, where they are not the exact ones that tables are of."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {} if dtype == "float32" else {"dtype": dtype}
 
     def keeping(self, path: Path) -> LanguageModel:
         """Itself: to propose again costs time only."""

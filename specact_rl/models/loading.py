@@ -94,13 +94,28 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def usual_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def usual_dtype(device: torch.device) -> Dtype:
+    """What models are loaded in that need not be exact: bfloat16 where the device computes in it.
+
+    On a CPU float32: nothing is gained by less there, and results are those of other machines.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float32"
+
+
 def load_causal_lm(
-    path: str | Path, dtype: Dtype = "float32", *, device: str | None = None
+    path: str | Path, dtype: Dtype | None = None, *, device: str | None = None
 ) -> PreTrainedModel:
     """Causal LM of a local folder or hub id, in evaluation mode.
 
     A LoRA adapter folder gives its base model with the adapter merged. `device` None is the GPU
-    where there is one.
+    where there is one, `dtype` None what `usual_dtype` says of the device.
 
     Raises:
         ModelError: Nothing can be loaded, or not from safetensors.
@@ -109,11 +124,11 @@ def load_causal_lm(
 
 
 def load_classifier(
-    path: str | Path, dtype: Dtype = "float32", num_labels: int = 2, *, device: str | None = None
+    path: str | Path, dtype: Dtype | None = None, num_labels: int = 2, *, device: str | None = None
 ) -> PreTrainedModel:
     """Sequence classifier of a local folder or hub id, in evaluation mode.
 
-    `device` None is the GPU where there is one.
+    `device` None is the GPU where there is one, `dtype` None what `usual_dtype` says of the device.
 
     Raises:
         ModelError: Nothing can be loaded, not from safetensors, or the adapter has no head.
@@ -128,7 +143,7 @@ def load_classifier(
     return _load(AutoModelForSequenceClassification, path, dtype, device, num_labels=num_labels)
 
 
-def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_actor(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
     """`load_causal_lm` of a checkpoint that writes actions; a verifier's is refused.
 
     Raises:
@@ -144,7 +159,7 @@ def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
     return model
 
 
-def load_judge(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_judge(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
     """`load_classifier` of a whole checkpoint, with as many labels as it was saved with.
 
     Raises:
@@ -266,13 +281,14 @@ def model_size(model: nn.Module) -> ModelSize:
 
 
 def _load(
-    auto_class: Any, path: str | Path, dtype: Dtype, device: str | None, **options: Any
+    auto_class: Any, path: str | Path, dtype: Dtype | None, device: str | None, **options: Any
 ) -> PreTrainedModel:
+    where = torch.device(device) if device is not None else usual_device()
     adapter = _adapter_config(path)
     source = str(path) if adapter is None else adapter["base_model_name_or_path"]
     try:
         model = auto_class.from_pretrained(
-            source, dtype=getattr(torch, dtype), **_SAFE_OPTIONS, **options
+            source, dtype=getattr(torch, dtype or usual_dtype(where)), **_SAFE_OPTIONS, **options
         )
         if adapter is not None:
             model = _merge_adapter(model, path)
@@ -283,7 +299,7 @@ def _load(
         ) from error
     assert isinstance(model, PreTrainedModel)
     model.eval()  # type: ignore[no-untyped-call]
-    model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))  # type: ignore[arg-type]
+    model.to(where)  # type: ignore[arg-type]
     return model
 
 

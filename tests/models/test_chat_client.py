@@ -119,6 +119,12 @@ def test_no_more_requests_are_under_way_than_asked_for(model, server, steps):
     assert len(server.requests) == len(steps)
 
 
+def test_samples_of_a_server_cannot_be_made_distinct(model, server, step):
+    with pytest.raises(ConfigError, match="cannot be made distinct"):
+        model.propose([step], replace(SAMPLING, num_samples=2, distinct=True))
+    assert not server.requests
+
+
 # What comes back
 
 
