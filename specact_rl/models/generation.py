@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -193,8 +194,12 @@ def _decode(
     stop: int,
     temperature: float,
 ) -> None:
-    """Add one token per row and round, until every row has ended."""
-    prompts = [row.prompt for row in rows]
+    """Add one token per row and round, until every row has ended.
+
+    Samples of a prompt are one row of the model's batch as long as they have the same tokens.
+    """
+    groups = [list(each) for _, each in groupby(rows, key=lambda row: row.prompt)]
+    prompts = [members[0].prompt for members in groups]
     states = batch.hidden[prompts]
     # The last token is never fed: one slot fewer than tokens.
     cache, valid = batch.cache(prompts, num_new=max_new_tokens - 1)
@@ -202,19 +207,31 @@ def _decode(
     allowed = torch.nn.functional.pad(valid, (0, max_new_tokens - 1), value=True)
     mask = additive_mask(allowed, states.dtype)[:, None, None]
     lengths = torch.tensor([batch.lengths[prompt] for prompt in prompts], device=states.device)
-    active = list(rows)
     for turn in range(max_new_tokens):
-        tokens = _extend(active, parts.head(states).float(), turn, stop, temperature)
-        going = [i for i, row in enumerate(active) if not row.finished]
-        if not going or turn == max_new_tokens - 1:
+        active = [row for members in groups for row in members]
+        places = [place for place, members in enumerate(groups) for _ in members]
+        logits = parts.head(states).float()
+        if active:
+            _extend(active, logits[places], turn, stop, temperature)
+        parted: dict[tuple[int, int], list[_Row]] = {}
+        for place, row in zip(places, active, strict=True):
+            if not row.finished:
+                parted.setdefault((place, row.ids[-1]), []).append(row)
+        if not parted or turn == max_new_tokens - 1:
             return
-        if len(going) <= len(active) // 2:  # dropping rows copies the cache, so not at each end
-            kept = torch.tensor(going, device=states.device)
-            cache.select(kept)
-            mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
-            active = [active[i] for i in going]
+        kept = [place for place, _ in parted]
+        # To drop rows copies the cache, so not at each end; to part them cannot wait.
+        if len(set(kept)) < len(kept) or len(kept) <= len(groups) // 2:
+            chosen = torch.tensor(kept, device=states.device)
+            cache.select(chosen)
+            mask, lengths = mask[chosen], lengths[chosen]
+            groups = list(parted.values())
+        else:
+            going = dict(zip(kept, parted.values(), strict=True))
+            groups = [going.get(place, []) for place in range(len(groups))]
+        tokens = [members[0].ids[-1] if members else stop for members in groups]
         states = parts.transformer(
-            input_ids=tokens[:, None],
+            input_ids=torch.tensor(tokens, device=states.device)[:, None],
             attention_mask=mask[..., : slots + turn + 1],
             position_ids=(lengths + turn)[:, None],
             past_key_values=cache,
@@ -222,10 +239,8 @@ def _decode(
         ).last_hidden_state[:, 0]
 
 
-def _extend(
-    rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperature: float
-) -> Tensor:
-    """Choose each row's next token and record it, unless the row has ended."""
+def _extend(rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperature: float) -> None:
+    """Choose each row's next token and record it."""
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sample > 0]
     distinct = rows[0].before is not None
@@ -243,13 +258,11 @@ def _extend(
     gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
     taken = chances.gather(1, tokens[:, None])[:, 0].tolist() if distinct else [1.0] * len(rows)
     for row, token, logprob, chance in zip(rows, tokens.tolist(), gained, taken, strict=True):
-        if not row.finished:
-            row.ids.append(token)
-            row.logprob += logprob
-            if distinct:
-                row.chances.append(chance)
-            row.finished = token == stop
-    return tokens
+        row.ids.append(token)
+        row.logprob += logprob
+        if distinct:
+            row.chances.append(chance)
+        row.finished = token == stop
 
 
 def _uniforms(seed: int, step_id: str, sample: int, count: int) -> np.ndarray:
