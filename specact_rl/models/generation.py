@@ -211,8 +211,11 @@ def _decode(
         active = [row for members in groups for row in members]
         places = [place for place, members in enumerate(groups) for _ in members]
         logits = parts.head(states).float()
+        if places != list(range(len(groups))):  # else a copy of the vocabulary for nothing
+            logits = logits[places]
         if active:
-            _extend(active, logits[places], turn, stop, temperature)
+            _extend(active, logits, turn, stop, temperature)
+        del logits
         parted: dict[tuple[int, int], list[_Row]] = {}
         for place, row in zip(places, active, strict=True):
             if not row.finished:
