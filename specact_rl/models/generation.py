@@ -246,26 +246,39 @@ def _extend(rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperat
     """Choose each row's next token and record it."""
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sample > 0]
-    distinct = rows[0].before is not None
-    # In double precision: in single, the tail of a large vocabulary drowns.
-    asked = list(range(len(rows))) if distinct else drawn
-    chances = (logits[asked].double() / temperature).softmax(-1)
-    if drawn:
-        left = chances
-        if distinct:
+    if rows[0].before is not None:
+        chances = (logits.double() / temperature).softmax(-1)
+        if drawn:
             left = torch.stack([rows[i].left_over(chances[i]) for i in drawn])
-        cdf = left.cumsum(-1)  # inverse transform
-        draws = torch.tensor([rows[i].draws[turn] for i in drawn], device=logits.device)
-        found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
-        tokens[drawn] = found.clamp(max=logits.shape[-1] - 1)
+            tokens[drawn] = _drawn([rows[i] for i in drawn], left, turn)
+        for row, chance in zip(
+            rows, chances.gather(1, tokens[:, None])[:, 0].tolist(), strict=True
+        ):
+            row.chances.append(chance)
+    elif drawn:
+        tokens[drawn] = _drawn(
+            [rows[i] for i in drawn], (logits[drawn].double() / temperature).softmax(-1), turn
+        )
     gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-    taken = chances.gather(1, tokens[:, None])[:, 0].tolist() if distinct else [1.0] * len(rows)
-    for row, token, logprob, chance in zip(rows, tokens.tolist(), gained, taken, strict=True):
+    for row, token, logprob in zip(rows, tokens.tolist(), gained, strict=True):
         row.ids.append(token)
         row.logprob += logprob
-        if distinct:
-            row.chances.append(chance)
         row.finished = token == stop
+
+
+def _drawn(rows: Sequence[_Row], chances: Tensor, turn: int) -> Tensor:
+    """A token for each row by inverse transform, shape (rows,).
+
+    Args:
+        rows: With their uniform numbers.
+        chances: Of each token, which need not sum to one, shape (rows, vocabulary); in double
+            precision, as in single the tail of a large vocabulary drowns.
+        turn: Which of the uniform numbers.
+    """
+    cdf = chances.cumsum(-1)
+    draws = torch.tensor([row.draws[turn] for row in rows], device=chances.device)
+    found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
+    return found.clamp(max=chances.shape[-1] - 1)
 
 
 def _uniforms(seed: int, step_id: str, sample: int, count: int) -> np.ndarray:
