@@ -409,6 +409,7 @@ def measure_scoring(model, shape: Shape, rate: float, rollouts: int, steps: int)
     prompts, candidates = histories(shape, rollouts, steps)
     pairs = [(p.ids, c) for p, each in zip(prompts, candidates, strict=True) for c in each]
     cells = scoring.MAX_MASK_CELLS
+    scoring.BYTES_PER_MASK_CELL = 2**62  # the sizes compared here, whatever the device has
 
     def shared(factor: int = 1) -> np.ndarray:
         scoring.MAX_MASK_CELLS = factor * cells

@@ -9,6 +9,7 @@ For example:
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from rich.console import Console
@@ -37,6 +38,10 @@ A model:FOLDER is a checkpoint as the recipes write it. Its prompts are rendered
 and its policy is called model: and the last part of FOLDER. Trials draw different actions, and the
 same command draws the same ones. Tasks are split by --seed and --fractions alone: give those of
 the rollouts that a model was trained on, and take pairs from its train_verifier tasks.
+
+A model:URL#NAME is the model NAME of an OpenAI-compatible server; its key, if it wants one, is the
+value of OPENAI_API_KEY. Its policy is called model: and the last part of NAME. Give servers' models
+more --max-new-tokens. What one answered before a run was killed is not asked for again.
 """
 
 
@@ -65,12 +70,16 @@ def main() -> None:
         )
         fractions = parse_fractions(args.fractions)
         roll_out, acting = scripted_rollouts, None
+        answers = args.out.with_name(f"{args.out.name}.answers")
         if any(policy.startswith(MODEL_PREFIX) for policy in args.policy):
             # transformers takes seconds to import, which scripted policies need not wait for.
             from specact_rl.eval.model_policies import ModelPolicies
 
             models = ModelPolicies.load(
-                args.policy, temperature=args.temperature, max_new_tokens=args.max_new_tokens
+                args.policy,
+                temperature=args.temperature,
+                max_new_tokens=args.max_new_tokens,
+                answers=answers,
             )
             roll_out, acting = models.roll_out, models.arguments
         with logging_to_stderr(), Progress(console=Console(stderr=True)) as progress:
@@ -85,6 +94,7 @@ def main() -> None:
                 overwrite=args.overwrite,
                 progress=lambda count: progress.advance(bar, count),
             )
+        shutil.rmtree(answers, ignore_errors=True)
     sys.stdout.write(f"{args.out}\n")
 
 

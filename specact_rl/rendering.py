@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
-from specact_rl.actions.serialise import action_message
+from specact_rl.actions.serialise import action_message, wire_messages
 from specact_rl.errors import ModelError
 from specact_rl.types import Action, Message, Rollout, Step, ToolSpec, step_id
 
@@ -22,6 +22,23 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and only the annotati
 
 CatalogueMode = Literal["compact", "template"]
 """compact: one line per tool in the system message; template: the chat template's own `tools`."""
+
+JUDGE_QUESTION = """\
+You check the next action of an agent before it is executed. Below are its tools, the conversation \
+up to now, one message a line, and the action that was proposed. An action is right if it is what \
+an expert would do next, or as good: the right tool with the right arguments, or the right words.
+
+Tools:
+{tools}
+
+Conversation:
+{history}
+
+Proposed next action:
+{proposed}
+
+Is the proposed action right? Answer with one word, yes or no."""
+"""What a model of a server is asked as judge."""
 
 _COMPLETION_COLUMNS = ("completion", "chosen", "rejected")
 _MAX_CACHED_COMPLETIONS = 65_536
@@ -296,6 +313,28 @@ def tool_dicts(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
         for tool in tools
         if tool.documented
     ]
+
+
+def shown_messages(messages: Sequence[Message]) -> str:
+    """Messages as data, one JSON object a line, as they would go to a server."""
+    return "\n".join(json.dumps(m, ensure_ascii=False) for m in wire_messages(messages))
+
+
+def judge_messages(step: Step, proposed: str) -> list[Message]:
+    """The question to a judge as the one message of a conversation.
+
+    What follows the history stands behind it, so that questions at the steps of a rollout begin
+    alike and a server that keeps prefixes reads them once.
+
+    Args:
+        step: Where.
+        proposed: The action, or the messages, as text.
+    """
+    tools = "\n".join(json.dumps(t, ensure_ascii=False) for t in tool_dicts(step.tools))
+    question = JUDGE_QUESTION.format(
+        tools=tools or "none", history=shown_messages(step.history), proposed=proposed
+    )
+    return [{"role": "user", "content": question}]
 
 
 def check_parity(rows: Sequence[Mapping[str, Any]], renderer: Renderer) -> None:

@@ -230,6 +230,8 @@ class Score:
     """Tokens that this score had to compute; cached ones not counted."""
     num_cached_tokens: int
     seconds: float
+    price: float | None = None
+    """US dollars paid for it; None where nothing says, or nobody is paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,17 @@
 Offline: no hub, and no host but this one unless marked `network`.
 """
 
+import importlib.util
 import ipaddress
 import os
+import shutil
 import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
@@ -13,6 +21,9 @@ import pytest
 
 from specact_rl.actions.serialise import action_message, action_text
 from specact_rl.types import Action, Proposal, Rollout, StepRecord, ToolSpec, proposal_id
+from tests.fake_server import ChatServer
+
+BASE = Path(__file__).resolve().parents[1] / "specact_rl" / "models" / "bases" / "1m"
 
 # The same examples every time: a change fails for what it did, not for the luck of the draw. For
 # a search with new ones: pytest --hypothesis-profile=search
@@ -163,3 +174,47 @@ def make_proposal(step, action, acceptable, *, sample=0, model="m", mode="genera
 def make():
     """`make.rollout(turns)`, `make.proposal(step, action, label)`, `make.call`, `make.say`."""
     return SimpleNamespace(rollout=make_rollout, proposal=make_proposal, call=call, say=say)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    found = ChatServer()
+    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield found
+    found.released.set()
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """URL and folder of the shipped base behind `transformers serve`."""
+    missing = [n for n in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(n) is None]
+    if missing:
+        pytest.skip(f"transformers serve needs {missing}: pip install 'specact_rl[dev]'")
+    folder = tmp_path_factory.mktemp("served") / "base"
+    shutil.copytree(BASE, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder.with_name("log")
+    command = [Path(sys.executable).with_name("transformers"), "serve", folder]
+    options = ["--port", port, "--device", "cpu", "--dtype", "float32"]
+    with log.open("w") as stream:
+        process = subprocess.Popen([*map(str, command + options)], stdout=stream, stderr=stream)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1", folder
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from specact_rl.cli.shared import (
     EXIT_OK,
+    add_judge_arguments,
     add_log_arguments,
     add_pair_arguments,
     add_server_arguments,
+    judge_of,
     logger,
     longest_proposal,
     proposer_of,
@@ -142,7 +144,7 @@ def add_study(subparsers: Subparsers) -> None:
     add_pair_arguments(parser)
     parser.add_argument(
         "--propose-with",
-        metavar="FOLDER|URL",
+        metavar="FOLDER|URL#NAME",
         help="checkpoint of a proposer, or base URL of an OpenAI-compatible server, that is asked "
         "at every step of the strong model's successful episodes; right is what the log did there",
     )
@@ -158,8 +160,9 @@ def add_study(subparsers: Subparsers) -> None:
         default="trees",
         metavar="NAME",
         help="D's verifier: trees, linear or encoder:FOLDER_OR_HUB_ID, fitted on this log's "
-        "training tasks; FILE.py:CLASS, likewise; or the folder of one that another study has "
-        "fitted (DIR/outcomes/cheap--trained/verifier), which then stays as it is (default: trees)",
+        "training tasks; FILE.py:CLASS, likewise; URL#NAME, a server's model that is asked "
+        "yes or no; or the folder of one that another study has fitted "
+        "(DIR/outcomes/cheap--trained/verifier), which then stays as it is (default: trees)",
     )
     parser.add_argument(
         "--params",
@@ -183,6 +186,7 @@ def add_study(subparsers: Subparsers) -> None:
         "--overwrite", action="store_true", help="replace a study of another log, split or seed"
     )
     add_server_arguments(parser)
+    add_judge_arguments(parser)
     parser.set_defaults(run=run_study_command)
 
 
@@ -204,11 +208,13 @@ def run_study_command(args: argparse.Namespace) -> int:
         log=args.log,
         cheap=args.cheap,
         strong=args.strong,
-        proposer=None if args.propose_with is None else proposer_of(args.propose_with, args),
+        proposer=None
+        if args.propose_with is None
+        else proposer_of(args.propose_with, args, args.verifier),
         max_new_tokens=longest_proposal(args.propose_with),
         importer=args.importer,
         sizes={} if args.params is None else parse_sizes(args.params),
-        verifier=args.verifier,
+        verifier=judge_of(args.verifier, args) or args.verifier,
         fractions=FRACTIONS if args.fractions is None else parse_fractions(args.fractions),
         cost_weight=args.call_worth,
         num_samples=args.num_samples,

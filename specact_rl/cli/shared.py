@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specact_rl.metrics.cost import TokenPrice
     from specact_rl.models.language_model import Proposer
+    from specact_rl.verifiers.server_judge import ServerJudge
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -47,17 +49,18 @@ def add_pair_arguments(parser: argparse._ActionsContainer) -> None:
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Of a server. None where they are not given: `ChatModel` has the defaults."""
     server = parser.add_argument_group(
-        "if the model is a URL",
-        "The key, where the server wants one, comes from an environment variable and is written "
-        "nowhere. Each sample is one request. What was answered before a server failed is kept: "
-        "the same command goes on from there. The server renders the prompts itself, so the "
-        "manifest says parity: unverified; switch thinking off when you start the server.",
+        "if a model is a URL",
+        "URL#NAME is the model NAME of the server, in every place. The key, where the server wants "
+        "one, comes from an environment variable and is written nowhere. Each sample is one "
+        "request. What was answered before a server failed is kept: the same command goes on from "
+        "there. The server renders the prompts and counts the tokens itself, so the manifest says "
+        "parity: unverified; switch thinking off when you start the server.",
     )
     server.add_argument(
         "--model-name",
         metavar="NAME",
-        help="model as the server calls it, needed; what it was started with, or listed at "
-        "URL/models",
+        help="model as the server calls it, if the URL does not say it behind #; what the server "
+        "was started with, or listed at URL/models",
     )
     server.add_argument(
         "--api-key-env",
@@ -100,16 +103,29 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_SERVER_OPTIONS = (
-    "model_name",
-    "api_key_env",
-    "concurrency",
-    "timeout",
-    "max_retries",
-    "logprobs",
-    "unanswered",
-    "price_per_million",
-)
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of a server that judges, beside those of `add_server_arguments`."""
+    judge = parser.add_argument_group(
+        "if the verifier is a URL#NAME",
+        "The server is asked yes or no about each proposal and must give top_logprobs; its prompt, "
+        "which every question repeats, is counted by its own tokenizer.",
+    )
+    judge.add_argument(
+        "--verifier-api-key-env",
+        metavar="VARIABLE",
+        help="as --api-key-env, of the verifier's server (default: OPENAI_API_KEY)",
+    )
+    judge.add_argument(
+        "--verifier-price-per-million",
+        metavar="IN,OUT[,CACHED]",
+        help="as --price-per-million, of the verifier's server",
+    )
+
+
+_MODEL_OPTIONS = ("model_name", "api_key_env", "logprobs", "price_per_million")
+_JUDGE_OPTIONS = ("verifier_api_key_env", "verifier_price_per_million")
+_SERVER_OPTIONS = ("concurrency", "timeout", "max_retries", "unanswered")
+"""Of every server of the command."""
 
 
 def is_url(model: str) -> bool:
@@ -122,27 +138,57 @@ def longest_proposal(model: str | None) -> int:
     return 1024 if model is not None and is_url(model) else 48
 
 
-def proposer_of(model: str, args: argparse.Namespace) -> Proposer:
-    """The checkpoint or the server, refusing options of the one for the other."""
+def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) -> Proposer:
+    """The checkpoint or the server, refusing options of the one for the other.
+
+    Args:
+        model: Its name.
+        args: With the options.
+        judge: Name of the verifier, which may be a server with options that both have.
+    """
     from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import LanguageModel
 
-    given = {name: getattr(args, name) for name in _SERVER_OPTIONS}
-    given = {name: value for name, value in given.items() if value is not None}
+    both = () if judge is not None and is_url(judge) else _SERVER_OPTIONS
     if not is_url(model):
-        if given:
-            option = "--" + next(iter(given)).replace("_", "-")
-            raise ConfigError(
-                f"{option} is for a server, but the model is the folder {model!r}; give the "
-                "server's URL, such as http://localhost:8000/v1"
-            )
+        _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
         return LanguageModel.load(Path(model))
-    if "price_per_million" in given:
-        given["price"] = _token_price(given.pop("price_per_million"))
-    return ChatModel(base_url=model, **({"model_name": ""} | given))
+    return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 
-def _token_price(text: str) -> TokenPrice:
+def judge_of(name: str, args: argparse.Namespace) -> ServerJudge | None:
+    """The server that a verifier's name stands for; None, and no options of it, where for none."""
+    if not is_url(name):
+        _refuse_options(args, _JUDGE_OPTIONS, f"the verifier is {name!r}")
+        return None
+    from specact_rl.verifiers.server_judge import ServerJudge
+
+    given = _given(args, (*_JUDGE_OPTIONS, *_SERVER_OPTIONS))
+    return ServerJudge.named(name, **{k.removeprefix("verifier_"): v for k, v in given.items()})
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Fields of a server that the user gave, by the names of the options but for the price."""
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    for name in [name for name in given if name.endswith("price_per_million")]:
+        given["price"] = _token_price(name, given.pop(name))
+    return given
+
+
+def _refuse_options(args: argparse.Namespace, names: Sequence[str], found: str) -> None:
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ConfigError(
+                f"{_option(name)} is for a server, but {found}; give the server's URL, such as "
+                "http://localhost:8000/v1"
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _token_price(name: str, text: str) -> TokenPrice:
     from specact_rl.metrics.cost import TokenPrice
 
     try:
@@ -151,7 +197,7 @@ def _token_price(text: str) -> TokenPrice:
         return TokenPrice(prompt=prompt, cached=cached, completion=completion)
     except ValueError as error:
         raise ConfigError(
-            f"--price-per-million must be two or three prices such as 0.5,1.5, got {text!r}"
+            f"{_option(name)} must be two or three prices such as 0.5,1.5, got {text!r}"
         ) from error
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from specact_rl.cli.shared import (
     EXIT_OK,
+    add_judge_arguments,
     add_pair_arguments,
     add_server_arguments,
+    judge_of,
     logger,
     longest_proposal,
     proposer_of,
@@ -21,6 +23,8 @@ from specact_rl.types import SPLITS
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
+    from specact_rl.types import Proposal, Score
+    from specact_rl.verifiers import Verifier
 
 
 # As in policy.thresholds, which takes scipy a second to load; a test compares them.
@@ -64,9 +68,10 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     who.add_argument(
         "--model",
-        metavar="FOLDER|URL",
+        metavar="FOLDER|URL#NAME",
         help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
-        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1",
+        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1, and "
+        "its model behind #",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -96,10 +101,16 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument(
+        "--distinct",
+        action="store_true",
+        help="draw without replacement: no two proposals of a step have the same text; they are "
+        "written one after another, so that it takes longer; not for servers",
+    )
+    parser.add_argument(
         "--verifier",
-        type=Path,
-        metavar="FOLDER",
-        help="checkpoint of a verifier or reward model that judges the proposals; needs --scores",
+        metavar="FOLDER|URL#NAME",
+        help="checkpoint of a verifier or reward model that judges the proposals, or a server's "
+        "model that is asked yes or no; needs --scores",
     )
     parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
     parser.add_argument(
@@ -115,6 +126,7 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
     add_server_arguments(parser)
+    add_judge_arguments(parser)
     parser.set_defaults(run=run_outcomes)
 
 
@@ -128,14 +140,15 @@ def run_outcomes(args: argparse.Namespace) -> int:
     from specact_rl.eval.outcomes import num_steps
     from specact_rl.eval.team import Team
     from specact_rl.mining.build_rollouts import iter_rollouts
-    from specact_rl.mining.chunks import PROPOSALS_FILE
+    from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
     from specact_rl.models.language_model import Sampling
     from specact_rl.progress import progress_bars
     from specact_rl.verifiers import ClassifierVerifier
 
     if (args.verifier is None) != (args.scores is None):
         raise ConfigError("--verifier and --scores must be given together, got one of them")
-    folders = [path for path in (args.rollouts, args.out, args.scores) if path is not None]
+    folders: list[Path] = [args.rollouts, args.out]
+    folders += [] if args.scores is None else [args.scores]
     if len({path.resolve() for path in folders}) < len(folders):
         raise ConfigError(
             f"rollouts, proposals and scores must have folders of their own, got {folders!r}"
@@ -148,6 +161,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         max_new_tokens=longest,
         seed=args.seed,
+        distinct=args.distinct,
     )
     team = Team.of_environment()
     if not team.leads:
@@ -156,15 +170,13 @@ def run_outcomes(args: argparse.Namespace) -> int:
     if not total:
         raise ConfigError(f"{args.rollouts} has no step in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = proposer_of(args.model, args)
-    verifier = None if args.verifier is None else ClassifierVerifier.load(args.verifier)
-    shared = {
-        "overwrite": args.overwrite,
-        "cache_dir": args.cache,
-        "team": team,
-    }
+    judge = None if args.verifier is None else judge_of(args.verifier, args)
+    model = proposer_of(args.model, args, args.verifier)
+    verifier: Verifier | None = judge
+    if judge is None and args.verifier is not None:
+        verifier = ClassifierVerifier.load(Path(args.verifier))
     with progress_bars(shown=team.leads) as bar:
-        name = args.model_name or Path(args.model).name
+        name = args.model_name or Path(args.model).name.rpartition("#")[2]
         with bar(f"{name} proposes", total, "steps") as advance:
             collect_proposals(
                 args.rollouts,
@@ -173,34 +185,40 @@ def run_outcomes(args: argparse.Namespace) -> int:
                 args.splits,
                 sampling=sampling,
                 progress=advance,
-                **shared,
+                overwrite=args.overwrite,
+                cache_dir=args.cache,
+                team=team,
             )
         if verifier is not None:
-            with bar(f"{args.verifier.name} judges", total, "steps") as advance:
+            judges = f"{Path(args.verifier).name.rpartition('#')[2]} judges"
+            with bar(judges, total, "steps") as advance:
                 collect_scores(
                     args.rollouts,
                     args.out,
                     args.scores,
                     verifier,
-                    verifier.renderer,
+                    getattr(verifier, "renderer", None),
                     args.splits,
                     progress=advance,
-                    **shared,
+                    overwrite=args.overwrite,
+                    cache_dir=args.cache,
+                    team=team,
                 )
     if team.leads:
-        _tell_prices(args.out / PROPOSALS_FILE)
+        _tell_prices("proposals", args.out / PROPOSALS_FILE, Proposal)
+        if args.scores is not None:
+            _tell_prices("scores", args.scores / SCORES_FILE, Score)
         print(*folders[1:], sep="\n")
     return EXIT_OK
 
 
-def _tell_prices(proposals: Path) -> None:
+def _tell_prices(what: str, table: Path, record_type: type) -> None:
     from specact_rl.store import iter_columns
-    from specact_rl.types import Proposal
 
-    prices = [p for c in iter_columns(proposals, Proposal, ["price"]) for p in c["price"]]
+    prices = [p for cells in iter_columns(table, record_type, ["price"]) for p in cells["price"]]
     known = [price for price in prices if price is not None]
     if known:
-        logger.info("%d of %d proposals cost $%.4f", len(known), len(prices), sum(known))
+        logger.info("%d of %d %s cost $%.4f", len(known), len(prices), what, sum(known))
 
 
 def _outcomes_from_logs(args: argparse.Namespace) -> int:

@@ -53,16 +53,22 @@ RollOut = Callable[[Sequence[EpisodePlan], Progress | None], list[Rollout]]
 def policy_name(policy: str) -> str:
     """What rollouts call a policy: "model:NAME" for "model:path/to/NAME", any other as it is.
 
+    "model:URL#OWNER/NAME", a server's, is "model:NAME", too.
+
     Raises:
-        ConfigError: A model without a folder.
+        ConfigError: A model without a folder, or a server without a model.
     """
     if not policy.startswith(MODEL_PREFIX):
         return policy
     folder = policy.removeprefix(MODEL_PREFIX)
-    name = Path(folder).resolve().name if folder else ""
+    if "://" in folder:
+        name = folder.rpartition("#")[2].rpartition("/")[2] if "#" in folder else ""
+    else:
+        name = Path(folder).resolve().name if folder else ""
     if not name:
         raise ConfigError(
             f"policy {policy!r} must name a checkpoint folder, such as model:runs/demo/models/cheap"
+            ", or a server's model, such as model:http://localhost:8000/v1#Qwen/Qwen3-8B"
         )
     return f"{MODEL_PREFIX}{name}"
 
@@ -79,7 +85,7 @@ def scripted_policy(name: str, rng: random.Random) -> Policy:
         return NoisyExpert(noise=_noise(name), rng=rng)
     raise ConfigError(
         "policy must be 'expert', 'noisy:P' such as 'noisy:0.15', or 'model:FOLDER' of a "
-        f"checkpoint that was loaded, got {name!r}"
+        f"checkpoint (or 'model:URL#NAME' of a server) that was loaded, got {name!r}"
     )
 
 
@@ -105,7 +111,7 @@ def plan_episodes(
     """Every policy on every task, each trial; who leaves nothing to chance, as the expert, once.
 
     Args:
-        policies: "expert", "noisy:P" or "model:FOLDER".
+        policies: "expert", "noisy:P", "model:FOLDER" or "model:URL#NAME".
         seeds: Of the tasks.
         held_out_seeds: Of tasks from the families kept out of training.
         trials: Repeats of a policy on a task.

@@ -25,6 +25,7 @@ from specact_rl.eval.outcomes import (
     generated_proposals,
     in_shards,
     looking_first,
+    num_distinct,
     ranked_proposals,
     rollout_of,
     split_rows,
@@ -48,6 +49,7 @@ from specact_rl.store import (
 )
 from specact_rl.types import SCHEMA_VERSION, Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
+from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
 
 _SHARDS = "shards"
 
@@ -91,20 +93,24 @@ def collect_proposals(
         **lm.origin,
         "splits": sorted(splits),
         "tasks": None if tasks is None else sorted(tasks),
-        "sampling": asdict(sampling) if sampling else None,
+        "sampling": sampling.arguments if sampling else None,
     }
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
     propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
     if cache_dir is not None and isinstance(lm, LanguageModel):
-        made_by = ["proposals", lm.model_id, arguments["sampling"]]
+        made_by = ["proposals", lm.model_id, lm.origin, arguments["sampling"]]
         propose = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, propose)
 
     def finish(stage: Stage) -> None:
         counts = _Counts()
         rows = iter_shards(stage.path / _SHARDS, Proposal)
         write_table(stage.path / PROPOSALS_FILE, counts.over(rows))
-        stage.counts |= counts.of_proposals()
+        works = _with_proposals(
+            _rollouts(rollouts_dir, splits, tasks), stage.path / PROPOSALS_FILE, None
+        )
+        distinct = sum(num_distinct([work.rollout], work.proposals) for work in works)
+        stage.counts |= {**counts.of_proposals(), "distinct": distinct}
 
     _fill_together(
         team,
@@ -135,7 +141,7 @@ def _propose_by(
 
         def generate(works: Sequence[Work]) -> list[list[Proposal]]:
             rollouts = [work.rollout for work in works]
-            key = [rollouts_hash, proposer.model_id, asdict(sampling), rollouts[0].rollout_id]
+            key = [rollouts_hash, proposer.model_id, sampling.arguments, rollouts[0].rollout_id]
             kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
             counts = [len(rollout.steps) * sampling.num_samples for rollout in rollouts]
             return split_rows(generated_proposals(kept, rollouts, sampling), counts)
@@ -183,7 +189,7 @@ def collect_scores(
     proposals_dir: Path,
     out_dir: Path,
     verifier: Verifier,
-    renderer: Renderer,
+    renderer: Renderer | None,
     splits: Collection[SplitName],
     *,
     num_samples: int | None = None,
@@ -199,18 +205,24 @@ def collect_scores(
         proposals_dir: The proposals, in the order of the rollouts.
         out_dir: Where the scores go, as `SCORES_FILE`.
         verifier: Who judges.
-        renderer: Of its prompts.
+        renderer: Of its prompts; None for verifiers that read no tokens of ours.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
         overwrite: Replace a folder made from other things.
         progress: Called with steps and tokens as they are finished.
-        cache_dir: Folder of scores by verifier, rollout and proposals; None: there is none.
+        cache_dir: Folder of scores by verifier, rollout and proposals; None: there is none. A
+            server's answers are not kept in it.
         team: Processes that share the work.
 
     Raises:
         ConfigError: The folder holds something else, an input folder is not finished, or the
             proposals are in another order than the rollouts.
+        ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
+    answers = out_dir.with_name(f"{out_dir.name}.answers")
+    kept = answers / f"{content_hash([verifier.verifier_id, team.rank])}.jsonl"
+    is_server = isinstance(verifier, ServerJudge)
+    verifier = keeping_answers(verifier, kept)
 
     def judge(works: Sequence[Work]) -> list[list[Score]]:
         proposals = list(chain.from_iterable(work.proposals for work in works))
@@ -218,8 +230,10 @@ def collect_scores(
         return split_rows(scores, [len(work.proposals) for work in works])
 
     make: Maker[Score] = judge
-    if cache_dir is not None:
-        made_by = ["scores", verifier.verifier_id, renderer.template_hash]
+    if cache_dir is not None and not is_server:
+        template = None if renderer is None else renderer.template_hash
+        dtype = str(getattr(getattr(verifier, "model", None), "dtype", None))
+        made_by = ["scores", verifier.verifier_id, template, dtype]
         make = looking_first(RowCache(cache_dir), partial(_key, made_by), Score, judge)
 
     def finish(stage: Stage) -> None:
@@ -253,6 +267,7 @@ def collect_scores(
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={
             "verifier_id": verifier.verifier_id,
+            **(verifier.origin if isinstance(verifier, ServerJudge) else {}),
             "splits": sorted(splits),
             "num_samples": num_samples,
         },

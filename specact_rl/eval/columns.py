@@ -325,6 +325,13 @@ def score_seconds(
     return _matrix(columns, scores, "seconds", num_judged)
 
 
+def score_price(
+    columns: ProposalColumns, scores: Sequence[Score], num_judged: int | None = None
+) -> FloatArray:
+    """What a server was paid for judging, US dollars, shape (n, k); otherwise as `score_matrix`."""
+    return _matrix(columns, scores, "price", num_judged)
+
+
 def _matrix(
     columns: ProposalColumns, scores: Sequence[Score], name: str, num_judged: int | None
 ) -> FloatArray:

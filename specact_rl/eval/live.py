@@ -17,7 +17,7 @@ from specact_rl.errors import EnvironmentFault
 from specact_rl.eval.system_report import NUM_RESAMPLES, nothing_rejected, ratio_of_totals
 from specact_rl.metrics.paired import paired_cluster_bootstrap, wilson_interval
 from specact_rl.metrics.rates import cluster_rate
-from specact_rl.policy.live import LiveDecision, LiveSystem, TokenLedger
+from specact_rl.policy.live import LiveDecision, LiveSystem, ModelCall, TokenLedger
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import append_shard, done_shards, read_shards
 from specact_rl.types import MatchLevel
@@ -69,14 +69,18 @@ class LiveEpisode:
     """Steps at which the strong model acted: the rest."""
     num_unparsable: int
     """Steps at which whoever acted wrote no action."""
-    flops: int
-    """Forward FLOPs, attention included; cached prefixes not paid twice."""
+    flops: int | None
+    """Forward FLOPs, attention included; cached prefixes not paid twice. None where a server's
+    model took part, whose size nobody knows."""
     seconds: float
     """Shares of the models' batches. Prompts are read anew at every step, so that a server which
     keeps its prefixes is quicker. An answer that an earlier system was given first costs what it
     took then."""
     steps: list[LiveStep] | None = None
     """In order; None of episodes that ran before steps were kept."""
+    price: float | None = None
+    """US dollars paid to servers, with an answer that an earlier system was given first as above;
+    None where nobody was paid, or one of them said no tokens or has no price."""
 
 
 def run_live(
@@ -177,9 +181,10 @@ class _Run:
     ledger: TokenLedger = field(default_factory=TokenLedger)
     num_accepted: int = 0
     num_unparsable: int = 0
-    flops: int = 0
+    flops: int | None = 0
     seconds: float = 0.0
     steps: list[LiveStep] = field(default_factory=list)
+    price: float | None = None
 
     @classmethod
     def start(cls, system: str, env: Environment) -> _Run:
@@ -195,8 +200,17 @@ class _Run:
         self.episode.act(decision.action, decision.text, finished=decision.finished)
         self.num_accepted += decision.accepted
         self.num_unparsable += decision.action is None
-        self.flops += self.ledger.flops(decision.calls)
+        flops = self.ledger.flops(decision.calls)
+        self.flops = None if flops is None or self.flops is None else self.flops + flops
+        self._pay(decision.calls)
         self.seconds += sum(call.seconds for call in decision.calls)
+
+    def _pay(self, calls: Sequence[ModelCall]) -> None:
+        """Servers are the models whose size is not known."""
+        for call in calls:
+            if call.size is None:
+                price = np.nan if call.price is None else call.price
+                self.price = price + (self.price or 0.0)
 
     def result(self) -> LiveEpisode:
         env, num_steps = self.episode.env, len(self.episode.steps)
@@ -213,6 +227,7 @@ class _Run:
             flops=self.flops,
             seconds=self.seconds,
             steps=self.steps,
+            price=None if self.price is None or np.isnan(self.price) else self.price,
         )
 
 
@@ -247,8 +262,15 @@ def _row(
     success = np.array([episode.success for episode in episodes])
     steps = np.array([episode.num_steps for episode in episodes])
     excess = steps - np.array([episode.expert_steps for episode in episodes])
-    flops = np.array([episode.flops for episode in episodes], dtype=np.float64)
-    strong_flops = np.array([episode.flops for episode in strong], dtype=np.float64)
+    flops, strong_flops, prices = (
+        np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        for values in (
+            [episode.flops for episode in episodes],
+            [episode.flops for episode in strong],
+            [episode.price for episode in episodes],
+        )
+    )
+    counted = np.isfinite(flops).all()
     seconds, strong_seconds = (
         np.array([episode.seconds for episode in each], dtype=np.float64)
         for each in (episodes, strong)
@@ -262,8 +284,11 @@ def _row(
         "excess_steps": float(excess[success].mean()) if success.any() else None,
         "accept_rate": None,
         "unparsable_rate": sum(e.num_unparsable for e in episodes) / int(steps.sum()),
-        "mflops_per_task": float(flops.mean()) / 1e6,
-        "relative_flops": ratio_of_totals(flops, strong_flops, tasks, rng),
+        "mflops_per_task": float(flops.mean()) / 1e6 if counted else None,
+        "relative_flops": ratio_of_totals(flops, strong_flops, tasks, rng)
+        if counted and np.isfinite(strong_flops).all()
+        else None,
+        "price_per_task": float(prices.mean()) if np.isfinite(prices).all() else None,
         "seconds_per_task": float(seconds.mean()),
         # Draws of its own leave all other intervals as they are.
         "relative_seconds": ratio_of_totals(seconds, strong_seconds, tasks, rng.spawn(1)[0]),

@@ -1,10 +1,10 @@
-"""Trained models as policies: `model:FOLDER`, acting in whole episodes beside scripted ones."""
+"""Models as policies, `model:FOLDER` or `model:URL#NAME`: whole episodes beside scripted ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 from specact_rl.envs.collect import MODEL_PREFIX, EpisodePlan, policy_name, scripted_rollouts
 from specact_rl.envs.episodes import Episode, Progress, run_in_lockstep
 from specact_rl.errors import ConfigError
+from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.models.server import is_server
 from specact_rl.policy.asking import ActionModel
+from specact_rl.store import content_hash
 from specact_rl.types import Rollout
 
 
@@ -28,17 +31,26 @@ class ModelPolicies:
 
     @classmethod
     def load(
-        cls, policies: Sequence[str], *, temperature: float, max_new_tokens: int
+        cls,
+        policies: Sequence[str],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        answers: Path | None = None,
     ) -> ModelPolicies:
         """Load what is called "model:FOLDER" among the policies, distinct in their names.
+
+        "model:URL#NAME" is a model of a server, asked as `ChatModel` does by default.
 
         Args:
             policies: As `plan_episodes` takes them.
             temperature: Of the draws; 0 is greedy.
             max_new_tokens: Longest turn, stop token included.
+            answers: Folder in which servers' answers are kept, so that a killed run does not ask
+                for them again; None keeps none.
 
         Raises:
-            ConfigError: A temperature or limit that cannot be.
+            ConfigError: A temperature, limit or server that cannot be.
             ModelError: A folder that holds no causal LM, or does not say how its prompts are
                 rendered.
         """
@@ -52,7 +64,7 @@ class ModelPolicies:
             sampling = replace(sampling, num_samples=2, temperature=temperature)
         return cls(
             models={
-                policy_name(policy): LanguageModel.load(Path(policy.removeprefix(MODEL_PREFIX)))
+                policy_name(policy): _acting(policy.removeprefix(MODEL_PREFIX), answers)
                 for policy in policies
                 if policy.startswith(MODEL_PREFIX)
             },
@@ -64,7 +76,7 @@ class ModelPolicies:
         """What the episodes depend on beside their plans, as JSON values."""
         return {
             "models": {name: model.model_id for name, model in self.models.items()},
-            "sampling": asdict(self.sampling),
+            "sampling": self.sampling.arguments,
         }
 
     def roll_out(
@@ -77,6 +89,7 @@ class ModelPolicies:
 
         Raises:
             ConfigError: A policy that is neither here nor scripted.
+            ServerError: A server failed for good.
         """
         scripted = [plan for plan in plans if plan.policy not in self.models]
         done = dict(zip(scripted, scripted_rollouts(scripted, progress), strict=True))
@@ -92,3 +105,12 @@ class ModelPolicies:
         for episode, samples in zip(episodes, proposed, strict=True):
             last = samples[-1]
             episode.act(last.action, last.text, finished=last.finished)
+
+
+def _acting(name: str, answers: Path | None) -> ActionModel:
+    if not is_server(name):
+        return LanguageModel.load(Path(name))
+    model = ChatModel.named(name)
+    if answers is None:
+        return model
+    return model.keeping(answers / f"{content_hash(model.model_id)}.jsonl")

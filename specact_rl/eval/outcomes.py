@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from specact_rl.actions.canonical import action_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
 from specact_rl.eval.team import ALONE, Team
@@ -47,6 +48,18 @@ def generated_proposals(
         for (i, step), samples in zip(steps, proposed, strict=True)
         for proposal in samples
     ]
+
+
+def num_distinct(rollouts: Sequence[Rollout], proposals: Sequence[Proposal]) -> int:
+    """Distinct parsable actions over all steps: what so many proposals are worth to a verifier."""
+    tools = {rollout.rollout_id: rollout.tools for rollout in rollouts}
+    return len(
+        {
+            (p.step_id, action_hash(p.action, tools[p.step_id.rpartition("/")[0]]))
+            for p in proposals
+            if p.action is not None
+        }
+    )
 
 
 def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:
@@ -112,7 +125,7 @@ def verifier_scores(
     verifier: Verifier,
     rollouts: Sequence[Rollout],
     proposals: Sequence[Proposal],
-    renderer: Renderer,
+    renderer: Renderer | None,
 ) -> list[Score]:
     """A verifier's rows of the scores table, in the order of the proposals."""
     items = items_of(rollouts, proposals, renderer)

@@ -30,13 +30,20 @@ class Judged:
     """Shape (n, k), NaN where unparsable."""
     seconds: FloatArray
     """Shape (n, k)."""
+    price: FloatArray | None = None
+    """US dollars, NaN where not known, shape (n, k); None: nobody is paid."""
     knows_labels: bool = False
     """An oracle: it need not read a proposal, so that unparsable and repeated ones, whose labels
     may differ, are offered, too."""
 
     def take(self, keep: BoolArray) -> Judged:
         """What it says at the chosen steps; `keep` has shape (n,)."""
-        return replace(self, log_odds=self.log_odds[keep], seconds=self.seconds[keep])
+        return replace(
+            self,
+            log_odds=self.log_odds[keep],
+            seconds=self.seconds[keep],
+            price=None if self.price is None else self.price[keep],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +204,8 @@ def run_system(
         seconds = seconds + np.where(offered, judged.seconds[:, : offered.shape[1]], 0.0).sum(
             axis=1
         )
+        if judged.price is not None:
+            price = price + np.where(offered, judged.price[:, : offered.shape[1]], 0.0).sum(axis=1)
     flops += forward_flops(strong_size, table, strong, called, called[:, None])
     seconds = seconds + np.where(called, strong.seconds[:, 0], 0.0)
     price = price + np.where(called, strong.price[:, 0], 0.0)

@@ -43,8 +43,8 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["expert", "noisy:0.15"],
         metavar="POLICY",
-        help="expert, noisy:P with a share P of random actions, or model:FOLDER, a trained model "
-        "(default: expert noisy:0.15)",
+        help="expert, noisy:P with a share P of random actions, model:FOLDER, a trained model, "
+        "or model:URL#NAME, a server's (default: expert noisy:0.15)",
     )
     parser.add_argument(
         "--trials",

@@ -1,14 +1,17 @@
 """Free generation of actions, several samples per step, over prefixes that are computed once.
 
 A sample depends on the model, its prompt, its step id, its number and the seed; not on which other
-rows are in the batch (up to floating-point rounding at the edge between two tokens).
+rows are in the batch (up to floating-point rounding at the edge between two tokens). Distinct
+samples also depend on those before them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -19,13 +22,18 @@ from specact_rl.models.prefix import (
     ModelParts,
     PrefixBatch,
     additive_mask,
+    max_cache_slots,
     num_cached_tokens,
     prefix_batches,
 )
 from specact_rl.rendering import StepPrompt
 
 MAX_ROWS = 128
-"""(step, sample) rows that are decoded together."""
+"""(step, sample) rows that are decoded together, fewer where their caches would be too large."""
+
+_NOTHING_LEFT = 1e-5
+"""Share of a token's chance below which all of it counts as taken: chances that were computed in
+two batches differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,7 @@ def generate(
     temperature: float,
     max_new_tokens: int,
     seed: int,
+    distinct: bool = False,
     max_rows: int = MAX_ROWS,
 ) -> list[list[Generation]]:
     """Sample turns after each prompt; sample 0 is greedy, further ones are drawn.
@@ -67,6 +76,9 @@ def generate(
         temperature: Divides the logits of samples from 1 on.
         max_new_tokens: Longest turn, stop token included.
         seed: With step id and sample number, decides the draws.
+        distinct: Draw without replacement: what earlier samples of the prompt have taken of the
+            distribution over turns is left out, so that no two have the same tokens, as long as
+            the model leaves any. Samples are then written one after another.
         max_rows: (step, sample) rows decoded together.
 
     Returns:
@@ -79,22 +91,32 @@ def generate(
         )
     parts = ModelParts.of(model)
     stop = tokenizer.eos_token_id
-    cached = num_cached_tokens(prompts)
+    cached, max_slots = num_cached_tokens(prompts), max_cache_slots(parts)
     results: list[list[Generation]] = [[] for _ in prompts]
     for batch in prefix_batches(parts, prompts):
-        rows = [
-            _Row(
-                prompt=i,
-                place=place,
-                sample=sample,
-                draws=_uniforms(seed, prompts[place].step_id, sample, max_new_tokens),
-            )
+        turns = [
+            [
+                _Row(
+                    prompt=i,
+                    place=place,
+                    sample=sample,
+                    draws=_uniforms(seed, prompts[place].step_id, sample, max_new_tokens),
+                )
+                for sample in range(num_samples)
+            ]
             # Prompts of like length together: the longest decides how many slots all rows carry.
             for i, place in sorted(enumerate(batch.positions), key=lambda p: batch.lengths[p[0]])
-            for sample in range(num_samples)
         ]
-        for start in range(0, len(rows), max_rows):
-            _decode(parts, batch, rows[start : start + max_rows], max_new_tokens, stop, temperature)
+        rows = [row for samples in turns for row in samples]
+        rounds = [rows]
+        if distinct:
+            rounds = [list(each) for each in zip(*turns, strict=True)]
+            for samples in turns:
+                for row in samples:
+                    row.before = samples[: row.sample]
+        for together in rounds:
+            for chosen in _decoded_together(batch, together, max_rows, max_slots, max_new_tokens):
+                _decode(parts, batch, chosen, max_new_tokens, stop, temperature)
         for row in rows:
             length = batch.lengths[row.prompt]
             results[row.place].append(
@@ -125,6 +147,42 @@ class _Row:
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     finished: bool = False
+    before: Sequence[_Row] | None = None
+    """Earlier samples of the prompt, none of which this one may repeat; None: it may."""
+    chances: list[float] = field(default_factory=list)
+    """Of each token at the temperature, whatever others have taken; [] where nobody asks."""
+
+    def left_over(self, chances: Tensor) -> Tensor:
+        """What the samples before it leave of the next token's distribution, shape (vocabulary,).
+
+        A turn that was written takes its whole chance with it: of each of its tokens, that of the
+        rest of the turn once the token is there.
+        """
+        turn, left = len(self.ids), chances.clone()
+        for other in self.before or ():
+            if len(other.ids) > turn and other.ids[:turn] == self.ids:
+                token = other.ids[turn]
+                left[token] -= chances[token] * math.prod(other.chances[turn + 1 :])
+        # By rounding alone something may be left of what was taken whole.
+        left[left < _NOTHING_LEFT * chances] = 0.0
+        return left if float(left.sum()) > 0.0 else chances
+
+
+def _decoded_together(
+    batch: PrefixBatch,
+    rows: Sequence[_Row],
+    max_rows: int,
+    max_slots: int,
+    max_new_tokens: int,
+) -> Iterator[Sequence[_Row]]:
+    """The rows, which come in order of length, in parts whose caches fit; one row always does."""
+    start = 0
+    for stop, row in enumerate(rows):
+        carried = (stop + 1 - start) * (batch.lengths[row.prompt] + max_new_tokens)
+        if stop > start and (stop - start == max_rows or carried > max_slots):
+            yield rows[start:stop]
+            start = stop
+    yield rows[start:]
 
 
 @torch.inference_mode()
@@ -136,8 +194,12 @@ def _decode(
     stop: int,
     temperature: float,
 ) -> None:
-    """Add one token per row and round, until every row has ended."""
-    prompts = [row.prompt for row in rows]
+    """Add one token per row and round, until every row has ended.
+
+    Samples of a prompt are one row of the model's batch as long as they have the same tokens.
+    """
+    groups = [list(each) for _, each in groupby(rows, key=lambda row: row.prompt)]
+    prompts = [members[0].prompt for members in groups]
     states = batch.hidden[prompts]
     # The last token is never fed: one slot fewer than tokens.
     cache, valid = batch.cache(prompts, num_new=max_new_tokens - 1)
@@ -145,19 +207,34 @@ def _decode(
     allowed = torch.nn.functional.pad(valid, (0, max_new_tokens - 1), value=True)
     mask = additive_mask(allowed, states.dtype)[:, None, None]
     lengths = torch.tensor([batch.lengths[prompt] for prompt in prompts], device=states.device)
-    active = list(rows)
     for turn in range(max_new_tokens):
-        tokens = _extend(active, parts.head(states).float(), turn, stop, temperature)
-        going = [i for i, row in enumerate(active) if not row.finished]
-        if not going or turn == max_new_tokens - 1:
+        active = [row for members in groups for row in members]
+        places = [place for place, members in enumerate(groups) for _ in members]
+        logits = parts.head(states).float()
+        if places != list(range(len(groups))):  # else a copy of the vocabulary for nothing
+            logits = logits[places]
+        if active:
+            _extend(active, logits, turn, stop, temperature)
+        del logits
+        parted: dict[tuple[int, int], list[_Row]] = {}
+        for place, row in zip(places, active, strict=True):
+            if not row.finished:
+                parted.setdefault((place, row.ids[-1]), []).append(row)
+        if not parted or turn == max_new_tokens - 1:
             return
-        if len(going) <= len(active) // 2:  # dropping rows copies the cache, so not at each end
-            kept = torch.tensor(going, device=states.device)
-            cache.select(kept)
-            mask, lengths, tokens = mask[kept], lengths[kept], tokens[kept]
-            active = [active[i] for i in going]
+        kept = [place for place, _ in parted]
+        # To drop rows copies the cache, so not at each end; to part them cannot wait.
+        if len(set(kept)) < len(kept) or len(kept) <= len(groups) // 2:
+            chosen = torch.tensor(kept, device=states.device)
+            cache.select(chosen)
+            mask, lengths = mask[chosen], lengths[chosen]
+            groups = list(parted.values())
+        else:
+            going = dict(zip(kept, parted.values(), strict=True))
+            groups = [going.get(place, []) for place in range(len(groups))]
+        tokens = [members[0].ids[-1] if members else stop for members in groups]
         states = parts.transformer(
-            input_ids=tokens[:, None],
+            input_ids=torch.tensor(tokens, device=states.device)[:, None],
             attention_mask=mask[..., : slots + turn + 1],
             position_ids=(lengths + turn)[:, None],
             past_key_values=cache,
@@ -165,25 +242,43 @@ def _decode(
         ).last_hidden_state[:, 0]
 
 
-def _extend(
-    rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperature: float
-) -> Tensor:
-    """Choose each row's next token and record it, unless the row has ended."""
+def _extend(rows: Sequence[_Row], logits: Tensor, turn: int, stop: int, temperature: float) -> None:
+    """Choose each row's next token and record it."""
     tokens = logits.argmax(-1)
     drawn = [i for i, row in enumerate(rows) if row.sample > 0]
-    if drawn:
-        # Inverse transform in double precision: in single, the tail of a large vocabulary drowns.
-        cdf = (logits[drawn].double() / temperature).softmax(-1).cumsum(-1)
-        draws = torch.tensor([rows[i].draws[turn] for i in drawn], device=logits.device)
-        found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
-        tokens[drawn] = found.clamp(max=logits.shape[-1] - 1)
+    if rows[0].before is not None:
+        chances = (logits.double() / temperature).softmax(-1)
+        if drawn:
+            left = torch.stack([rows[i].left_over(chances[i]) for i in drawn])
+            tokens[drawn] = _drawn([rows[i] for i in drawn], left, turn)
+        for row, chance in zip(
+            rows, chances.gather(1, tokens[:, None])[:, 0].tolist(), strict=True
+        ):
+            row.chances.append(chance)
+    elif drawn:
+        tokens[drawn] = _drawn(
+            [rows[i] for i in drawn], (logits[drawn].double() / temperature).softmax(-1), turn
+        )
     gained = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
     for row, token, logprob in zip(rows, tokens.tolist(), gained, strict=True):
-        if not row.finished:
-            row.ids.append(token)
-            row.logprob += logprob
-            row.finished = token == stop
-    return tokens
+        row.ids.append(token)
+        row.logprob += logprob
+        row.finished = token == stop
+
+
+def _drawn(rows: Sequence[_Row], chances: Tensor, turn: int) -> Tensor:
+    """A token for each row by inverse transform, shape (rows,).
+
+    Args:
+        rows: With their uniform numbers.
+        chances: Of each token, which need not sum to one, shape (rows, vocabulary); in double
+            precision, as in single the tail of a large vocabulary drowns.
+        turn: Which of the uniform numbers.
+    """
+    cdf = chances.cumsum(-1)
+    draws = torch.tensor([row.draws[turn] for row in rows], device=chances.device)
+    found = torch.searchsorted(cdf, draws[:, None] * cdf[:, -1:], right=True)[:, 0]
+    return found.clamp(max=chances.shape[-1] - 1)
 
 
 def _uniforms(seed: int, step_id: str, sample: int, count: int) -> np.ndarray:

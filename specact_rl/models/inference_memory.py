@@ -8,7 +8,7 @@ from specact_rl.models.generation import MAX_ROWS
 from specact_rl.models.loading import Dtype
 from specact_rl.models.memory import InferenceMemory, inference_memory
 from specact_rl.models.prefix import MAX_PREFIX_TOKENS
-from specact_rl.models.scoring import MAX_LOGITS, MAX_MASK_CELLS
+from specact_rl.models.scoring import MAX_LOGITS, MAX_MASK_CELLS, mask_cells_in
 
 _VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -59,6 +59,7 @@ def scoring_memory(
     num_prompts: int,
     classifier: bool,
     num_prefix_tokens: int = MAX_PREFIX_TOKENS,
+    device_memory: int | None = None,
 ) -> InferenceMemory:
     """Of `scoring`, if all prompts of a batch are as long as the longest.
 
@@ -70,9 +71,11 @@ def scoring_memory(
         num_prompts: In all.
         classifier: No vocabulary is read.
         num_prefix_tokens: Of the rollouts that are read at a time.
+        device_memory: Bytes of the GPU, which decide how many rows go together; None for a CPU.
     """
     nodes = max(1, num_nodes)
-    fitting = max(1, MAX_MASK_CELLS // (nodes * (longest_prompt + nodes)))
+    cells = MAX_MASK_CELLS if device_memory is None else mask_cells_in(device_memory)
+    fitting = max(1, cells // (nodes * (longest_prompt + nodes)))
     prompts_of_batch = max(1, num_prefix_tokens // longest_prompt)
     return inference_memory(
         config,

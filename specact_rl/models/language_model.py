@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,17 @@ class Sampling:
     temperature: float = 1.0
     max_new_tokens: int = 48
     seed: int = 0
+    distinct: bool = False
+    """Draw without replacement: no sample of a step has the tokens of an earlier one."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As JSON values for a manifest.
+
+        `distinct` only where it is so: tables from before it was there are still what they say.
+        """
+        found = asdict(self)
+        return found if self.distinct else {k: v for k, v in found.items() if k != "distinct"}
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be drawn by."""
@@ -116,6 +127,7 @@ class LanguageModel:
             temperature=sampling.temperature,
             max_new_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
+            distinct=sampling.distinct,
         )
         seconds = (time.perf_counter() - started) / max(1, len(steps) * sampling.num_samples)
         return [
@@ -128,8 +140,9 @@ class LanguageModel:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Nothing: `model_id` holds all that the proposals depend on."""
-        return {}
+        """The numbers it computes in, where they are not the exact ones that tables are of."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {} if dtype == "float32" else {"dtype": dtype}
 
     def keeping(self, path: Path) -> LanguageModel:
         """Itself: to propose again costs time only."""

@@ -100,13 +100,28 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def usual_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def usual_dtype(device: torch.device) -> Dtype:
+    """What models are loaded in that need not be exact: bfloat16 where the device computes in it.
+
+    On a CPU float32: nothing is gained by less there, and results are those of other machines.
+    """
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float32"
+
+
 def load_causal_lm(
-    path: str | Path, dtype: Dtype = "float32", *, device: str | None = None
+    path: str | Path, dtype: Dtype | None = None, *, device: str | None = None
 ) -> PreTrainedModel:
     """Causal LM of a local folder or hub id, in evaluation mode.
 
     A LoRA adapter folder gives its base model with the adapter merged. `device` None is the GPU
-    where there is one.
+    where there is one, `dtype` None what `usual_dtype` says of the device.
 
     Raises:
         ModelError: Nothing can be loaded, or not from safetensors; a file is cut short, weights are
@@ -116,11 +131,11 @@ def load_causal_lm(
 
 
 def load_classifier(
-    path: str | Path, dtype: Dtype = "float32", num_labels: int = 2, *, device: str | None = None
+    path: str | Path, dtype: Dtype | None = None, num_labels: int = 2, *, device: str | None = None
 ) -> PreTrainedModel:
     """Sequence classifier of a local folder or hub id, in evaluation mode.
 
-    `device` None is the GPU where there is one.
+    `device` None is the GPU where there is one, `dtype` None what `usual_dtype` says of the device.
 
     Raises:
         ModelError: Nothing can be loaded, as in `load_causal_lm`, or the adapter has no head.
@@ -135,7 +150,7 @@ def load_classifier(
     return _load(AutoModelForSequenceClassification, path, dtype, device, num_labels=num_labels)
 
 
-def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_actor(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
     """`load_causal_lm` of a checkpoint that writes actions; a verifier's is refused.
 
     Raises:
@@ -151,7 +166,7 @@ def load_actor(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
     return model
 
 
-def load_judge(folder: str | Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_judge(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
     """`load_classifier` of a whole checkpoint, with as many labels as it was saved with.
 
     Raises:
@@ -317,8 +332,9 @@ def model_size(model: nn.Module) -> ModelSize:
 
 
 def _load(
-    auto_class: Any, path: str | Path, dtype: Dtype, device: str | None, **options: Any
+    auto_class: Any, path: str | Path, dtype: Dtype | None, device: str | None, **options: Any
 ) -> PreTrainedModel:
+    where = torch.device(device) if device is not None else usual_device()
     adapter = _adapter_config(path)
     source = str(path) if adapter is None else str(adapter["base_model_name_or_path"])
     for folder in {Path(path), Path(source)}:
@@ -327,7 +343,7 @@ def _load(
     try:
         model, report = auto_class.from_pretrained(
             source,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype or usual_dtype(where)),
             output_loading_info=True,
             **_SAFE_OPTIONS,
             **options,
@@ -343,7 +359,7 @@ def _load(
     if adapter is not None:
         model = _merge_adapter(model, Path(path), source)
     model.eval()  # type: ignore[no-untyped-call]
-    model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))  # type: ignore[arg-type]
+    model.to(where)  # type: ignore[arg-type]
     return model
 
 

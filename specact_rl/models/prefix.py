@@ -20,6 +20,9 @@ from specact_rl.rendering import StepPrompt
 MAX_PREFIX_TOKENS = 8_192
 """Tokens, padding included, whose keys and values are held at a time."""
 
+CACHE_BYTES = 2_000_000_000
+"""Copies of keys and values that may be held at a time on a CPU; on a GPU a quarter of it."""
+
 # Scaling of the logits outside the output embedding, which this package applies by itself.
 _LOGIT_SCALERS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -136,6 +139,23 @@ class ModelParts:
         transformer = inner.base_model
         assert isinstance(transformer, PreTrainedModel)
         return cls(transformer=transformer, head=head)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU, in use or not; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def max_cache_slots(parts: ModelParts) -> int:
+    """Slots, rows x (prompt and new tokens), whose keys and values may be copied at a time."""
+    config = parts.transformer.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    of_slot = 2 * config.num_hidden_layers * heads * size * parts.transformer.dtype.itemsize
+    memory = device_memory(parts.transformer.device)
+    return max(1, (CACHE_BYTES if memory is None else memory // 4) // int(of_slot))
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:

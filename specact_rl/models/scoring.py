@@ -14,11 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from specact_rl.models.prefix import ModelParts, PrefixBatch, additive_mask, prefix_batches
+from specact_rl.models.prefix import (
+    ModelParts,
+    PrefixBatch,
+    additive_mask,
+    device_memory,
+    max_cache_slots,
+    prefix_batches,
+)
 from specact_rl.rendering import StepPrompt
 
 MAX_MASK_CELLS = 2_000_000
-"""Size of the attention mask of a batch, rows x nodes x slots."""
+"""Size of the attention mask of a batch, rows x nodes x slots, on a CPU and at least."""
+BYTES_PER_MASK_CELL = 2_500
+"""Of a GPU's memory for each cell: 16 times as many as on a CPU where it has 80 GB, which made
+scoring 1.5 times as fast there (benchmarks/README.md)."""
 MAX_LOGITS = 2**25
 """Logits held at a time."""
 
@@ -162,15 +172,29 @@ def _tree_states(
         The prefix batch, indices into its prompts, and for each of those the states of its tree's
         nodes, shape (num_nodes, hidden_size).
     """
+    cells, slots = max_mask_cells(parts.transformer.device), max_cache_slots(parts)
     for batch in prefix_batches(parts, prompts):
-        for chosen in _row_batches(batch, trees):
+        for chosen in _row_batches(batch, trees, cells, slots):
             states = _forward_trees(
                 parts, batch, chosen, [trees[batch.positions[p]] for p in chosen]
             )
             yield batch, chosen, states
 
 
-def _row_batches(batch: PrefixBatch, trees: Sequence[TokenTree]) -> Iterator[list[int]]:
+def max_mask_cells(device: torch.device) -> int:
+    """Size of the attention mask of a batch on a device."""
+    memory = device_memory(device)
+    return MAX_MASK_CELLS if memory is None else mask_cells_in(memory)
+
+
+def mask_cells_in(memory: int) -> int:
+    """Size of the attention mask of a batch on a GPU of so many bytes."""
+    return max(MAX_MASK_CELLS, memory // BYTES_PER_MASK_CELL)
+
+
+def _row_batches(
+    batch: PrefixBatch, trees: Sequence[TokenTree], max_cells: int, max_slots: int
+) -> Iterator[list[int]]:
     sizes = [len(trees[position].tokens) for position in batch.positions]
     # Prompts of like length first, as the longest decides how many slots all rows carry.
     order = sorted(range(len(sizes)), key=lambda p: (batch.lengths[p] // 64, sizes[p]))
@@ -178,7 +202,8 @@ def _row_batches(batch: PrefixBatch, trees: Sequence[TokenTree]) -> Iterator[lis
     nodes = slots = 0
     for prompt in order:
         wider, longer = max(nodes, sizes[prompt]), max(slots, batch.lengths[prompt])
-        if chosen and (len(chosen) + 1) * wider * (longer + wider) > MAX_MASK_CELLS:
+        carried = (len(chosen) + 1) * (longer + wider)
+        if chosen and (carried * wider > max_cells or carried > max_slots):
             yield chosen
             chosen, wider, longer = [], sizes[prompt], batch.lengths[prompt]
         chosen.append(prompt)

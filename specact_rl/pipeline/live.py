@@ -38,7 +38,10 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
                 arguments={
                     "tasks": tasks,
                     "models": {role: model.model_id for role, model in models.items()},
-                    "sizes": {role: asdict(model.size) for role, model in models.items()},
+                    "sizes": {
+                        role: asdict(model.size) if model.size is not None else None
+                        for role, model in models.items()
+                    },
                     "system": asdict(system),
                 },
                 seed=artifacts.seed,

@@ -495,6 +495,7 @@ class _Writer:
             num_nodes=nodes,
             num_prompts=round(steps),
             classifier=classifier,
+            device_memory=None if self.device.name == "CPU" else self.device.memory,
         )
 
     def add(

@@ -11,6 +11,7 @@ from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.store import content_hash, read_json, read_manifest
 from specact_rl.types import SPLITS, Rollout
+from specact_rl.verifiers import Verifier
 
 TRAINED = ("cheap", "strong", "verifier", "reward_model", "cheap_dpo")
 """Roles of the models that recipes train, in the order of the table."""
@@ -56,8 +57,12 @@ def _meta(
         "label": "acceptable: the action brings the expert's goal one step nearer",
         "calibration_rule": calibration_rule(),
         "num_params": {role: artifacts.model(role).size.num_params for role in ("cheap", "strong")}
-        | {"verifier": artifacts.verifier("classifier")[0].size.num_params},
+        | {"verifier": _num_params(artifacts.verifier("classifier")[0])},
     }
+
+
+def _num_params(verifier: Verifier) -> int | None:
+    return None if verifier.size is None else verifier.size.num_params
 
 
 def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:

@@ -24,15 +24,15 @@ from specact_rl.verifiers.models import ClassifierVerifier
 
 
 class ActionModel(Protocol):
-    """What is asked for actions; `LanguageModel` is one."""
+    """What is asked for actions: a `LanguageModel` or a `ChatModel`."""
 
     @property
     def model_id(self) -> str:
         """Name, and hash of the weights where there are any."""
 
     @property
-    def size(self) -> ModelSize:
-        """What a forward pass costs."""
+    def size(self) -> ModelSize | None:
+        """What a forward pass costs; None where it is not known."""
 
     def propose(self, steps: Sequence[Step], sampling: Sampling) -> list[list[Proposal]]:
         """`sampling.num_samples` proposals at each step, the greedy one first."""
@@ -47,7 +47,9 @@ class TimedJudgements:
     num_tokens: IntArray
     """Length of prompt and proposal, cached or not; 0 for verifiers that run no model."""
     seconds: FloatArray
-    """Share of the batch's wall time."""
+    """Share of the batch's wall time; of a server's answers their own."""
+    price: FloatArray | None = None
+    """US dollars, NaN where not known; None: nobody is paid."""
 
     def rows(self, places: Sequence[int]) -> TimedJudgements:
         """Those of some of the items."""
@@ -56,6 +58,7 @@ class TimedJudgements:
             log_odds=self.log_odds[chosen],
             num_tokens=self.num_tokens[chosen],
             seconds=self.seconds[chosen],
+            price=None if self.price is None else self.price[chosen],
         )
 
 
@@ -79,7 +82,7 @@ class RememberingModel:
         return self.model.model_id
 
     @property
-    def size(self) -> ModelSize:
+    def size(self) -> ModelSize | None:
         """That of the model."""
         return self.model.size
 
@@ -158,11 +161,12 @@ def judge_timed(verifier: LiveVerifier, items: Sequence[Item]) -> TimedJudgement
         return verifier.judge_timed(items)
     started = time.perf_counter()
     judged = verifier.judge(items)
-    seconds = (time.perf_counter() - started) / len(items)
+    seconds = np.full(len(items), (time.perf_counter() - started) / len(items))
     return TimedJudgements(
         log_odds=judged.log_odds,
         num_tokens=judged.num_tokens + judged.num_cached_tokens,
-        seconds=np.full(len(items), seconds),
+        seconds=seconds if judged.seconds is None else judged.seconds,
+        price=judged.price,
     )
 
 

@@ -21,6 +21,7 @@ from specact_rl.rendering import Renderer
 from specact_rl.types import Action, Decision, Proposal, Step
 from specact_rl.verifiers.base import Item, distinct_items
 from specact_rl.verifiers.models import StrongJudge
+from specact_rl.verifiers.server_judge import ServerJudge
 
 Role = Literal["proposer", "verifier", "strong"]
 
@@ -30,8 +31,8 @@ class ModelCall:
     """What one model did at one step."""
 
     role: Role
-    size: ModelSize
-    """Nothing for a verifier that runs no model."""
+    size: ModelSize | None
+    """Nothing for a verifier that runs no model; None for a server's, which nobody knows."""
     num_prompt_tokens: int
     """Length of the prompt, whatever of it is cached; `TokenLedger` says what has to be read."""
     new_tokens: tuple[int, ...]
@@ -39,6 +40,8 @@ class ModelCall:
     seconds: float
     """Share of the batch's wall time when the answer was first given; who gets it remembered pays
     that, too."""
+    price: float | None = None
+    """US dollars, likewise; None: not known, or nobody is paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,12 @@ class TokenLedger:
 
     _read: dict[Role, int] = field(default_factory=dict)
 
-    def flops(self, calls: Sequence[ModelCall]) -> int:
-        """Forward FLOPs of a step's calls, which are then behind the ledger."""
+    def flops(self, calls: Sequence[ModelCall]) -> int | None:
+        """Forward FLOPs of a step's calls, which are then behind the ledger; None: not known."""
         total = 0
         for call in calls:
+            if call.size is None:
+                return None
             end = call.num_prompt_tokens
             total += call.size.flops(min(end, self._read.get(call.role, 0)), end)
             total += sum(call.size.flops(end, end + new) for new in call.new_tokens)
@@ -100,7 +105,7 @@ class LiveSystem:
     """A `StrongJudge` is the strong model itself: it is handed the strong model's own proposals
     of each round, and its reading is the fallback's."""
     renderer: Renderer | None = None
-    """Of the verifier's prompts; needed with one."""
+    """Of the verifier's prompts; needed with one, but for a server's, which renders its own."""
     gate: Gate | None = None
     """Needed where the system has a verifier and a fallback, refused elsewhere."""
     sampling: Sampling
@@ -118,7 +123,7 @@ class LiveSystem:
         for name, wanted in (
             ("proposer", system.proposer is not None),
             ("verifier", system.verifier is not None),
-            ("renderer", system.verifier is not None),
+            ("renderer", system.verifier is not None and not self._asks_server),
             ("gate", system.gated),
         ):
             if (getattr(self, name) is not None) != wanted:
@@ -135,6 +140,10 @@ class LiveSystem:
             self.gate.check_matches(
                 verifier_id=self.verifier.verifier_id, proposer_id=self.proposer.model_id
             )
+
+    @property
+    def _asks_server(self) -> bool:
+        return isinstance(self.verifier, ServerJudge)
 
     def decide_steps(self, steps: Sequence[Step]) -> list[LiveDecision]:
         """What to do at each of the steps; they are batched, and do not depend on each other.
@@ -209,10 +218,9 @@ class LiveSystem:
         ]
 
     def _items(self, steps: Sequence[Step], proposed: Sequence[Sequence[Proposal]]) -> list[Item]:
-        assert self.renderer is not None  # checked on construction
         items = []
         for step, samples in zip(steps, proposed, strict=True):
-            prompt = step_prompt(self.renderer, step)
+            prompt = None if self.renderer is None else step_prompt(self.renderer, step)
             items += [
                 Item(step=step, prompt=prompt, proposal=proposal, siblings=tuple(samples))
                 for proposal in samples[: self.system.num_proposals]
@@ -274,8 +282,10 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
     """The likeliest of one step's distinct proposals."""
     if not items:
         return _Offer(pick=0, log_odds=None, call=None)
-    length = len(items[0].tokens.ids)
-    # The prompt once, then what each distinct proposal adds to it.
+    # The prompt once, then what each distinct proposal adds to it. A server counts its own prompts,
+    # of which the shortest stands for what they have in common.
+    prompt = items[0].prompt
+    length = int(judged.num_tokens.min()) if prompt is None else len(prompt.ids)
     added = np.maximum(judged.num_tokens - length, 0)
     call = ModelCall(
         role="strong" if isinstance(verifier, StrongJudge) else "verifier",
@@ -283,6 +293,7 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
         num_prompt_tokens=length,
         new_tokens=tuple(map(int, added)),
         seconds=float(judged.seconds.sum()),
+        price=None if judged.price is None else _known(judged.price.tolist()),
     )
     scores = np.where(np.isfinite(judged.log_odds), judged.log_odds, -np.inf)
     best = int(scores.argmax())
@@ -291,17 +302,26 @@ def _offer(verifier: LiveVerifier, items: Sequence[Item], judged: TimedJudgement
     return _Offer(pick=items[best].proposal.sample, log_odds=float(scores[best]), call=call)
 
 
-def _writing(role: Role, size: ModelSize, samples: Sequence[Proposal]) -> ModelCall:
+def _writing(role: Role, size: ModelSize | None, samples: Sequence[Proposal]) -> ModelCall:
     return ModelCall(
         role=role,
         size=size,
-        num_prompt_tokens=_measured(samples[0].num_prompt_tokens),
-        new_tokens=tuple(_measured(sample.num_completion_tokens) for sample in samples),
+        num_prompt_tokens=_measured(samples[0].num_prompt_tokens, size),
+        new_tokens=tuple(_measured(sample.num_completion_tokens, size) for sample in samples),
         seconds=sum(sample.seconds or 0.0 for sample in samples),
+        price=_known([sample.price for sample in samples]),
     )
 
 
-def _measured(tokens: int | None) -> int:
+def _known(prices: Sequence[float | None]) -> float | None:
+    """Their sum; None where one is not known."""
+    known = [price for price in prices if price is not None and not np.isnan(price)]
+    return sum(known) if len(known) == len(prices) else None
+
+
+def _measured(tokens: int | None, size: ModelSize | None) -> int:
+    if tokens is None and size is None:  # a server that gave no answer
+        return 0
     if tokens is None:
         raise ValueError("a model that acts live must count its tokens, got None")
     return tokens

@@ -5,11 +5,13 @@ from specact_rl.verifiers.difference import DifferenceVerifier
 from specact_rl.verifiers.encoder import EncoderVerifier
 from specact_rl.verifiers.free import LinearVerifier, ProposerConfidence, SampleAgreement
 from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
+from specact_rl.verifiers.server_judge import ServerJudge
 from specact_rl.verifiers.trees import TreesVerifier
 
 VERIFIERS: dict[str, type[Verifier]] = {
     "classifier": ClassifierVerifier,
     "strong_judge": StrongJudge,
+    "server_judge": ServerJudge,
     "proposer_logprob": ProposerConfidence,
     "sample_agreement": SampleAgreement,
     "linear": LinearVerifier,
@@ -28,6 +30,7 @@ __all__ = [
     "LinearVerifier",
     "ProposerConfidence",
     "SampleAgreement",
+    "ServerJudge",
     "StrongJudge",
     "TreesVerifier",
     "Verifier",

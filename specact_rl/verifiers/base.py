@@ -55,6 +55,10 @@ class Judgements:
     num_tokens: np.ndarray
     """Tokens computed for each item; 0 for verifiers that run no model."""
     num_cached_tokens: np.ndarray
+    seconds: FloatArray | None = None
+    """Each item's own; None: whoever asks shares the wall time out."""
+    price: FloatArray | None = None
+    """US dollars paid for each item, NaN where that is not known; None: nobody is paid."""
 
 
 class Verifier(Protocol):
@@ -65,8 +69,8 @@ class Verifier(Protocol):
         """Name, and hash of the weights where there are any."""
 
     @property
-    def size(self) -> ModelSize:
-        """What a forward pass costs; nothing for verifiers that run no model."""
+    def size(self) -> ModelSize | None:
+        """What a forward pass costs; nothing for verifiers that run no model, None: not known."""
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item."""
@@ -165,12 +169,16 @@ def scores_of(
         items: What.
         judgements: How.
         seconds: Wall time of the whole batch, shared evenly among the items that took any:
-            those with tokens, or else those that could be judged.
+            those with tokens, or else those that could be judged. Where the judgements have
+            seconds of their own, those count.
     """
     worked = judgements.num_tokens > 0
     if not worked.any():
         worked = ~np.isnan(judgements.log_odds)
     shares = np.where(worked, seconds / max(1, int(worked.sum())), 0.0)
+    if judgements.seconds is not None:
+        shares = judgements.seconds
+    paid = np.full(len(items), np.nan) if judgements.price is None else judgements.price
     return [
         Score(
             proposal_id=item.proposal.proposal_id,
@@ -179,13 +187,15 @@ def scores_of(
             num_tokens=int(tokens),
             num_cached_tokens=int(cached),
             seconds=float(share),
+            price=None if np.isnan(price) else float(price),
         )
-        for item, value, tokens, cached, share in zip(
+        for item, value, tokens, cached, share, price in zip(
             items,
             judgements.log_odds,
             judgements.num_tokens,
             judgements.num_cached_tokens,
             shares,
+            paid,
             strict=True,
         )
     ]

@@ -10,11 +10,13 @@ from typing import Any
 
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.values import BoolArray
+from specact_rl.models.server import is_server
 from specact_rl.store import file_hash, read_json
 from specact_rl.user_code import named_in_file
 from specact_rl.verifiers.base import Item, Verifier
 from specact_rl.verifiers.encoder import EncoderVerifier
 from specact_rl.verifiers.free import LinearVerifier
+from specact_rl.verifiers.server_judge import ServerJudge
 from specact_rl.verifiers.trees import TreesVerifier
 
 Fit = Callable[[Sequence[Item], BoolArray], Verifier]
@@ -39,17 +41,26 @@ class VerifierChoice:
     fitted: Verifier | None = None
 
 
-def choose_verifier(asked: str, *, seed: int) -> VerifierChoice:
+def choose_verifier(asked: str | ServerJudge, *, seed: int) -> VerifierChoice:
     """The verifier of a name.
 
     Args:
         asked: "trees", "linear", "encoder:FOLDER_OR_HUB_ID", FILE.py:CLASS (whose `fit(items,
-            acceptable, *, seed)` returns a verifier), or a folder that a verifier was saved to.
+            acceptable, *, seed)` returns a verifier), a folder that a verifier was saved to, or
+            "URL#MODEL" of a server that is asked yes or no; or that judge itself.
         seed: Of the fit.
 
     Raises:
         ConfigError: It names nothing of these.
     """
+    if isinstance(asked, str) and is_server(asked):
+        asked = ServerJudge.named(asked)
+    if isinstance(asked, ServerJudge):
+        return VerifierChoice(
+            name=f"{asked.model_name} as judge",
+            identity={"kind": "server", "verifier_id": asked.verifier_id, **asked.origin},
+            fitted=asked,
+        )
     built_in: dict[str, Fit] = {
         "trees": partial(TreesVerifier.fit, seed=seed),
         "linear": partial(LinearVerifier.fit, with_confidence=False, seed=seed),
@@ -71,8 +82,8 @@ def choose_verifier(asked: str, *, seed: int) -> VerifierChoice:
         identity = {"kind": asked.rpartition(":")[2], "file": file_hash(path)}
         return VerifierChoice(name=asked, identity=identity, fit=partial(found.fit, seed=seed))
     raise ConfigError(
-        "a verifier must be trees, linear, encoder:FOLDER_OR_HUB_ID, FILE.py:CLASS or a folder "
-        f"with a {CONFIG}, got {asked!r}"
+        "a verifier must be trees, linear, encoder:FOLDER_OR_HUB_ID, FILE.py:CLASS, URL#MODEL of a "
+        f"server, or a folder with a {CONFIG}, got {asked!r}"
     )
 
 

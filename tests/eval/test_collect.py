@@ -197,7 +197,10 @@ def test_foreign_rollouts_are_labelled_by_their_references_and_give_verifier_row
 
 def table_of(folder):
     """The proposals, but for the seconds they took."""
-    return [replace(p, seconds=0.0, tool_seconds=0.0) for p in read_table(folder / "proposals.parquet", Proposal)]
+    return [
+        replace(p, seconds=0.0, tool_seconds=0.0)
+        for p in read_table(folder / "proposals.parquet", Proposal)
+    ]
 
 
 def started(rollouts, out, *launcher):

@@ -342,3 +342,21 @@ def test_tables_join_to_arrays(generated, rollouts, renderer):
     np.testing.assert_array_equal(np.isnan(matrix), ~columns.parsed)
     assert (columns.acceptable <= columns.parsed).all()
     assert (columns.levels["arguments"] <= columns.same_state).all()
+
+
+def test_equal_actions_of_a_step_count_once_and_unparsable_ones_never(make):
+    rollout = make.rollout([make.say("Done"), make.say("Done")])
+    first, second = rollout.each_step()
+    rank = [
+        make.call("rank", ticket="t1", level="low"),
+        make.call("rank", level="low", ticket="t1"),
+    ]
+    proposals = [
+        make.proposal(first, rank[0], None),
+        make.proposal(first, rank[1], None, sample=1),  # the same in another order
+        make.proposal(first, make.say("Done"), None, sample=2),
+        make.proposal(second, make.say("Done"), None),
+        make.proposal(second, "broken", None, sample=1),
+        make.proposal(second, "broken", None, sample=2),
+    ]
+    assert outcomes.num_distinct([rollout], proposals) == 3

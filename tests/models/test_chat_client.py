@@ -4,20 +4,15 @@ The last test asks a real one, `transformers serve`, what a loaded model propose
 """
 
 import asyncio
-import importlib.util
 import json
 import logging
-import shutil
 import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
-import urllib.request
 from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -32,128 +27,24 @@ from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
+from specact_rl.policy.live import LiveSystem
+from specact_rl.policy.systems import SYSTEMS
 from specact_rl.store import read_manifest, read_table
 from specact_rl.types import Proposal
+from tests.fake_server import (
+    body,
+    call_answer,
+    cut,
+    echo_key,
+    hang_up,
+    slow,
+    status,
+    text_answer,
+)
 
 BASE = Path(__file__).resolve().parents[2] / "specact_rl" / "models" / "bases" / "1m"
 KEY = "sk-not-for-logs-4711"
 SAMPLING = Sampling(max_new_tokens=64)
-AT_ONCE = {"retry-after-ms": "1"}
-"""Spares the tests the client's own waits."""
-
-
-def text_answer(content="Done: t1", **choice):
-    return {
-        "choices": [{"message": {"content": content}, "finish_reason": "stop"} | choice],
-        "usage": {"prompt_tokens": 30, "completion_tokens": 5},
-    }
-
-
-def call_answer(*calls):
-    functions = [{"name": name, "arguments": arguments} for name, arguments in calls]
-    message = {"content": "I look.", "tool_calls": [{"function": f} for f in functions]}
-    return text_answer(message=message, finish_reason="tool_calls")
-
-
-class ChatServer(ThreadingHTTPServer):
-    """Answers chat completions; `faults` are used up first, one a request."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.faults = []
-        """Each a function of the handler."""
-        self.answer = lambda body: text_answer()
-        self.requests, self.answered, self.times, self.keys = [], [], [], []
-        self.most_at_once = self.now = 0
-        self.lock = threading.Lock()
-        self.released = threading.Event()
-
-    def handle_error(self, request, client_address):
-        pass  # clients that hang up are what is tested
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # 40 ms a request otherwise
-
-    def log_message(self, *args):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server = self.server
-        with server.lock:
-            server.requests.append(body)
-            server.times.append(time.monotonic())
-            server.keys.append(self.headers["authorization"])
-            server.now += 1
-            server.most_at_once = max(server.most_at_once, server.now)
-            fault = server.faults.pop(0) if server.faults else None
-        try:
-            if self.path != "/v1/chat/completions":
-                fault = status(404)
-            if fault is not None:
-                fault(self)
-                return
-            answer = json.dumps(server.answer(body))
-            with server.lock:
-                server.answered.append(json.dumps(body))
-        finally:
-            with server.lock:
-                server.now -= 1
-        self.say(200, answer)
-
-    def say(self, code, text, headers=()):
-        data = text.encode()
-        self.send_response(code)
-        for name, value in {"content-length": str(len(data)), **dict(headers)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def status(code, headers=AT_ONCE, text="no"):
-    return lambda handler: handler.say(code, text, headers)
-
-
-def body(text):
-    return lambda handler: handler.say(200, text)
-
-
-def slow(handler):
-    handler.server.released.wait(20)
-    handler.close_connection = True
-
-
-def cut(handler):
-    """Ends the connection in the middle of the answer."""
-    handler.say(200, '{"choices": [{"mess', {"content-length": "1000"})
-    handler.close_connection = True
-
-
-def hang_up(handler):
-    handler.close_connection = True
-
-
-def echo_key(handler):
-    handler.say(401, f"wrong key {handler.headers['authorization']}", {})
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    found = ChatServer()
-    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield found
-    found.released.set()
-    found.shutdown()
-    thread.join()
-    found.server_close()
 
 
 @pytest.fixture
@@ -227,6 +118,12 @@ def test_no_more_requests_are_under_way_than_asked_for(model, server, steps):
     replace(model, concurrency=3).propose(steps, SAMPLING)
     assert server.most_at_once == 3
     assert len(server.requests) == len(steps)
+
+
+def test_samples_of_a_server_cannot_be_made_distinct(model, server, step):
+    with pytest.raises(ConfigError, match="cannot be made distinct"):
+        model.propose([step], replace(SAMPLING, num_samples=2, distinct=True))
+    assert not server.requests
 
 
 # What comes back
@@ -331,7 +228,7 @@ def test_log_probabilities_that_do_not_come_are_an_error(model, server, step, lo
     ids="429 500 503 slow cut hang_up no_json html no_choices empty_choices nan wrong_call".split(),
 )
 def test_fault_that_passes_costs_a_retry_and_no_step(model, server, steps, fault, monkeypatch):
-    monkeypatch.setattr("specact_rl.models.chat_client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("specact_rl.models.server._FIRST_WAIT", 0.01)
     server.faults = [fault]
     timeout = 1.0 if fault is slow else 10.0
     proposed = replace(model, timeout=timeout).propose(steps, SAMPLING)
@@ -362,7 +259,7 @@ def test_server_is_left_alone_as_long_as_it_asks_for(model, server, step):
 def test_fault_that_stays_is_an_error_that_names_server_and_step(
     model, server, step, fault, complaint, monkeypatch
 ):
-    monkeypatch.setattr("specact_rl.models.chat_client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("specact_rl.models.server._FIRST_WAIT", 0.01)
     server.faults = [fault] * 3
     with pytest.raises(ServerError) as error:
         model.propose([step], SAMPLING)
@@ -640,7 +537,8 @@ def test_outcomes_of_a_server_have_tokens_and_a_price(server, rollouts, tmp_path
     [
         ("http://127.0.0.1:9/v1", [], "asked for a model by name"),
         ("http://127.0.0.1:9/v1", ["--model-name", "m", "--concurrency", "0"], "at least 1"),
-        ("http://127.0.0.1:9/v1#m", ["--model-name", "m"], "must be like http://HOST:PORT/v1"),
+        ("http://127.0.0.1:9/v1#m", ["--model-name", "m"], "must be named once"),
+        ("http://127.0.0.1:9/v1#", [], "asked for a model by name"),
         (
             "http://127.0.0.1:9/v1",
             ["--model-name", "m", "--price-per-million", "1"],
@@ -675,36 +573,6 @@ def test_server_can_be_asked_where_a_loop_is_running(model, step):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """URL and folder of the shipped base behind `transformers serve`."""
-    missing = [n for n in ("openai", "fastapi", "uvicorn") if importlib.util.find_spec(n) is None]
-    if missing:
-        pytest.skip(f"transformers serve needs {missing}: pip install 'specact_rl[dev]'")
-    folder = tmp_path_factory.mktemp("served") / "base"
-    shutil.copytree(BASE, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = folder.with_name("log")
-    command = [Path(sys.executable).with_name("transformers"), "serve", folder]
-    options = ["--port", port, "--device", "cpu", "--dtype", "float32"]
-    with log.open("w") as stream:
-        process = subprocess.Popen([*map(str, command + options)], stdout=stream, stderr=stream)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1", folder
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
 def loaded():
     return LanguageModel.load(BASE)
 
@@ -731,6 +599,22 @@ def test_transformers_serve_proposes_what_the_loaded_model_does(served, loaded):
         assert answer.action == proposal.action
         assert answer.num_prompt_tokens == proposal.num_prompt_tokens
         assert answer.num_completion_tokens == proposal.num_completion_tokens
+
+
+def test_transformers_serve_is_fallen_back_on_as_the_loaded_model_is(served, loaded, make):
+    url, folder = served
+    step = as_served(make.rollout([make.say("Done")]).step(0), loaded.renderer)
+    model = ChatModel(base_url=url, model_name=str(folder), max_retries=0)
+    sampling = Sampling(max_new_tokens=40)
+    (decision,) = LiveSystem(system=SYSTEMS["A"], strong=model, sampling=sampling).decide_steps(
+        [step]
+    )
+    ((own,),) = loaded.propose([make.rollout([make.say("Done")]).step(0)], sampling)
+    assert (decision.action, decision.text) == (own.action, own.text)
+    (call,) = decision.calls
+    assert call.num_prompt_tokens == own.num_prompt_tokens
+    assert call.new_tokens == (own.num_completion_tokens,)
+    assert (call.size, call.price) == (None, None)
 
 
 def test_transformers_serve_gives_no_log_probabilities_and_is_refused(served, loaded, make):

@@ -1,10 +1,14 @@
 """Decoding over shared prefixes equals decoding alone, and draws depend on the step only."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
+from specact_rl.models import prefix
 from specact_rl.models.generation import generate
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
@@ -69,6 +73,30 @@ def test_samples_do_not_depend_on_the_batch(ending_lm, prompts):
     assert len(lengths) > 2  # rows that ended were dropped while others went on
 
 
+@given(
+    order=st.permutations(range(6)),
+    count=st.integers(1, 6),
+    max_rows=st.integers(1, 9),
+    slots=st.integers(1, 200),
+    distinct=st.booleans(),
+)
+@settings(max_examples=12, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_samples_are_those_of_the_step_and_seed_in_any_batch(
+    ending_lm, prompts, order, count, max_rows, slots, distinct
+):
+    chosen = [prompts[i] for i in order[:count]]
+    options = {"num_samples": 3, "distinct": distinct}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "CACHE_BYTES", slots * 128)
+        together = run(ending_lm, chosen, max_rows=max_rows, **options)
+    for i, turns in zip(order, together, strict=False):
+        (alone,) = run(ending_lm, [prompts[i]], **options)
+        assert [turn.token_ids for turn in turns] == [turn.token_ids for turn in alone]
+        np.testing.assert_allclose(
+            [turn.logprob for turn in turns], [turn.logprob for turn in alone], atol=1e-4
+        )
+
+
 def test_fewer_samples_are_the_first_of_more(ending_lm, prompts):
     few = run(ending_lm, prompts, num_samples=2)
     many = run(ending_lm, prompts, num_samples=4)
@@ -129,6 +157,55 @@ def test_draws_follow_the_distribution_at_the_temperature(plain_lm, temperature)
 def test_lower_temperature_comes_near_the_greedy_turn(plain_lm, prompts):
     for turns in run(plain_lm, prompts, temperature=1e-3):
         assert turns[1].token_ids == turns[0].token_ids
+
+
+def test_distinct_samples_never_repeat_and_take_all_there_is(ending_lm, prompts):
+    for turns in run(ending_lm, prompts, num_samples=12, distinct=True, max_new_tokens=4):
+        assert len({tuple(turn.token_ids) for turn in turns}) == 12
+    vocabulary = ending_lm.config.vocab_size
+    for turns in run(
+        ending_lm, prompts[:2], num_samples=vocabulary, distinct=True, max_new_tokens=1
+    ):
+        assert sorted(turn.token_ids[0] for turn in turns) == list(range(vocabulary))
+
+
+def test_when_all_is_taken_samples_repeat(plain_lm, prompts):
+    vocabulary = plain_lm.config.vocab_size
+    options = {"num_samples": vocabulary + 2, "distinct": True, "max_new_tokens": 1}
+    (turns,) = run(plain_lm, prompts[:1], **options)
+    assert len(turns) == vocabulary + 2
+
+
+def test_first_distinct_sample_is_the_greedy_turn(causal_lm, prompts):
+    for prompt, turns in zip(prompts, run(causal_lm, prompts, distinct=True), strict=True):
+        assert turns[0].token_ids == naive_greedy(causal_lm, prompt, 8)
+
+
+def test_distinct_draws_follow_what_the_first_leaves_of_the_distribution(ending_lm):
+    """Of turns of two tokens, a second one has p / (1 - p of the first)."""
+    ids, count = [7, 9, 11], 3000
+    with torch.no_grad():
+        first = ending_lm(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+        both = torch.tensor([[*ids, token] for token in range(first.shape[0])])
+        second = ending_lm(input_ids=both).logits[:, -1].double().softmax(-1)
+    chance = {(STOP,): float(first[STOP])}
+    for a in range(first.shape[0]):
+        if a != STOP:
+            chance |= {(a, b): float(first[a] * second[a, b]) for b in range(first.shape[0])}
+    steps = [RolloutTokens.of_prompt(ids, f"s{i}").prompts()[0] for i in range(count)]
+    turns = run(ending_lm, steps, num_samples=2, max_new_tokens=2, distinct=True, max_rows=count)
+    (greedy,) = {tuple(samples[0].token_ids) for samples in turns}
+    left = 1.0 - chance.pop(greedy)
+    found = [tuple(samples[1].token_ids) for samples in turns]
+    assert greedy not in found
+    keys = sorted(chance, key=chance.get)
+    expected = np.array([chance[key] / left * count for key in keys])
+    observed = np.array([found.count(key) for key in keys], dtype=float)
+    rare = (expected < 10).sum()
+    observed = np.append(observed[rare:], observed[:rare].sum())
+    expected = np.append(expected[rare:], expected[:rare].sum())
+    assert len(expected) > 10
+    assert stats.chisquare(observed, expected).pvalue > 1e-4
 
 
 def test_no_prompts_give_no_turns(plain_lm):

@@ -1,5 +1,7 @@
 """Proposals of a model: what was cut off says so, and is no action."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -58,3 +60,14 @@ def test_proposal_is_finished_where_its_generation_is_and_else_no_action(tiny_lm
             assert proposal.num_completion_tokens == LIMIT
             assert proposal.action is None
             assert "no stop token" in proposal.parse_error
+
+
+def test_manifests_from_before_proposals_could_be_distinct_still_fit():
+    plain = Sampling(num_samples=3, temperature=0.5, max_new_tokens=8, seed=1)
+    assert plain.arguments == {
+        "num_samples": 3,
+        "temperature": 0.5,
+        "max_new_tokens": 8,
+        "seed": 1,
+    }
+    assert replace(plain, distinct=True).arguments == plain.arguments | {"distinct": True}

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from specact_rl.errors import ModelError
+from specact_rl.models import loading
 from specact_rl.models.loading import (
     check_checkpoint_info,
     load_causal_lm,
@@ -64,6 +65,7 @@ def test_saved_model_comes_back_ready_for_evaluation(base, plain_lm):
 def test_model_is_loaded_onto_the_gpu_where_there_is_one(base, monkeypatch):
     moved_to = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(Qwen3ForCausalLM, "to", lambda model, device: moved_to.append(device))
     load_causal_lm(base)
     load_causal_lm(base, device="cpu")
@@ -198,3 +200,28 @@ def test_flops_behind_a_cached_prefix_are_those_that_torch_counts(start, stop, p
     norms = sum(p.numel() for p in plain_lm.parameters() if p.ndim == 1)
     masked = 4 * size.attention_width * new * (new - 1) // 2
     assert counter.get_total_flops() == size.flops(start, stop) - 2 * norms * new + masked
+
+
+@pytest.mark.parametrize(
+    ("device", "computes", "expected"),
+    [("cpu", True, "float32"), ("cuda", True, "bfloat16"), ("cuda", False, "float32")],
+)
+def test_models_are_bfloat16_where_the_device_computes_in_it(
+    device, computes, expected, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: computes)
+    assert loading.usual_dtype(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, load_classifier])
+def test_dtype_is_the_devices_unless_said(load, base, monkeypatch):
+    asked = []
+
+    def usual(device):
+        asked.append(device)
+        return "bfloat16"
+
+    monkeypatch.setattr(loading, "usual_dtype", usual)
+    assert load(base).dtype == torch.bfloat16
+    assert load(base, "float32").dtype == torch.float32
+    assert asked == [loading.usual_device()]

@@ -1,5 +1,7 @@
 """Scoring with shared prefixes equals scoring every sequence alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,35 @@ def test_tree_spells_its_sequences_and_has_no_two_equal_children(sequences):
             assert set(np.flatnonzero(tree.visible(len(tree.tokens))[path[-1]])) == set(path)
     children = list(zip(tree.parents, tree.tokens, strict=True))
     assert len(set(children)) == len(children)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "cells"), [(80, 32_000_000), (24, 9_600_000), (1, scoring.MAX_MASK_CELLS)]
+)
+def test_a_larger_gpu_takes_more_rows_together(gigabytes, cells, monkeypatch):
+    found = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    assert scoring.max_mask_cells(torch.device("cuda", 0)) == cells
+    assert scoring.max_mask_cells(torch.device("cpu")) == scoring.MAX_MASK_CELLS
+
+
+def test_copies_of_a_prefix_take_a_quarter_of_a_gpu(plain_lm, monkeypatch):
+    # 2 layers x 2 heads x 4 numbers, keys and values, of 4 bytes: 128 a slot.
+    parts = prefix.ModelParts.of(plain_lm)
+    assert prefix.max_cache_slots(parts) == prefix.CACHE_BYTES // 128
+    monkeypatch.setattr(prefix, "device_memory", lambda device: 1_024_000)
+    assert prefix.max_cache_slots(parts) == 2_000
+
+
+@pytest.mark.parametrize("slots", [1, 40, 75])
+def test_scores_do_not_depend_on_how_many_copies_fit(plain_lm, prompts, slots, monkeypatch):
+    candidates = candidates_for(prompts)
+    expected = score_candidates(plain_lm, prompts, candidates)
+    monkeypatch.setattr(prefix, "CACHE_BYTES", slots * 128)
+    shapes = []
+    plain_lm.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: shapes.append(tuple(inputs[0].shape))
+    )
+    for one, other in zip(score_candidates(plain_lm, prompts, candidates), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert len(shapes) > 2  # the prefixes, and more than one batch of trees

@@ -576,10 +576,12 @@ class LiveRow(Part):
     """Share of steps; null: no proposer."""
     unparsable_rate: float | None = None
     """Share of steps without an executable action; null: not recorded."""
-    mflops_per_task: float
-    """Million forward FLOPs."""
+    mflops_per_task: float | None
+    """Million forward FLOPs; null: a server's model took part."""
     relative_flops: Metric | None
-    """Relative to A."""
+    """Relative to A; null: it cannot be told."""
+    price_per_task: float | None = None
+    """US dollars paid to servers; null: nobody was paid, or it is not known."""
     seconds_per_task: float
     """Wall time, models' answers to the same prompt charged to each system."""
     relative_seconds: Metric | None = None

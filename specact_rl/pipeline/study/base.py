@@ -15,7 +15,13 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
+from specact_rl.eval.columns import (
+    ProposalColumns,
+    StepTable,
+    score_matrix,
+    score_price,
+    score_seconds,
+)
 from specact_rl.eval.evaluate import calibrate, calibration_rule, evaluate, run_all
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.log_check import read_flags
@@ -55,6 +61,7 @@ from specact_rl.types import Rollout, Score, SplitName
 from specact_rl.verifiers import Verifier
 from specact_rl.verifiers.base import Item, scores_of
 from specact_rl.verifiers.choice import Fit, VerifierChoice, choose_verifier
+from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +104,7 @@ class StudyPlan:
     """As `specact import` takes it; None looks at the log."""
     sizes: Mapping[str, float] = field(default_factory=dict)
     """Parameters by role, where the user gives them; FLOPs are counted only then."""
-    verifier: str = "trees"
+    verifier: str | ServerJudge = "trees"
     """The trained verifier, that of D, as `verifiers.choice.choose_verifier` takes it."""
     fractions: Mapping[SplitName, float] = field(default_factory=lambda: FRACTIONS)
     cost_weight: float = COST_WEIGHT
@@ -371,8 +378,10 @@ class Study(ABC):
         return {role: facts[role] for role in ("cheap", "strong")}
 
     def _judge(self, key: str) -> None:
+        folder = self.folders.scores(key, "cheap")
+        answers = folder.with_name(f"{folder.name}.answers.jsonl")
         with open_stage(
-            self.folders.scores(key, "cheap"),
+            folder,
             "study_scores",
             inputs={"rollouts": self.rollouts_dir, **self.outcome_folders()},
             arguments={"verifier": key, "trained": self.choice.identity, **self.models},
@@ -383,15 +392,18 @@ class Study(ABC):
             if verifier is None:
                 return
             items = self.judged_items
+            verifier = keeping_answers(verifier, answers)
             started = time.perf_counter()
             judgements = verifier.judge(items)
             seconds = time.perf_counter() - started
             write_table(stage.path / SCORES_FILE, scores_of(verifier, items, judgements, seconds))
-            write_json(stage.path / SIZE_FILE, asdict(verifier.size))
+            size = verifier.size
+            write_json(stage.path / SIZE_FILE, None if size is None else asdict(size))
             stage.counts["scores"] = len(items)
             save = getattr(verifier, "save", None)
             if save is not None:
                 save(stage.path / VERIFIER_FOLDER)
+        answers.unlink(missing_ok=True)
 
     @cached_property
     def judged_items(self) -> list[Item]:
@@ -410,15 +422,18 @@ class Study(ABC):
             folder = self.folders.scores(key, "cheap")
             path = folder / SCORES_FILE
             if path.is_file() and (scores := read_table(path, Score)):
+                size = read_json(folder / SIZE_FILE)
                 judged[key, "cheap"] = Judged(
                     verifier_id=scores[0].verifier_id,
-                    size=ModelSize(**read_json(folder / SIZE_FILE)),
+                    size=None if size is None else ModelSize(**size),
                     shares_strong=False,
                     # What cannot be read is scored too, and no gate may accept it.
                     log_odds=np.where(
                         columns["cheap"].parsed, score_matrix(columns["cheap"], scores), np.nan
                     ),
                     seconds=score_seconds(columns["cheap"], scores),
+                    # Of a server, which has no size, a price is due.
+                    price=score_price(columns["cheap"], scores) if size is None else None,
                 )
         for role, found in columns.items():
             judged |= {(key, role): j for key, j in self.joined(table, found, role).items()}
