@@ -19,11 +19,10 @@ from specact_rl.cli.shared import (
     refuse_existing,
 )
 from specact_rl.errors import ConfigError
-from specact_rl.types import SPLITS
+from specact_rl.types import SPLITS, Proposal, Score
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
-    from specact_rl.types import Proposal, Score
     from specact_rl.verifiers import Verifier
 
 

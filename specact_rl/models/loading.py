@@ -156,14 +156,17 @@ def load_actor(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedMode
     Raises:
         ModelError: Nothing can be loaded, or it is a verifier or reward model.
     """
-    model = load_causal_lm(folder, dtype)
-    if is_classifier(model.config):
-        # It loads, without its head, and would write what its base does or worse.
+    # Looked at first, so that the weights of its head are not what is missed.
+    config = Path(folder, "config.json")
+    found = (
+        AutoConfig.from_pretrained(folder, trust_remote_code=False) if config.is_file() else None
+    )
+    if found is not None and is_classifier(found):
         raise ModelError(
-            f"{folder} must hold a model that writes actions, found {model.config.architectures!r}"
+            f"{folder} must hold a model that writes actions, found {found.architectures!r}"
             ", a verifier or reward model. Give the folder of a proposer"
         )
-    return model
+    return load_causal_lm(folder, dtype)
 
 
 def load_judge(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
