@@ -11,9 +11,10 @@ both likelihoods falling: watch `logps/chosen` in train_log.json. Writes a plain
 from __future__ import annotations
 
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, ModelConfig, get_peft_config, get_quantization_config
+from trl import DPOConfig, ModelConfig, get_peft_config, get_quantization_config
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from specact_rl.models.fast_training import PackedDPOTrainer, PackingArguments
 from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
@@ -26,13 +27,13 @@ from specact_rl.models.training import (
 )
 from specact_rl.programs import default_config
 
-ARGUMENTS = (RecipeArguments, DPOConfig, ModelConfig)
+ARGUMENTS = (RecipeArguments, DPOConfig, ModelConfig, PackingArguments)
 COLUMNS = ("prompt", "chosen", "rejected", "tools")
 
 
 def main() -> None:
     """Parse, check, train, save."""
-    arguments, training, model = parse_arguments(ARGUMENTS, default_config("dpo_proposer"))
+    arguments, training, model, packing = parse_arguments(ARGUMENTS, default_config("dpo_proposer"))
     run = open_run("dpo_proposer", arguments, training, model)
     if run is None:
         return
@@ -52,7 +53,7 @@ def main() -> None:
         pad_to_multiple_of=training.pad_to_multiple_of,
     )
     training.max_length = None  # the collator cuts; the trainer would drop rows
-    trainer = DPOTrainer(
+    trainer = PackedDPOTrainer(
         model=run.model_path,
         args=training,
         data_collator=CutAfterStop(collate=collator, stop_token_id=run.tokenizer.eos_token_id),
@@ -63,6 +64,7 @@ def main() -> None:
         processing_class=run.tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
+        pack_batches=packing.pack_batches,
     )
     check_trained_tokens(trainer, expected, num_rows=len(pairs))
     run.train(trainer)
