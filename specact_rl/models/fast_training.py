@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -63,9 +64,12 @@ class PackedDPOTrainer(DPOTrainer):
         """As DPOTrainer; without `pack_batches` it is nothing else."""
         self._pack = pack_batches
         super().__init__(*args, **kwargs)
-        for model in (self.model, self.ref_model):
-            if pack_batches and model is not None:
-                pack_batches_of(self.accelerator.unwrap_model(model))
+        if pack_batches:
+            pack_batches_of(self.model)
+            if self.ref_model is not None:
+                # The reference is ready for mixed precision by now; the policy will be, over this.
+                reference = self.accelerator.unwrap_model(self.ref_model)
+                pack_batches_of(reference, precision=self.accelerator.autocast)
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
         """As DPOTrainer, whose constructor calls it if they are to be computed beforehand."""
@@ -74,11 +78,14 @@ class PackedDPOTrainer(DPOTrainer):
         return super().compute_ref_log_probs(model, inputs)  # type: ignore[no-untyped-call]
 
 
-def pack_batches_of(model: Any) -> bool:
+def pack_batches_of(
+    model: Any, precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> bool:
     """Let a model that has TRL's fused head pack its batches from now on.
 
     Args:
         model: A causal LM, PEFT's or plain.
+        precision: Context to compute in; for a model that accelerate has prepared before.
 
     Returns:
         False if it goes on as it was, which is logged with the reason.
@@ -91,7 +98,7 @@ def pack_batches_of(model: Any) -> bool:
         logger.info(_AS_TRL, reason)
         return False
     lm.set_attn_implementation(ATTENTION)
-    lm.forward = MethodType(_packed_forward(lm.forward), lm)
+    lm.forward = MethodType(_packed_forward(lm.forward, precision), lm)
     return True
 
 
@@ -118,7 +125,9 @@ def _why_not(lm: Any) -> str | None:
     return None
 
 
-def _packed_forward(trl_forward: Any) -> Any:
+def _packed_forward(
+    trl_forward: Any, precision: Callable[[], AbstractContextManager[Any]]
+) -> Any:
     """TRL's forward, with the fused head over packed rows where a batch can be packed."""
 
     @functools.wraps(trl_forward.__func__)
@@ -129,15 +138,11 @@ def _packed_forward(trl_forward: Any) -> Any:
         labels: Tensor | None = None,
         **inputs: Any,
     ) -> Any:
-        if (
-            works
-            and fused_lm_head
-            and labels is not None
-            and not args
-            and _can_pack(inputs, labels)
-        ):
+        fused = works and fused_lm_head and not args
+        if fused and labels is not None and _can_pack(inputs, labels):
             try:
-                return _fused_output(self, trl_forward, inputs["input_ids"], labels)
+                with precision():
+                    return _fused_output(self, trl_forward, inputs["input_ids"], labels)
             except NotImplementedError as error:
                 logger.info(_AS_TRL, error)
                 works.clear()

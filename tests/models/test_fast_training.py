@@ -222,6 +222,15 @@ def test_bf16_training_packs(sft, num_packed):
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
+def test_policy_and_reference_have_one_precision(dpo):
+    model = make_lm()
+    trainer = dpo(PackedDPOTrainer, model, bf16=True, per_device_train_batch_size=9)
+    trainer.ref_model.load_state_dict(model.state_dict())
+    trainer.args.max_steps = 1
+    trainer.train()
+    assert trainer.state.log_history[0]["rewards/margins"] == 0
+
+
 def test_loss_of_a_row_is_the_same_beside_other_rows(sft):
     trainer = sft(PackedSFTTrainer, make_lm())
     rows = sft_rows()
@@ -267,6 +276,14 @@ def test_generation_and_plain_calls_are_as_before(sft):
     torch.testing.assert_close(output.logits, expected.logits)
     torch.testing.assert_close(output.loss, expected.loss)
     assert trainer.model.generate(ids[:1], max_new_tokens=2, do_sample=False).shape == (1, 5)
+
+
+def test_saved_model_is_an_ordinary_one(sft, tmp_path):
+    trainer = sft(PackedSFTTrainer, make_lm())
+    trainer.save_model(str(tmp_path / "saved"))
+    assert "specact" not in (tmp_path / "saved" / "config.json").read_text()
+    saved = Qwen3ForCausalLM.from_pretrained(tmp_path / "saved")
+    assert saved.config._attn_implementation == "sdpa"
 
 
 def test_evaluation_is_packed(sft, num_packed):
