@@ -1,0 +1,99 @@
+"""The methods: recipe, rows and settings of each. Data; `comparison` runs them.
+
+A variant of a method is written `NAME+KEY=VALUE+...`, with keys of its recipe's config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from specact_rl.errors import ConfigError
+
+Sampled = Literal["proposals", "episodes"]
+"""What of the start's own making a data set is mined from: proposals at logged steps, or whole
+episodes."""
+START = "start"
+"""Name of the proposer that all methods start from, untrained further."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One way to go on from the start."""
+
+    name: str
+    title: str
+    recipe: str
+    config: str
+    """Name of a YAML file of the preset, without ending."""
+    data: str
+    """Key in `comparison.DATA_SETS`."""
+    sampled: Sampled | None = None
+    """Whose sampling is charged; None where the rows hold nothing that the start wrote, or where
+    the recipe samples by itself."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Keys of the recipe that win over the config."""
+
+
+def _dpo(name: str, title: str, data: str, sampled: Sampled, config: str = "") -> Method:
+    return Method(
+        name=name,
+        title=title,
+        recipe="dpo_proposer",
+        config=f"dpo_proposer{config and '_'}{config}",
+        data=data,
+        sampled=sampled,
+    )
+
+
+_TABLE = (
+    Method(
+        name="sft-more",
+        title="SFT on the expert's actions",
+        recipe="sft_proposer",
+        config="sft_proposer",
+        data="expert",
+    ),
+    _dpo("dpo-same-prefix", "DPO, right against wrong at one step", "same_prefix", "proposals"),
+    _dpo("dpo-on-policy", "DPO, both sides the proposer's own", "on_policy", "proposals"),
+    _dpo("dpo-hard-negative", "DPO, expert against a likely error", "hard_negative", "proposals"),
+    _dpo("dpo-divergence", "DPO, step where episodes part", "divergence", "episodes"),
+    _dpo("dpo-outcome", "DPO, whole episodes", "outcome", "episodes", "trajectory"),
+    _dpo(
+        "dpo-same-prefix-norm",
+        "DPO, right against wrong at one step, mean per token",
+        "same_prefix",
+        "proposals",
+        "length_normalised",
+    ),
+    replace(
+        _dpo(
+            "dpo-outcome-norm",
+            "DPO, whole episodes, mean per token",
+            "outcome",
+            "episodes",
+            "trajectory",
+        ),
+        options={"loss_type": "sigmoid_norm sft", "beta": "2.0"},
+    ),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _TABLE}
+
+
+def find_method(name: str) -> Method:
+    """A method or a variant of one, which keeps its whole name.
+
+    Raises:
+        ConfigError: There is none of that name, or a setting without a value.
+    """
+    base, *settings = name.split("+")
+    if base not in METHODS:
+        raise ConfigError(f"method must be one of {list(METHODS)!r}, got {base!r}")
+    options = dict(METHODS[base].options)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"a variant is NAME+KEY=VALUE, got {name!r}")
+        options[key] = value
+    return replace(METHODS[base], name=name, options=options)
