@@ -258,22 +258,23 @@ def _batch_rows(batch: Mapping[str, Tensor]) -> Iterator[tuple[tuple[int, ...], 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutAfterStop:
-    """A collator of pairs that drops what the template writes after the stop token.
+    """A collator that drops what the template writes after the stop token.
 
-    TRL's DPO trainer tokenises by itself. Qwen3's template ends a turn with a newline, which no
-    model here is trained to write after its stop token: left in, its log-probability would be
-    noise in every margin.
+    TRL's preference trainers tokenise by themselves. Qwen3's template ends a turn with a newline,
+    which no model here is trained to write after its stop token: left in, its log-probability
+    would be noise in every margin.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     """TRL's own collator."""
     stop_token_id: int
+    columns: tuple[str, ...] = ("chosen_ids", "rejected_ids")
+    """Of turns, where rows have them."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The batch of the shortened rows."""
-        sides = ("chosen_ids", "rejected_ids")
         return self.collate(
-            [{**row} | {side: self._cut(row[side]) for side in sides} for row in rows]
+            [{**row} | {n: self._cut(row[n]) for n in self.columns if n in row} for row in rows]
         )
 
     def _cut(self, ids: list[int]) -> list[int]:
@@ -312,8 +313,12 @@ def new_classifier(
     return cast(PeftModel, get_peft_model(classifier, config))
 
 
-def binary_labels(rows: Sequence[Mapping[str, Any]], source: str | Path = "data set") -> list[int]:
-    """The `label` column as 0 and 1; `source` is the file of the rows, for error messages.
+def binary_labels(
+    rows: Sequence[Mapping[str, Any]],
+    source: str | Path = "data set",
+    learner: str = "a verifier",
+) -> list[int]:
+    """The `label` column as 0 and 1; `source` (the file) and `learner` are for error messages.
 
     Raises:
         ConfigError: A label is unknown or not a bool, or all are the same.
@@ -327,7 +332,7 @@ def binary_labels(rows: Sequence[Mapping[str, Any]], source: str | Path = "data 
             )
     if len(set(labels)) < 2:
         raise ConfigError(
-            f"{source}: a verifier needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
+            f"{source}: {learner} needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
         )
     return [int(bool(label)) for label in labels]
 

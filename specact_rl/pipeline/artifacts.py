@@ -12,12 +12,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from specact_rl.errors import ConfigError
-from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
 from specact_rl.eval.joined import Outcomes, Ranked
 from specact_rl.eval.replay import Judged
 from specact_rl.mining.build_rollouts import read_rollouts
-from specact_rl.mining.chunks import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import (
     Dtype,
