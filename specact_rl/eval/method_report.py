@@ -254,7 +254,9 @@ def _seed_table(seed: JSON) -> Block:
         spent, difference = row["spent"], row["minus_start"]
         total = None if spent is None else spent["sampling_flops"] + spent["training_flops"]
         if difference is None:
-            accuracy = [percent(metric(row["accuracy"], level)) for level in SHOWN if level != "success"]
+            accuracy = [
+                percent(metric(row["accuracy"], level)) for level in SHOWN if level != "success"
+            ]
             live = [percent(metric(row, "success")), cell(metric(row, "num_steps"), most=1)]
         else:
             accuracy = [points(metric(difference, level)) for level in SHOWN if level != "success"]

@@ -41,7 +41,7 @@ def side_rows(
     if level == "trajectory":
         return [
             [
-                _trajectory(row, row[name], renderer, f"{row_place(source, i, row)}, {name}")
+                trajectory_row(row, row[name], renderer, f"{row_place(source, i, row)}, {name}")
                 for name in columns
             ]
             for i, row in enumerate(rows)
@@ -56,9 +56,22 @@ def side_rows(
     return token_rows(rows, renderer, columns, source)
 
 
-def _trajectory(
+def trajectory_row(
     row: Mapping[str, Any], messages: Sequence[Message], renderer: Renderer, where: str
 ) -> TokenRow:
+    """Tokens of a prompt and all that follows it, the loss on the assistant's turns.
+
+    Args:
+        row: Columns of the prompt, as `Renderer.prompt_fields` builds them.
+        messages: What follows; ends with an assistant message.
+        renderer: That of the model to be trained.
+        where: What errors begin with.
+
+    Raises:
+        ConfigError: The last message is another one, or rows bring tools beside a compact
+            catalogue.
+        ModelError: The prompt was rendered otherwise, or earlier turns are not kept.
+    """
     if renderer.catalogue == "compact" and row.get("tools"):
         raise ConfigError(
             f"{where}: rows with a `tools` column need catalogue 'template', got 'compact' (there "

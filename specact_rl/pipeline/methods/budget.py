@@ -1,8 +1,8 @@
 """What a method's rows cost in FLOPs, and how many training steps a budget buys.
 
-Counted by `models.work`: 2 for each weight and token forward, three times that forward and backward,
-attention, and the output embedding where it is read. Padding is not counted, as no method has to
-have any. What a recipe computes without gradients beside each trained token:
+Counted by `models.work`: 2 for each weight and token forward, three times that with the backward
+pass, attention, and the output embedding where it is read. Padding is not counted, as no method
+has to have any. What a recipe computes without gradients beside each trained token:
 
 - supervised recipes: nothing;
 - DPO: the reference reads both sides, once;
@@ -55,7 +55,8 @@ def proposal_flops(size: ModelSize, proposals: Sequence[Proposal]) -> int:
     """FLOPs of writing these proposals, what was cached not read again."""
     total = 0
     for p in proposals:
-        assert p.num_prompt_tokens is not None and p.num_completion_tokens is not None
+        assert p.num_prompt_tokens is not None  # a loaded model counts them
+        assert p.num_completion_tokens is not None
         total += size.flops(p.num_cached_tokens, p.num_prompt_tokens)
         total += size.flops(p.num_prompt_tokens, p.num_prompt_tokens + p.num_completion_tokens)
     return total

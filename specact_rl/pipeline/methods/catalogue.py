@@ -46,14 +46,39 @@ def _dpo(name: str, title: str, data: str, sampled: Sampled, config: str = "") -
     )
 
 
+def _plain(
+    name: str, title: str, recipe: str, data: str, sampled: Sampled | None, **options: str
+) -> Method:
+    return Method(
+        name=name,
+        title=title,
+        recipe=recipe,
+        config=recipe,
+        data=data,
+        sampled=sampled,
+        options=options,
+    )
+
+
 _TABLE = (
-    Method(
-        name="sft-more",
-        title="SFT on the expert's actions",
-        recipe="sft_proposer",
-        config="sft_proposer",
-        data="expert",
+    _plain("sft-more", "SFT on the expert's actions", "sft_proposer", "expert", None),
+    _plain(
+        "raft",
+        "SFT on its own right actions (RAFT)",
+        "reward_weighted_sft",
+        "judged",
+        "proposals",
+        mode="raft",
     ),
+    _plain(
+        "rwr",
+        "SFT on its own actions, right ones weigh more (RWR)",
+        "reward_weighted_sft",
+        "judged",
+        "proposals",
+        mode="rwr",
+    ),
+    _plain("kto", "its own right and wrong actions (KTO)", "kto_proposer", "labelled", "proposals"),
     _dpo("dpo-same-prefix", "DPO, right against wrong at one step", "same_prefix", "proposals"),
     _dpo("dpo-on-policy", "DPO, both sides the proposer's own", "on_policy", "proposals"),
     _dpo("dpo-hard-negative", "DPO, expert against a likely error", "hard_negative", "proposals"),
@@ -76,6 +101,7 @@ _TABLE = (
         ),
         options={"loss_type": "sigmoid_norm sft", "beta": "2.0"},
     ),
+    _plain("grpo", "whole episodes, rewarded (GRPO)", "grpo_proposer", "expert", None),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}

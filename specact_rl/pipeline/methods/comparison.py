@@ -9,13 +9,13 @@ whole or not at all, so that a comparison killed anywhere goes on where it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import yaml
 
@@ -28,13 +28,15 @@ from specact_rl.eval.method_report import MethodRun, Spent
 from specact_rl.eval.model_policies import ModelPolicies
 from specact_rl.mining.build_rollouts import ROLLOUTS_FILE, read_rollouts
 from specact_rl.mining.build_rows import build_preferences, build_sft
+from specact_rl.mining.build_unpaired import build_kto, build_weighted
 from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.mining.data_sets import DataSource
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import load_causal_lm, model_id
 from specact_rl.models.recipe_runs import TRAIN_LOG
+from specact_rl.models.reward_weights import rewards_of, row_weights
 from specact_rl.models.training import TokenRow, token_rows
-from specact_rl.models.trajectories import side_rows
+from specact_rl.models.trajectories import side_rows, trajectory_row
 from specact_rl.models.work import Work
 from specact_rl.pipeline.artifacts import Artifacts, draw_tasks
 from specact_rl.pipeline.launching import Training, launch
@@ -46,12 +48,15 @@ from specact_rl.policy.systems import SYSTEMS
 from specact_rl.programs import programs_root
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
+    content_hash,
+    folder_hash,
     open_stage,
     read_json,
     read_manifest,
     read_shards,
     read_table,
     read_training_rows,
+    write_json,
     write_table,
 )
 from specact_rl.types import Proposal, Rollout, SplitName
@@ -89,6 +94,8 @@ def _pairs(strategy: str, needs: Sampled, **options: Any) -> DataSet:
 
 DATA_SETS: dict[str, DataSet] = {
     "expert": DataSet(build=build_sft, options={"target": "reference"}),
+    "judged": DataSet(build=build_weighted, options={}, needs="proposals"),
+    "labelled": DataSet(build=build_kto, options={}, needs="proposals"),
     "same_prefix": _pairs("same_prefix", "proposals"),
     "on_policy": _pairs("on_policy", "proposals"),
     "hard_negative": _pairs("hard_negative", "proposals"),
@@ -245,13 +252,7 @@ class Comparison:
         if sampled == "proposals":
             return proposal_flops(size, read_table(self.proposals() / PROPOSALS_FILE, Proposal))
         if sampled == "episodes":
-            own = policy_name(self._start_policy)
-            rollouts = read_rollouts(self.played(), [TRAINED_ON])
-            return sum(
-                size.flops(0, len(self.renderer.conversation_ids(rollout)))
-                for rollout in rollouts
-                if rollout.policy == own
-            )
+            return sum(size.flops(0, len(row.ids)) for row in self._own_episodes())
         return 0
 
     def settings(self, method: Method) -> dict[str, Any]:
@@ -265,10 +266,36 @@ class Comparison:
 
     def sequences(self, method: Method) -> list[list[TokenRow]]:
         """What a method trains on, as tokens: one sequence a row, or both sides of a pair."""
-        rows = read_training_rows(self.data(method.data), "train")
+        if method.recipe == "grpo_proposer":  # writes its own: the start's are its first ones
+            return [[row] for row in self._own_episodes()]
+        rows, settings = read_training_rows(self.data(method.data), "train"), self.settings(method)
         if method.recipe == "dpo_proposer":
-            return side_rows(rows, self.renderer, self.settings(method).get("level", "step"))
+            return side_rows(rows, self.renderer, settings.get("level", "step"))
+        if method.recipe == "reward_weighted_sft":
+            weights = row_weights(
+                rows,
+                rewards_of(rows),
+                settings["mode"],
+                temperature=float(settings["temperature"]),
+                min_reward=float(settings["min_reward"]),
+            )
+            rows = [rows[i] for i in weights.rows]
         return token_rows(rows, self.renderer, ["completion"])
+
+    def _own_episodes(self) -> list[TokenRow]:
+        """The start's episodes on the tasks that are learnt from."""
+        own = policy_name(self._start_policy)
+        return [
+            trajectory_row(
+                self.renderer.prompt_fields(rollout.step(0)),
+                rollout.messages[rollout.steps[0].message_index : end + 1],
+                self.renderer,
+                rollout.rollout_id,
+            )
+            for rollout in read_rollouts(self.played(), [TRAINED_ON])
+            if rollout.policy == own
+            for end in [rollout.steps[-1].message_index]
+        ]
 
     def planned(self, method: Method) -> Spent:
         """Steps that the budget buys, and what they cost by the mean over the rows."""
@@ -288,10 +315,12 @@ class Comparison:
         )
 
     def train(self, name: str) -> Spent:
-        """Train a method for its price; what is there is not trained again."""
+        """Train a method for its price; what is there is not trained again.
+
+        A checkpoint that was made with other settings is made anew.
+        """
         method = find_method(name)
         planned = self.planned(method)
-        cuda = torch.cuda.is_available()
         arguments = {
             **method.options,
             "model_name_or_path": str(self.start),
@@ -301,25 +330,40 @@ class Comparison:
             "max_steps": str(planned.num_steps),
             "warmup_steps": "0.1",
             "save_steps": "20",
-            **({} if cuda else {"use_cpu": "true"}),
+            **({} if torch.cuda.is_available() else {"use_cpu": "true"}),
         }
-        logger.info("%s: %d steps on %d rows", name, planned.num_steps, planned.num_rows)
-        launch(
+        identity = content_hash(
             [
-                Training(
-                    recipe=method.recipe,
-                    config=self._config(method),
-                    arguments=arguments,
-                    log=self.out / "logs" / f"{name}.log",
-                )
+                self.settings(method),
+                {k: v for k, v in arguments.items() if k not in ("output_dir", "dataset_dir")},
+                folder_hash(self.data(method.data)),
+                model_id(self.start, self.renderer),
             ]
         )
-        log = read_json(self.model_folder(name) / TRAIN_LOG)
-        return replace(
-            planned,
-            training_flops=planned.flops_per_token * log["num_tokens"],
-            seconds=log["seconds"],
+        path = self.out / "spent" / f"{name}.json"
+        if not (path.is_file() and read_json(path)["identity"] == identity):
+            self._launch(method, arguments, identity)
+            log = read_json(self.model_folder(name) / TRAIN_LOG)
+            taken = planned.flops_per_token * log["num_tokens"]
+            spent = replace(planned, training_flops=taken, seconds=log["seconds"])
+            write_json(path, {"identity": identity, "spent": asdict(spent)})
+        return Spent(**read_json(path)["spent"])
+
+    def _launch(self, method: Method, arguments: dict[str, str], identity: str) -> None:
+        folder = self.model_folder(method.name)
+        started = folder.with_name(f"{folder.name}.identity")
+        if not started.is_file() or started.read_text(encoding="utf-8") != identity:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            started.write_text(identity, encoding="utf-8")
+        logger.info("%s: %s steps", method.name, arguments["max_steps"])
+        training = Training(
+            recipe=method.recipe,
+            config=self._config(method),
+            arguments=arguments,
+            log=self.out / "logs" / f"{method.name}.log",
         )
+        launch([training])
 
     def tasks(self, count: int) -> list[str]:
         """Held-out tasks, by lot; fewer are among more."""
