@@ -6,7 +6,7 @@
 Rows are `prompt`/`completion`/`reward`. With `mode: rwr` an action weighs exp(reward / temperature)
 over its mean in all rows, with `rwr_step` over its mean in the rows of the same prompt; `raft`
 keeps the best row of each prompt whose reward is at least `min_reward`. Weights of 1 are SFT.
-train_log.json has the effective sample size; less than a batch is refused.
+train_log.json has the effective sample size; one of next to nothing is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from specact_rl.models.reward_weights import (
     check_weighted_loss,
     rewards_of,
     row_weights,
-    rows_of_a_step,
 )
 from specact_rl.models.training import check_trained_tokens, fit_rows, token_rows
 from specact_rl.programs import default_config
@@ -78,7 +77,7 @@ def main() -> None:
         temperature=arguments.temperature,
         min_reward=arguments.min_reward,
     )
-    check_effective_rows(weights, rewards, rows_of_a_step(training))
+    check_effective_rows(weights, rewards)
     used = [run.rows[i] for i in weights.rows]
     rows = fit_rows(
         [row for [row] in token_rows(used, run.renderer, ["completion"], run.rows_path)],

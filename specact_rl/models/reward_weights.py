@@ -39,8 +39,9 @@ WEIGHT_MODES: tuple[WeightMode, ...] = get_args(WeightMode)
 
 WEIGHT_COLUMN = "weight"
 
-SMALL_SHARE = 0.1
-"""An effective sample size below this share of the rows is warned of."""
+SMALL_SHARE, TINY_SHARE = 0.1, 0.01
+"""An effective sample size below the first share of the rows is warned of, below the second (or
+below two rows) refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +160,15 @@ def _best(
     return max(members, key=lambda i: (rewards[i], numbers[i], -i))
 
 
-def check_effective_rows(weights: RowWeights, rewards: NDArray[np.float64], batch: int) -> None:
+def check_effective_rows(weights: RowWeights, rewards: NDArray[np.float64]) -> None:
     """Say how many rows the weights leave.
 
     Args:
         weights: Of all rows.
         rewards: Their rewards.
-        batch: Rows of one optimizer step.
 
     Raises:
-        ConfigError: They are worth less than a batch, so that most batches teach nothing.
+        ConfigError: They leave next to nothing; see `TINY_SHARE`.
     """
     num, effective = len(weights.weights), weights.effective_rows
     logger.info(
@@ -176,28 +176,21 @@ def check_effective_rows(weights: RowWeights, rewards: NDArray[np.float64], batc
         *(weights.mode, len(weights.rows), num, weights.num_prompts_used, weights.num_prompts),
         effective,
     )
-    if effective < batch:
+    advice = "lower min_reward" if weights.mode == "raft" else "raise temperature"
+    least = max(2.0, TINY_SHARE * num)
+    if effective < least:
         raise ConfigError(
-            f"the weights leave an effective sample size of {effective:.1f} rows of {num:,}, less "
-            f"than the {batch:,} of one step: raise temperature (raft: lower min_reward), or take "
-            "smaller batches or more rows"
+            f"the effective sample size of the weights must be at least {least:.1f} of {num:,} "
+            f"rows, got {effective:.1f}: so few would be learnt by heart; {advice}, or take more "
+            "rows"
         )
-    if weights.mode == "raft":
-        return
     if effective < SMALL_SHARE * num:
         logger.warning(
-            "effective sample size is %.1f of %d rows (%.1f %%): a few rows decide; raise "
-            "temperature",
-            *(effective, num, 100 * effective / num),
+            "effective sample size is %.1f of %d rows: a few rows decide; %s",
+            *(effective, num, advice),
         )
     if rewards.min() == rewards.max():
-        logger.warning("all rewards are %.4g, so this is fine-tuning on all rows", rewards[0])
-
-
-def rows_of_a_step(training: SFTConfig) -> int:
-    """Rows of one optimizer step, over all processes."""
-    accumulated = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return int(accumulated * training.world_size)
+        logger.warning("all rewards are %.4g, so this is fine-tuning on all of them", rewards[0])
 
 
 def check_weighted_loss(training: SFTConfig) -> None:
