@@ -121,10 +121,8 @@ class TaskEnvironment:
         elif action is not None and record.acceptable is not None and level != "arguments":
             after = env.snapshot()
             env.restore(before)
-            level = max(
-                (match_level(action, other, env.tools) for other in expert_actions(env)),
-                key=MATCH_LEVELS.index,
-            )
+            others = (match_level(action, other, env.tools) for other in expert_actions(env))
+            level = max(level, *others, key=MATCH_LEVELS.index)
             env.restore(after)
         self._verdicts.append(StepVerdict(level=level, nearer=nearer))
         return self._end if observation.done else observation.content
@@ -145,9 +143,9 @@ class TaskEnvironment:
 
 
 def expert_actions(env: Environment) -> list[Action]:
-    """What the expert does now, and the listed candidates that bring its goal as near."""
+    """The listed candidates that bring the expert's goal nearer, its own among them."""
     before, state = env.cost_to_go(), env.snapshot()
-    actions = [env.expert_action()]
+    actions = []
     for action in env.legal_actions():
         env.step(action)
         if lowers_cost(before, env.cost_to_go()):

@@ -10,10 +10,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from specact_rl.envs.episodes import Episode, expert_policy, run_episode
 from specact_rl.envs.trl import REWARDS
@@ -71,8 +71,8 @@ def check_arguments(arguments: GrpoArguments, training: GRPOConfig) -> None:
         weights
     ):
         raise ConfigError(
-            f"the weights of {', '.join(REWARDS)} must be numbers from 0 on, one of them above, got "
-            f"{weights!r}"
+            f"the weights of {', '.join(REWARDS)} must be numbers from 0 on, one of them above, "
+            f"got {weights!r}"
         )
     if training.scale_rewards == "batch":
         # TRL then looks for zero variance in the batch, not in its groups.
@@ -138,7 +138,8 @@ def check_room(task_ids: Sequence[str], renderer: Renderer, path: str, training:
         ConfigError: A limit is too low for it.
         ModelError: The template does not keep earlier turns as they were sampled.
     """
-    turn_limit = int((training.generation_kwargs or {}).get("max_new_tokens", 0))
+    generation = cast(dict[str, Any], training.generation_kwargs or {})
+    turn_limit = int(generation.get("max_new_tokens", 0))
     limit = int(training.max_completion_length or 0)
     longest_prompt = 0
     for task_id in task_ids:
@@ -181,8 +182,10 @@ def playing_order(num_tasks: int, training: GRPOConfig) -> list[int]:
     Laid out before training since TRL's sampler begins with its first round again when a run goes
     on in a later one. Ends with a whole batch, as TRL leaves out what does not fill one.
     """
-    assert training.generation_batch_size is not None  # TRL has filled both in
+    # TRL has filled these in.
+    assert training.generation_batch_size is not None
     assert training.steps_per_generation is not None
+    assert training.num_generations is not None
     groups = training.generation_batch_size // training.num_generations
     if training.max_steps > 0:
         updates = training.steps_per_generation * training.num_iterations
