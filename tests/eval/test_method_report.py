@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from specact_rl.errors import ConfigError
+from specact_rl.eval import method_report
 from specact_rl.eval.live import LiveEpisode
 from specact_rl.eval.method_report import (
     LEVELS,
@@ -15,6 +16,11 @@ from specact_rl.eval.method_report import (
 )
 
 NUM_STEPS = 40
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(method_report, "NUM_RESAMPLES", 50)
 
 
 def episode(task, *, success, steps):
