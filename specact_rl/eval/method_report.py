@@ -13,7 +13,7 @@ from specact_rl.eval.live import LiveEpisode
 from specact_rl.eval.repeats import mean_over_runs
 from specact_rl.eval.report.blocks import Block, Cell, Code, Paragraph, Section, table, words
 from specact_rl.eval.report.markdown import page_markdown
-from specact_rl.eval.report.numbers import JSON, cell, metric, percent, points
+from specact_rl.eval.report.numbers import JSON, cell, direction, metric, percent, points
 from specact_rl.eval.report.page import Page
 from specact_rl.metrics.paired import cluster_bootstrap_mean, paired_cluster_bootstrap
 from specact_rl.metrics.rates import cluster_rate
@@ -154,18 +154,25 @@ def _live(run: MethodRun) -> dict[str, np.ndarray]:
 
 
 def over_seeds(seeds: Sequence[JSON]) -> list[dict[str, Any]]:
-    """Mean differences from the start over the seeds that have a method, with Student's t."""
+    """Mean differences from the start over the seeds that have a method, with Student's t.
+
+    Of the arguments also how many seeds are above the start, and how many show it by themselves.
+    """
     names = list(dict.fromkeys(m["name"] for seed in seeds for m in seed["methods"]))
     found = []
     for name in names:
         rows = [m for seed in seeds for m in seed["methods"] if m["name"] == name]
         if rows[0]["minus_start"] is None:
             continue
+        sides = [direction(metric(row["minus_start"], "arguments")) for row in rows]
         found.append(
             {
                 "name": name,
                 "title": rows[0]["title"],
                 "num_seeds": len(rows),
+                "num_above": sum(row["minus_start"]["arguments"]["value"] > 0 for row in rows),
+                "num_shown_above": sides.count("above"),
+                "num_shown_below": sides.count("below"),
                 "minus_start": {
                     level: asdict(
                         mean_over_runs([row["minus_start"][level]["value"] for row in rows])
@@ -180,7 +187,6 @@ def over_seeds(seeds: Sequence[JSON]) -> list[dict[str, Any]]:
 def comparison_page(results: JSON) -> str:
     """The comparison as a Markdown page."""
     seeds, meta = results["seeds"], results["meta"]
-    first = seeds[0]["methods"][0]
     sizes = "; ".join(
         f"seed {s['seed']}: {s['num_steps']} steps of {s['num_tasks']} tasks, "
         f"{s['num_live_tasks']} live tasks"
@@ -213,7 +219,6 @@ def comparison_page(results: JSON) -> str:
             for seed in seeds
         ),
     ]
-    assert first["minus_start"] is None
     return page_markdown(
         Page(title="What teaches a proposer most", summary=summary, sections=sections)
     )
@@ -227,19 +232,30 @@ def _means_table(results: JSON) -> Block:
             (
                 words(row["name"]),
                 words(row["title"]),
-                words(str(row["num_seeds"])),
+                words(row["num_seeds"]),
                 *(points(metric(difference, level)) for level in SHOWN),
                 _steps(metric(difference, "steps")),
+                words(f"{row['num_above']} / {row['num_shown_above']} / {row['num_shown_below']}"),
             )
         )
     return table(
-        ("method", "what it is", "seeds", *SHOWN.values(), "steps live"),
+        (
+            "method",
+            "what it is",
+            "seeds",
+            *SHOWN.values(),
+            "steps live",
+            "seeds above / shown above / shown below",
+        ),
         rows,
+        num_words=2,
         caption=(
             "Method minus start, in percentage points (steps: per episode), mean over seeds; in "
             "brackets Student's t over seeds, 95 %, which takes them as independent draws of about "
             "normal values, from the same bases and settings. Type, tool, arguments: match with "
-            "the expert's action; acceptable: brings the goal nearer."
+            "the expert's action; acceptable: brings the goal nearer. Last column, of the "
+            "arguments: seeds above the start, and those whose own interval over tasks is above "
+            "or below it. Nothing is corrected for the number of methods."
         ),
     )
 
@@ -301,9 +317,9 @@ def _pairs_table(seed: JSON) -> Block:
         [
             (
                 words(row["name"]),
-                words(str(row["pairs"]["num_pairs"])),
-                words(str(row["pairs"]["chosen_is_the_experts"])),
-                words(str(row["pairs"]["rejected_unparsable"])),
+                words(row["pairs"]["num_pairs"]),
+                words(row["pairs"]["chosen_is_the_experts"]),
+                words(row["pairs"]["rejected_unparsable"]),
                 percent(metric(row["pairs"], "precision")),
             )
             for row in known

@@ -89,6 +89,7 @@ def test_the_mean_over_seeds_has_students_interval(results):
     assert found["value"] == pytest.approx(0.1)
     assert found["high"] - found["value"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)
     assert row["num_seeds"] == 3
+    assert (row["num_above"], row["num_shown_below"]) == (3, 0)
 
 
 def test_a_seed_without_a_method_is_left_out_of_its_mean(results):

@@ -4,12 +4,11 @@ import json
 import shutil
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals
-from specact_rl.eval.method_report import comparison_page, over_seeds, seed_results
+from specact_rl.eval.method_report import seed_results
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.models.training import TokenRow
