@@ -88,7 +88,7 @@ def test_a_method_that_is_none_is_refused(name):
 @pytest.fixture
 def run(tmp_path):
     """As far as a run has to have come: rollouts, a proposer, its proposals. The base for it."""
-    preset = replace(find_preset("smoke"), num_tasks=16, num_tasks_twice=0, num_held_out_tasks=0)
+    preset = replace(find_preset("smoke"), num_tasks=16, num_tasks_twice=2, num_held_out_tasks=0)
     folders = Folders(root=tmp_path / "run")
     identity = {"preset": asdict(preset), "seed": 1, "from_scratch": False, "code_version": "0"}
     write_json(folders.identity, json.loads(json.dumps(identity)))
@@ -140,5 +140,5 @@ def test_rows_are_of_tasks_that_are_neither_tested_nor_known_to_the_start(run, t
 
     played = read_rollouts(comparison.played(), ["train_proposer"])
     assert {r.task_id for r in played} == learnt
-    assert {r.policy for r in played} == {"noisy:0.15", "model:cheap"}
+    assert {r.policy for r in played} == {"noisy:0.15", "noisy:0.4", "model:cheap"}
     assert not learnt & set(comparison.tasks(5))
