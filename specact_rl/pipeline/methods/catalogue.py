@@ -61,7 +61,15 @@ def _plain(
 
 
 _TABLE = (
-    _plain("sft-more", "SFT on the expert's actions", "sft_proposer", "expert", None),
+    # A fifth of the rate that makes the start of a base: at that one, more of the same forgets.
+    _plain(
+        "sft-more",
+        "SFT on the expert's actions",
+        "sft_proposer",
+        "expert",
+        None,
+        learning_rate="1e-4",
+    ),
     _plain(
         "raft",
         "SFT on its own right actions (RAFT)",
