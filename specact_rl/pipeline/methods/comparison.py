@@ -68,8 +68,9 @@ LEARNT_FROM: SplitName = "train_verifier"
 TRAINED_ON: SplitName = "train_proposer"
 """What that split is called in a comparison."""
 MAX_PAIRS_PER_TASK = 8
-SUCCEEDS_ALONE = "B"
+PROPOSER_ALONE = "B"
 """The system in which a proposer acts alone."""
+_PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,19 +336,26 @@ class Comparison:
         identity = content_hash(
             [
                 self.settings(method),
-                {k: v for k, v in arguments.items() if k not in ("output_dir", "dataset_dir")},
+                {k: v for k, v in arguments.items() if k not in _PLACES},
                 folder_hash(self.data(method.data)),
                 model_id(self.start, self.renderer),
             ]
         )
-        path = self.out / "spent" / f"{name}.json"
+        path = self._spent(name)
         if not (path.is_file() and read_json(path)["identity"] == identity):
             self._launch(method, arguments, identity)
             log = read_json(self.model_folder(name) / TRAIN_LOG)
             taken = planned.flops_per_token * log["num_tokens"]
             spent = replace(planned, training_flops=taken, seconds=log["seconds"])
             write_json(path, {"identity": identity, "spent": asdict(spent)})
-        return Spent(**read_json(path)["spent"])
+        return self.spent(name)
+
+    def spent(self, name: str) -> Spent:
+        """What a trained method took."""
+        return Spent(**read_json(self._spent(name))["spent"])
+
+    def _spent(self, name: str) -> Path:
+        return self.out / "spent" / f"{name}.json"
 
     def _launch(self, method: Method, arguments: dict[str, str], identity: str) -> None:
         folder = self.model_folder(method.name)
@@ -395,7 +403,7 @@ class Comparison:
         ) as stage:
             if not stage.done:
                 system = LiveSystem(
-                    system=SYSTEMS[SUCCEEDS_ALONE], strong=model, proposer=model, sampling=sampling
+                    system=SYSTEMS[PROPOSER_ALONE], strong=model, proposer=model, sampling=sampling
                 )
                 live_in_shards(stage.path, system, tasks)
 
@@ -407,8 +415,9 @@ class Comparison:
 
     def is_measured(self, name: str) -> bool:
         """Whether a method has been trained and evaluated."""
-        done = (self._outcomes(name) / "manifest.json", self._live(name) / "manifest.json")
-        return all(path.is_file() for path in done)
+        files = [folder / "manifest.json" for folder in (self._outcomes(name), self._live(name))]
+        files += [] if name == START else [self._spent(name)]
+        return all(path.is_file() for path in files)
 
     @cached_property
     def table(self) -> StepTable:
@@ -425,7 +434,7 @@ class Comparison:
         return MethodRun(
             name=name,
             title="the start itself" if name == START else find_method(name).title,
-            spent=None if name == START else self.train(name),
+            spent=None if name == START else self.spent(name),
             task_ids=self.table.task_ids,
             correct={
                 **{level: reached[:, 0] for level, reached in columns.levels.items()},
