@@ -6,13 +6,9 @@ A variant of a method is written `NAME+KEY=VALUE+...`, with keys of its recipe's
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from specact_rl.errors import ConfigError
 
-Sampled = Literal["proposals", "episodes"]
-"""What of the start's own making a data set is mined from: proposals at logged steps, or whole
-episodes."""
 START = "start"
 """Name of the proposer that all methods start from, untrained further."""
 
@@ -27,36 +23,18 @@ class Method:
     config: str
     """Name of a YAML file of the preset, without ending."""
     data: str
-    """Key in `comparison.DATA_SETS`."""
-    sampled: Sampled | None = None
-    """Whose sampling is charged; None where the rows hold nothing that the start wrote, or where
-    the recipe samples by itself."""
+    """Key in `comparison.DATA_SETS`, which says what the start wrote for it, and is charged."""
     options: dict[str, str] = field(default_factory=dict)
-    """Keys of the recipe that win over the config."""
+    """Keys of the recipe that win over the config, each with one word."""
 
 
-def _dpo(name: str, title: str, data: str, sampled: Sampled, config: str = "") -> Method:
+def _plain(name: str, title: str, recipe: str, data: str, **options: str) -> Method:
+    return Method(name=name, title=title, recipe=recipe, config=recipe, data=data, options=options)
+
+
+def _dpo(name: str, title: str, data: str, config: str = "dpo_proposer", **options: str) -> Method:
     return Method(
-        name=name,
-        title=title,
-        recipe="dpo_proposer",
-        config=f"dpo_proposer{config and '_'}{config}",
-        data=data,
-        sampled=sampled,
-    )
-
-
-def _plain(
-    name: str, title: str, recipe: str, data: str, sampled: Sampled | None, **options: str
-) -> Method:
-    return Method(
-        name=name,
-        title=title,
-        recipe=recipe,
-        config=recipe,
-        data=data,
-        sampled=sampled,
-        options=options,
+        name=name, title=title, recipe="dpo_proposer", config=config, data=data, options=options
     )
 
 
@@ -67,49 +45,40 @@ _TABLE = (
         "SFT on the expert's actions",
         "sft_proposer",
         "expert",
-        None,
         learning_rate="1e-4",
     ),
     _plain(
-        "raft",
-        "SFT on its own right actions (RAFT)",
-        "reward_weighted_sft",
-        "judged",
-        "proposals",
-        mode="raft",
+        "raft", "SFT on its own right actions (RAFT)", "reward_weighted_sft", "judged", mode="raft"
     ),
     _plain(
         "rwr",
         "SFT on its own actions, right ones weigh more (RWR)",
         "reward_weighted_sft",
         "judged",
-        "proposals",
         mode="rwr",
     ),
-    _plain("kto", "its own right and wrong actions (KTO)", "kto_proposer", "labelled", "proposals"),
-    _dpo("dpo-same-prefix", "DPO, right against wrong at one step", "same_prefix", "proposals"),
-    _dpo("dpo-on-policy", "DPO, both sides the proposer's own", "on_policy", "proposals"),
-    _dpo("dpo-hard-negative", "DPO, expert against a likely error", "hard_negative", "proposals"),
-    _dpo("dpo-divergence", "DPO, step where episodes part", "divergence", "episodes"),
-    _dpo("dpo-outcome", "DPO, whole episodes", "outcome", "episodes", "trajectory"),
+    _plain("kto", "its own right and wrong actions (KTO)", "kto_proposer", "labelled"),
+    _dpo("dpo-same-prefix", "DPO, right against wrong at one step", "same_prefix"),
+    _dpo("dpo-on-policy", "DPO, both sides the proposer's own", "on_policy"),
+    _dpo("dpo-hard-negative", "DPO, expert against a likely error", "hard_negative"),
+    _dpo("dpo-divergence", "DPO, step where episodes part", "divergence"),
+    _dpo("dpo-outcome", "DPO, whole episodes", "outcome", "dpo_proposer_trajectory"),
     _dpo(
         "dpo-same-prefix-norm",
         "DPO, right against wrong at one step, mean per token",
         "same_prefix",
-        "proposals",
-        "length_normalised",
+        "dpo_proposer_length_normalised",
     ),
-    replace(
-        _dpo(
-            "dpo-outcome-norm",
-            "DPO, whole episodes, mean per token",
-            "outcome",
-            "episodes",
-            "trajectory",
-        ),
-        options={"loss_type": "sigmoid_norm sft", "beta": "2.0"},
+    _dpo(
+        "dpo-outcome-norm",
+        "DPO, whole episodes, mean per token",
+        "outcome",
+        "dpo_proposer_length_normalised",
+        level="trajectory",
+        max_length="2048",
+        per_device_train_batch_size="4",
     ),
-    _plain("grpo", "whole episodes, rewarded (GRPO)", "grpo_proposer", "expert", None),
+    _plain("grpo", "whole episodes, rewarded (GRPO)", "grpo_proposer", "expert"),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _TABLE}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -41,7 +41,7 @@ from specact_rl.models.work import Work
 from specact_rl.pipeline.artifacts import Artifacts, draw_tasks
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.methods.budget import affordable_steps, proposal_flops, row_flops
-from specact_rl.pipeline.methods.catalogue import START, Method, Sampled, find_method
+from specact_rl.pipeline.methods.catalogue import START, Method, find_method
 from specact_rl.pipeline.run import planned_episodes
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS
@@ -73,6 +73,11 @@ PROPOSER_ALONE = "B"
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
 
 
+Sampled = Literal["proposals", "episodes"]
+"""What the start has written for a data set: proposals at the logged steps, or whole episodes that
+stand beside the logged ones."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
     """Rows that methods learn from."""
@@ -80,7 +85,7 @@ class DataSet:
     build: Callable[..., Any]
     options: Mapping[str, Any]
     needs: Sampled | None = None
-    """`proposals`: of the start at the steps. `episodes`: of the start, beside the logged ones."""
+    """None where nothing is needed of the start."""
 
 
 def _pairs(strategy: str, needs: Sampled, **options: Any) -> DataSet:
@@ -303,7 +308,7 @@ class Comparison:
         rows = self.sequences(method)
         each = row_flops(self.work, rows, method.recipe)
         batch = int(self.settings(method)["per_device_train_batch_size"])
-        sampling = self.sampling_flops(method.sampled)
+        sampling = self.sampling_flops(DATA_SETS[method.data].needs)
         steps = affordable_steps(self.budget, sampling, batch * float(each.mean()))
         tokens = sum(len(sequence.ids) for row in rows for sequence in row)
         return Spent(
