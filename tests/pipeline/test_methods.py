@@ -72,11 +72,10 @@ def test_every_method_has_its_recipe_config_and_rows(method):
 
 
 def test_a_variant_keeps_its_name_and_changes_its_settings():
-    found = find_method("dpo-outcome-norm+beta=0.5+learning_rate=3e-4")
-    assert found.name == "dpo-outcome-norm+beta=0.5+learning_rate=3e-4"
-    assert found.options["beta"] == "0.5"
-    assert found.options["learning_rate"] == "3e-4"
-    assert METHODS["dpo-outcome-norm"].options["beta"] == "2.0"
+    found = find_method("raft+mode=rwr_step+learning_rate=3e-4")
+    assert found.name == "raft+mode=rwr_step+learning_rate=3e-4"
+    assert found.options == {"mode": "rwr_step", "learning_rate": "3e-4"}
+    assert METHODS["raft"].options == {"mode": "raft"}
 
 
 @pytest.mark.parametrize("name", ["dpo", "sft-more+beta", "sft-more+=1"])
