@@ -16,7 +16,7 @@ from specact_rl.eval.outcomes import (
     scores_in_shards,
 )
 from specact_rl.mining.build_rollouts import read_rollouts
-from specact_rl.mining.chunks import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.rendering import Renderer
@@ -24,7 +24,6 @@ from specact_rl.store import content_hash, input_hash, open_stage, read_table, w
 from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 
-SCORES_FILE = "scores.parquet"
 _SHARDS = "shards"
 
 

@@ -191,6 +191,46 @@ def add_pair_arguments(
     )
 
 
+def add_judgement_arguments(parser: argparse.ArgumentParser, *, judges: Sequence[str]) -> None:
+    """Add which actions become rows, and what their values are."""
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        choices=["proposals", "executed", "reference"],
+        default=["proposals"],
+        metavar="NAME",
+        help="whose actions: proposals, executed (what the logged policy did), reference (known "
+        "right ones) (default: proposals)",
+    )
+    parser.add_argument(
+        "--judged-by",
+        choices=judges,
+        default="label",
+        help="what their values are, see below (default: label)",
+    )
+    parser.add_argument(
+        "--match-level",
+        choices=["type", "tool", "arguments"],
+        default="arguments",
+        help="for --judged-by match (default: arguments)",
+    )
+    parser.add_argument(
+        "--parsed-only",
+        action="store_true",
+        help="leave out text that could not be parsed",
+    )
+
+
+def judgement_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Values of `add_judgement_arguments` as keywords of `build_kto` and `build_weighted`."""
+    return {
+        "sources": args.sources,
+        "judged_by": args.judged_by,
+        "level": args.match_level,
+        "allow_unparsable": not args.parsed_only,
+    }
+
+
 def pair_options(args: argparse.Namespace) -> dict[str, Any]:
     """Values of `add_pair_arguments` as keywords of `build_preferences` and `build_reward`."""
     return {

@@ -22,6 +22,7 @@ from specact_rl.store import iter_columns, iter_table, read_manifest
 from specact_rl.types import Proposal, Rollout, SplitName
 
 PROPOSALS_FILE = "proposals.parquet"
+SCORES_FILE = "scores.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

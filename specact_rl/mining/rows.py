@@ -113,7 +113,7 @@ def first_sft_rows(
 ) -> list[dict[str, Any]]:
     """The second round of `sft_rows`, for one rollout."""
     return [
-        renderer.training_row(step, action, **_ids(step), **_action_ids(action, step))
+        renderer.training_row(step, action, **step_ids(step), **_action_ids(action, step))
         for step, key, action in _sft_targets(rollout, target, Counter())
         if first.has(key, (rollout.rollout_id, step.index))
     ]
@@ -221,7 +221,7 @@ def _verifier_row(
         step,
         action,
         label=proposal.acceptable,
-        **_ids(step),
+        **step_ids(step),
         **_action_ids(action, step),
         proposal_id=proposal.proposal_id,
         model_id=proposal.model_id,
@@ -285,7 +285,7 @@ def _preference_row(pair: Pair, renderer: Renderer) -> dict[str, Any]:
         "turn_gap": pair.turn_gap,
         "strategy": pair.strategy,
         "distance": pair.distance,
-        **_ids(pair.step),
+        **step_ids(pair.step),
         "chosen_hash": pair.chosen.key,
         "chosen_source": pair.chosen.source,
         "chosen_source_id": pair.chosen.source_id,
@@ -372,7 +372,8 @@ def _row_key(prompt_key: bytes, action: Action, step: Step) -> bytes:
     return hashlib.sha256(both).digest()[:16]
 
 
-def _ids(step: Step) -> dict[str, str]:
+def step_ids(step: Step) -> dict[str, str]:
+    """Ids of a step as columns of its row."""
     return {
         "task_id": step.task_id,
         "rollout_id": step.rollout_id,

@@ -104,12 +104,18 @@ class RecipeRun:
         trainer.add_callback(ProgressFile(self.output_dir))
         trainer.train(resume_from_checkpoint=last)
 
-    def save(self, trainer: Trainer, files: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def save(
+        self,
+        trainer: Trainer,
+        files: Mapping[str, Mapping[str, Any]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Leave a plain checkpoint in `output_dir`, and nothing there that looks like one before.
 
         Args:
             trainer: Has been trained; all processes must call this.
             files: Further JSON files by name.
+            facts: What the recipe found out of its rows, for train_log.json.
         """
         saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
         main = trainer.is_world_process_zero()
@@ -126,7 +132,7 @@ class RecipeRun:
             save_checkpoint_info(saving, self.renderer)
             for name, content in (files or {}).items():
                 write_json(saving / name, dict(content))
-            write_json(saving / TRAIN_LOG, self._log(trainer))
+            write_json(saving / TRAIN_LOG, {**self._log(trainer), "facts": dict(facts or {})})
             self._publish(saving)
             logger.info("wrote %s", self.output_dir)
         trainer.accelerator.wait_for_everyone()

@@ -46,12 +46,14 @@ _MAX_CHECKED = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """One prompt with one turn, as tokens."""
+    """One prompt with what follows it, as tokens: a turn, or the rest of an episode."""
 
     prompt: list[int]
     """Ends with the generation prompt."""
     completion: list[int]
     """Ends with the stop token; a newline that a template writes after it is not there."""
+    under_loss: tuple[bool, ...] | None = None
+    """Per token of the completion, whether the loss is on it; None: on all, as in a single turn."""
     where: str = field(default="a row", compare=False)
     """File, number and step of the row it comes from, for error messages."""
 
@@ -62,8 +64,15 @@ class TokenRow:
 
     @property
     def labels(self) -> list[int]:
-        """The sequence with everything masked that is not the turn."""
-        return [IGNORED] * len(self.prompt) + self.completion
+        """The sequence with everything masked that the loss is not on."""
+        mask = self.under_loss or (True,) * len(self.completion)
+        turns = zip(self.completion, mask, strict=True)
+        return [IGNORED] * len(self.prompt) + [i if own else IGNORED for i, own in turns]
+
+    @property
+    def trained(self) -> list[int]:
+        """The tokens that the loss is on."""
+        return [label for label in self.labels if label != IGNORED]
 
 
 def token_rows(
@@ -217,7 +226,7 @@ def check_trained_tokens(trainer: Trainer, expected: Sequence[TokenRow], num_row
         raise ModelError(f"{name} must train on {num_rows} rows, but made {len(data)} of them")
     places = range(0, len(data), max(1, len(data) // _MAX_CHECKED))
     columns = [c for c in data.column_names if not isinstance(data[0][c], str)]
-    unseen = Counter((tuple(row.ids), tuple(row.completion)) for row in expected)
+    unseen = Counter((tuple(row.ids), tuple(row.trained)) for row in expected)
     turns = Counter(tuple(row.ids) for row in expected)
     for place in places:
         batch = collate([{c: data[place][c] for c in columns}])
@@ -249,22 +258,23 @@ def _batch_rows(batch: Mapping[str, Tensor]) -> Iterator[tuple[tuple[int, ...], 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutAfterStop:
-    """A collator of pairs that drops what the template writes after the stop token.
+    """A collator that drops what the template writes after the stop token.
 
-    TRL's DPO trainer tokenises by itself. Qwen3's template ends a turn with a newline, which no
-    model here is trained to write after its stop token: left in, its log-probability would be
-    noise in every margin.
+    TRL's preference trainers tokenise by themselves. Qwen3's template ends a turn with a newline,
+    which no model here is trained to write after its stop token: left in, its log-probability
+    would be noise in every margin.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     """TRL's own collator."""
     stop_token_id: int
+    columns: tuple[str, ...] = ("chosen_ids", "rejected_ids")
+    """Of turns, where rows have them."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The batch of the shortened rows."""
-        sides = ("chosen_ids", "rejected_ids")
         return self.collate(
-            [{**row} | {side: self._cut(row[side]) for side in sides} for row in rows]
+            [{**row} | {n: self._cut(row[n]) for n in self.columns if n in row} for row in rows]
         )
 
     def _cut(self, ids: list[int]) -> list[int]:
@@ -303,8 +313,12 @@ def new_classifier(
     return cast(PeftModel, get_peft_model(classifier, config))
 
 
-def binary_labels(rows: Sequence[Mapping[str, Any]], source: str | Path = "data set") -> list[int]:
-    """The `label` column as 0 and 1; `source` is the file of the rows, for error messages.
+def binary_labels(
+    rows: Sequence[Mapping[str, Any]],
+    source: str | Path = "data set",
+    learner: str = "a verifier",
+) -> list[int]:
+    """The `label` column as 0 and 1; `source` (the file) and `learner` are for error messages.
 
     Raises:
         ConfigError: A label is unknown or not a bool, or all are the same.
@@ -318,7 +332,7 @@ def binary_labels(rows: Sequence[Mapping[str, Any]], source: str | Path = "data 
             )
     if len(set(labels)) < 2:
         raise ConfigError(
-            f"{source}: a verifier needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
+            f"{source}: {learner} needs rows of both labels, got {len(labels)} of {labels[:1]!r}"
         )
     return [int(bool(label)) for label in labels]
 

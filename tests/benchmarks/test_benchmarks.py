@@ -16,6 +16,7 @@ SMALL = {
     "bench_gpu": ["--shape", "tiny"],
     "bench_log_verifiers": ["--tasks", "40", "--resamples", "20"],
     "bench_studies": ["--only", "retry"],
+    "bench_preferences": ["runs/none"],
     "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
     "bench_statistics": ["--runs", "3", "--size", "300", "--rounds", "1"],
     "bench_workspace": ["--tasks", "4", "--rounds", "1"],

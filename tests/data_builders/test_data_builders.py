@@ -18,7 +18,13 @@ from specact_rl.types import Action, Proposal, Rollout, proposal_id
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
 PROGRAMS = sorted((ROOT / "data_builders").glob("*.py"))
-NEEDS_PROPOSALS = ("build_verifier", "build_preferences", "build_reward")
+NEEDS_PROPOSALS = (
+    "build_verifier",
+    "build_preferences",
+    "build_reward",
+    "build_kto",
+    "build_weighted",
+)
 
 
 def run(name, *args):
@@ -77,10 +83,12 @@ def inputs(tmp_path_factory):
 
 def test_programs_were_found():
     assert {path.stem for path in PROGRAMS} == {
+        "build_kto",
         "build_preferences",
         "build_reward",
         "build_sft",
         "build_verifier",
+        "build_weighted",
         "collect_rollouts",
         "import_rollouts",
     }

@@ -1,4 +1,5 @@
-"""Workspace tasks under TRL: the model sees the documented tools, and its reward is its doing."""
+"""Workspace tasks under TRL: prompts are the renderer's, turns are read as at inference, and the
+reward is what was done."""
 
 import copy
 import inspect
@@ -9,46 +10,47 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import Qwen3Config, Qwen3ForCausalLM
-from transformers.utils import get_json_schema
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 
-from specact_rl.actions.serialise import action_message, action_text, wire_text
+from specact_rl.actions.serialise import action_text, wire_text
 from specact_rl.envs.episodes import Episode, NoisyExpert, expert_policy, run_episode
 from specact_rl.envs.trl import (
     REWARDS,
     environment_class,
+    expert_actions,
     grpo_tasks,
     grpo_tokenizer,
+    rollout_rewards,
 )
 from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import ConfigError
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.rendering import Renderer, compact_catalogue
-from specact_rl.types import ToolSpec
 
 TASKS = [f"ws-{seed:06d}" for seed in range(60)]
+BROKEN = "<tool_call>{"
 
 
 @pytest.fixture(scope="module")
-def renderer():
+def tokenizer():
     texts = []
     for task_id in TASKS:
         rollout = run_episode(Workspace.from_task_id(task_id), expert_policy, "expert")
         texts.append(compact_catalogue(rollout.tools))
         texts += [str(message["content"]) for message in rollout.messages]
         texts += [action_text(step.executed) for step in rollout.steps]
-    return Renderer(tokenizer=train_tokenizer(texts, 400), catalogue="compact")
+    return train_tokenizer(texts, 400)
 
 
-def exposed_tools(environment):
-    """The names that TRL makes tools of: it looks at the class, as done here."""
-    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
-    return [n for n, _ in members if n not in ("reset", "get_reward") and not n.startswith("_")]
+@pytest.fixture(scope="module", params=["compact", "template"])
+def renderer(request, tokenizer):
+    return Renderer(tokenizer=tokenizer, catalogue=request.param)
 
 
-def exposed_methods(environment):
-    return [getattr(environment, name) for name in exposed_tools(environment)]
+@pytest.fixture(scope="module")
+def compact(tokenizer):
+    return Renderer(tokenizer=tokenizer, catalogue="compact")
 
 
 def first_of(family):
@@ -57,22 +59,21 @@ def first_of(family):
 
 def started(task_id):
     env = Workspace.from_task_id(task_id)
-    environment = environment_class(env.tools)()
+    environment = environment_class(env.tools, 10)()
     environment.reset(task_id=task_id, prompt=[])
     return environment
 
 
-def play(environment, actions):
-    """What TRL makes of the actions: calls executed, the text last, all of it the completion."""
+def play(environment, turns):
+    """What TRL makes of the turns: the last one, if said to the user, is left to the rewards."""
     completion = []
-    for action in actions:
-        name, arguments = action.tool, action.arguments
-        if action.type == "ask_clarification":
-            name, arguments = "ask_user", {"question": action.text}
-        completion.append(action_message(action))
-        if name is not None:
-            content = getattr(environment, name)(**arguments)
-            completion.append({"role": "tool", "name": name, "content": content})
+    for turn in turns:
+        text = turn if isinstance(turn, str) else action_text(turn)
+        final = not isinstance(turn, str) and turn.type in ("final_answer", "BLOCKED")
+        completion.append({"role": "assistant", "content": text if final else ""})
+        if not final:
+            completion[-1]["tool_calls"] = [{}]
+            completion.append({"role": "tool", "content": environment.call(text=text)})
     return completion
 
 
@@ -80,120 +81,118 @@ def rewards_of(environment, completion):
     return {name: f([completion], environments=[environment])[0] for name, f in REWARDS.items()}
 
 
-def expert_actions(task_id):
+def expert_turns(task_id):
     rollout = run_episode(Workspace.from_task_id(task_id), expert_policy, "expert")
     return [step.executed for step in rollout.steps]
 
 
-@pytest.mark.parametrize("task_id", TASKS)
-def test_exactly_the_task_s_tools_are_exposed_and_a_way_to_ask(task_id):
-    env = Workspace.from_task_id(task_id)
-    names = exposed_tools(environment_class(env.tools)())
-    assert sorted(names) == sorted([*(tool.name for tool in env.tools), "ask_user"])
+def test_trl_finds_the_two_methods_and_reset():
+    members = inspect.getmembers(type(started(TASKS[0])), predicate=inspect.isfunction)
+    assert [name for name, _ in members if not name.startswith("_")] == ["call", "reset", "say"]
 
 
-@pytest.mark.parametrize("task_id", TASKS)
-def test_schemas_that_trl_shows_are_those_of_the_tools(task_id):
-    env = Workspace.from_task_id(task_id)
-    environment = environment_class(env.tools)()
-    for tool in env.tools:
-        shown = get_json_schema(getattr(environment, tool.name))["function"]
-        assert shown["name"] == tool.name
-        if tool.documented:
-            assert shown["description"] == (tool.description or tool.name.replace("_", " "))
-        parameters = shown["parameters"]
-        for schema in parameters["properties"].values():
-            assert schema.pop("description")
-        assert parameters["properties"] == tool.parameters["properties"]
-        assert parameters.get("required", []) == tool.parameters["required"]
+# Rewards
 
 
 @pytest.mark.parametrize("task_id", [*TASKS, *(f"ws-h{seed:06d}" for seed in range(20))])
-def test_expert_s_completion_has_full_reward(task_id):
+def test_expert_s_episode_has_full_reward(task_id):
     environment = started(task_id)
-    completion = play(environment, expert_actions(task_id))
-    assert rewards_of(environment, completion) == {
-        "success": 1.0,
-        "agreement": 1.0,
+    full = {"type_match": 1.0, "tool_match": 1.0, "argument_match": 1.0, "task_success": 1.0}
+    assert rewards_of(environment, play(environment, expert_turns(task_id))) == {
+        **full,
         "step_cost": 0.0,
     }
 
 
-def test_scripted_completions_change_the_reward():
-    task_id = first_of("order_total")
-    read, again, add, answer = expert_actions(task_id)
-    limit = Workspace.from_task_id(task_id).max_steps
-    wrong = Workspace.text_action("Answer: 1")
-
-    def rewards(*actions):
-        environment = started(task_id)
-        return rewards_of(environment, play(environment, actions))
-
-    # Agreement: type 1/3, tool 2/3, arguments 1. Reading the second order first is as good a step,
-    # but not the expert's; reading it twice brings nothing.
-    assert rewards(again, read, add, answer) == {
-        "success": 1.0,
-        "agreement": pytest.approx((2 / 3 + 1 + 1 + 1) / 4),
-        "step_cost": 0.0,
-    }
-    assert rewards(read, read, again, add, answer) == {
-        "success": 1.0,
-        "agreement": pytest.approx((1 + 2 / 3 + 1 + 1 + 1) / 5),
-        "step_cost": pytest.approx(-1 / limit),
-    }
+ORDER_TOTAL = {
+    # The other order first is no step of the expert's own, but brings its goal as near.
+    "other order first": ("again read add answer", 4 / 4, 4 / 4, 4 / 4, 1, 0),
+    "read twice": ("read read again add answer", 5 / 5, 5 / 5, 4 / 5, 1, 1),
     # Two texts of one type agree on the tool, none, as well.
-    assert rewards(read, again, add, wrong) == {
-        "success": 0.0,
-        "agreement": pytest.approx((1 + 1 + 1 + 2 / 3) / 4),
-        "step_cost": pytest.approx(-1 / limit),
+    "wrong answer": ("read again add wrong", 4 / 4, 4 / 4, 3 / 4, 0, 1),
+    # One step of the four that are needed, and none of those.
+    "wrong answer at once": ("wrong", 0, 0, 0, 0, 1),
+    "stops after a call": ("read", 1 / 4, 1 / 4, 1 / 4, 0, 0),
+    "nothing": ("", 0, 0, 0, 0, 0),
+    "no action first": ("broken read again add answer", 4 / 5, 4 / 5, 4 / 5, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", ORDER_TOTAL)
+def test_components_of_an_episode_by_hand(case):
+    task_id = first_of("order_total")
+    turns = dict(zip(["read", "again", "add", "answer"], expert_turns(task_id), strict=True))
+    turns |= {"wrong": Workspace.text_action("Answer: 1"), "broken": BROKEN}
+    names, of_type, of_tool, of_arguments, success, wasted = ORDER_TOTAL[case]
+    environment = started(task_id)
+    completion = play(environment, [turns[name] for name in names.split()])
+    assert rewards_of(environment, completion) == {
+        "type_match": pytest.approx(of_type),
+        "tool_match": pytest.approx(of_tool),
+        "argument_match": pytest.approx(of_arguments),
+        "task_success": success,
+        "step_cost": pytest.approx(-wasted / Workspace.from_task_id(task_id).max_steps),
     }
-    assert rewards(wrong) == {
-        "success": 0.0,
-        "agreement": 0.0,
-        "step_cost": pytest.approx(-1 / limit),
-    }
-    assert rewards() == {"success": 0.0, "agreement": 0.0, "step_cost": 0.0}
 
 
-def test_completion_that_was_cut_off_after_a_call_is_no_answer():
-    task_id = TASKS[0]
+def test_an_action_is_held_against_all_that_the_expert_might_do():
+    task_id = first_of("ticket_priority")
+    env = Workspace.from_task_id(task_id)
+    assert env.expert_action().type == "ask_clarification"
+    [write] = [action for action in expert_actions(env) if action.tool == "prioritize"]
+    wrong = replace(write, arguments={**write.arguments, "priority": "low"})
+    assert wrong not in expert_actions(env)
     environment = started(task_id)
-    completion = play(environment, expert_actions(task_id)[:-1])
-    assert rewards_of(environment, completion)["success"] == 0.0
-    assert not environment._workspace().done
+    environment.call(action_text(wrong))
+    assert [(v.level, v.nearer) for v in environment._verdicts] == [("tool", False)]
 
 
-@pytest.mark.parametrize("text", ["<tool_call>{", "", '<tool_call>\n{"name": "x"}\n</tool_call>'])
-def test_last_text_that_is_no_action_fails(text):
+def test_to_look_at_the_expert_s_other_actions_changes_nothing():
+    env = Workspace.from_task_id(TASKS[0])
+    before = env.outcome(), env.expert_action(), env.legal_actions()
+    assert env.expert_action() in expert_actions(env)
+    assert (env.outcome(), env.expert_action(), env.legal_actions()) == before
+
+
+def test_a_batch_is_worth_what_its_rows_are():
+    def one(i):
+        environment = started(TASKS[i])
+        turns = expert_turns(TASKS[i])
+        return environment, play(environment, turns[: 1 + i % len(turns)])
+
+    alone = [rewards_of(*one(i)) for i in range(12)]
+    environments, completions = zip(*(one(i) for i in range(12)), strict=True)
+    for name, reward in REWARDS.items():
+        assert reward(completions, environments=environments) == [row[name] for row in alone]
+    assert len({row["argument_match"] for row in alone}) > 2
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_an_episode_played_elsewhere_is_worth_the_same(noise):
+    for seed, task_id in enumerate(TASKS[:20]):
+        policy = NoisyExpert(noise=noise, rng=random.Random(seed))
+        rollout = run_episode(Workspace.from_task_id(task_id), policy, "p")
+        environment = started(task_id)
+        completion = play(environment, [step.executed for step in rollout.steps])
+        assert rollout_rewards(rollout) == rewards_of(environment, completion)
+
+
+def test_a_turn_that_was_cut_off_is_no_action():
+    task_id = TASKS[0]
+    *calls, answer = expert_turns(task_id)
+    environment = started(task_id)
+    completion = play(environment, calls)
+    cut = {"role": "assistant", "content": action_text(answer), "cut": True}
+    rewards = rewards_of(environment, [*completion, cut])
+    assert rewards["task_success"] == 0
+    assert rewards["type_match"] == pytest.approx(len(calls) / (len(calls) + 1))
+
+
+def test_rewards_can_be_asked_for_again():
     environment = started(TASKS[0])
-    rewards = rewards_of(environment, [{"role": "assistant", "content": text}])
-    assert rewards["success"] == rewards["agreement"] == 0.0
-    assert rewards["step_cost"] < 0
-
-
-def test_rewards_can_be_asked_for_in_any_order_and_again():
-    task_id = TASKS[0]
-    environment = started(task_id)
-    completion = play(environment, expert_actions(task_id))
-    first = rewards_of(environment, completion)
-    assert {n: f([completion], environments=[environment])[0] for n, f in REWARDS.items()} == first
-
-
-def test_call_that_does_not_fit_its_schema_is_no_action():
-    environment = started(TASKS[0])
-    name = environment._tools[0].name
-    assert getattr(environment, name)(wings=2) == "error: not an action"
-
-
-def test_calls_after_the_end_are_answered_and_cost():
-    task_id = TASKS[0]
-    environment = started(task_id)
-    name = environment._tools[0].name
-    limit = Workspace.from_task_id(task_id).max_steps
-    for _ in range(limit):
-        getattr(environment, name)(wings=2)
-    assert getattr(environment, name)(wings=2) == "error: the episode is over"
-    assert rewards_of(environment, [])["step_cost"] == -1.0
+    completion = play(environment, [*expert_turns(TASKS[0])[:1], Workspace.text_action("Done.")])
+    assert rewards_of(environment, completion) == rewards_of(environment, completion)
+    assert len(environment._verdicts) == 2
 
 
 def test_reset_forgets_the_last_episode():
@@ -201,8 +200,35 @@ def test_reset_forgets_the_last_episode():
     environment = started(task_id)
     rewards_of(environment, [{"role": "assistant", "content": "Done."}])
     environment.reset(task_id=task_id)
-    completion = play(environment, expert_actions(task_id))
-    assert rewards_of(environment, completion)["success"] == 1.0
+    completion = play(environment, expert_turns(task_id))
+    assert rewards_of(environment, completion)["task_success"] == 1.0
+
+
+# What the environment answers
+
+
+def test_answers_are_those_of_any_episode_until_the_end():
+    for seed, task_id in enumerate(TASKS[:20]):
+        policy = NoisyExpert(noise=0.5, rng=random.Random(seed))
+        rollout = run_episode(Workspace.from_task_id(task_id), policy, "p")
+        environment = started(task_id)
+        completion = play(environment, [step.executed for step in rollout.steps])
+        told = [message["content"] for message in completion if message["role"] == "tool"]
+        logged = [m["content"] for m in rollout.messages[2:] if m["role"] != "assistant"]
+        if rollout.messages[-1]["role"] != "assistant":  # the end, which TRL must not go beyond
+            assert len(told.pop().split()) > 10
+            logged.pop()
+        assert told == logged
+
+
+def test_hidden_tool_is_unknown_until_it_is_found():
+    task_id = first_of("hidden_tool")
+    find, search, archive, *_ = expert_turns(task_id)
+    environment = started(task_id)
+    assert environment.call(action_text(search))
+    assert environment.call(action_text(archive)) == f"error: no tool {archive.tool}"
+    assert archive.tool in environment.call(action_text(find))
+    assert not environment.call(action_text(archive)).startswith("error: no tool")
 
 
 def test_task_with_other_tools_is_refused():
@@ -211,105 +237,81 @@ def test_task_with_other_tools_is_refused():
         environment.reset(task_id=TASKS[1])
 
 
-def test_hidden_tool_is_unknown_until_it_is_found():
-    task_id = first_of("hidden_tool")
-    find, search, archive, *_ = expert_actions(task_id)
-    environment = started(task_id)
-    early = play(environment, [search, archive])[-1]
-    assert early["content"] == f"error: no tool {archive.tool}"
-    assert rewards_of(environment, [])["step_cost"] < 0
-    found = play(environment, [find, archive])
-    assert archive.tool in found[1]["content"]
-    assert not found[3]["content"].startswith("error: no tool")
-
-
-def test_question_brings_the_user_s_reply_and_is_judged_as_a_step():
-    task_id = first_of("ticket_priority")
-    question = expert_actions(task_id)[0]
-    environment = started(task_id)
-    reply = environment.ask_user(question=question.text)
-    assert reply == f"priority {Workspace.from_task_id(task_id).task.replies['priority']}"
-    assert environment.ask_user(question="Which colour?") == "Please see my request."
-    assert [(v.level, v.nearer) for v in environment._verdicts] == [
-        ("arguments", True),
-        ("none", False),  # a call is due
-    ]
-
-
-@pytest.mark.parametrize(
-    "name", ["reset", "get_reward", "ask_user", "_step", "not a name", "class"]
-)
-def test_tool_that_no_method_can_be_named_after_is_refused(name):
-    with pytest.raises(ValueError, match="public method names"):
-        environment_class([ToolSpec(name=name, parameters={"type": "object", "properties": {}})])
-
-
-def test_tasks_of_one_catalogue_share_a_class(renderer):
+def test_tasks_of_one_catalogue_share_a_class(compact):
     task_id = TASKS[0]
-    tasks = grpo_tasks([task_id, task_id, TASKS[1]], renderer)
+    tasks = grpo_tasks([task_id, task_id, TASKS[1]], compact, 10)
     names = [row["environment"] for row in tasks.rows]
     assert names[0] == names[1] != names[2]
     assert set(names) == set(tasks.factories)
 
 
-def test_prompt_under_trl_is_the_renderer_s_prompt_token_by_token(renderer):
-    for task_id in TASKS[:20]:
-        tasks = grpo_tasks([task_id], renderer)
-        environment = tasks.factories[tasks.rows[0]["environment"]]()
-        ids = grpo_tokenizer(renderer).apply_chat_template(
-            tasks.rows[0]["prompt"], tools=exposed_methods(environment), add_generation_prompt=True
-        )["input_ids"]
-        step = Episode(Workspace.from_task_id(task_id), "p", 0).current_step()
-        assert ids == renderer.prompt_ids(step)
-
-
-def test_catalogue_in_the_template_shows_the_documented_tools_alone(renderer):
-    task_id = first_of("hidden_tool")
-    template = Renderer(tokenizer=renderer.tokenizer, catalogue="template")
-    tasks = grpo_tasks([task_id], template)
-    environment = tasks.factories[tasks.rows[0]["environment"]]()
-    text = grpo_tokenizer(template).apply_chat_template(
-        tasks.rows[0]["prompt"], tools=exposed_methods(environment), tokenize=False
-    )
-    for tool in Workspace.from_task_id(task_id).tools:
-        assert (f'"name": "{tool.name}"' in text) is tool.documented
-    assert "ask_user" not in text
+# Turns
 
 
 @pytest.fixture(scope="module")
-def trl_tokenizer(renderer):
-    return grpo_tokenizer(renderer)
+def read_turn(compact):
+    """What TRL's loop sees of a turn of a task."""
+    trl_tokenizer = grpo_tokenizer(compact)
+
+    def read(text, stop=True, task_id=TASKS[0]):
+        ids = compact.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += [compact.tokenizer.eos_token_id] * stop
+        tools = [started(task_id).call, started(task_id).say]
+        turn = parse_response(trl_tokenizer, ids, prefix=[1], tools=tools)
+        calls = [call["function"] for call in turn.get("tool_calls", ())]
+        return turn["content"], [(call["name"], call["arguments"]["text"]) for call in calls]
+
+    return read
 
 
-def parsed(tokenizer, renderer, text, stop=True):
-    """What TRL's loop sees of a turn."""
-    ids = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    ids += [renderer.tokenizer.eos_token_id] * stop
-    return parse_response(tokenizer, ids, prefix=[1], tools=[])
+@pytest.mark.parametrize("text", ["Done: t3", "BLOCKED: may I?"])
+def test_answer_ends_the_episode(read_turn, text):
+    assert read_turn(text) == (text, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["Which hour?", BROKEN, "<tool_call>?", wire_text("no_such_tool", "{}"), ""]
+)
+def test_question_and_what_is_no_action_are_said(read_turn, text):
+    assert read_turn(text) == ("", [("say", text)])
+
+
+def test_call_is_a_call(read_turn):
+    text = action_text(expert_turns(TASKS[0])[0])
+    assert read_turn(text) == ("", [("call", text)])
+
+
+@pytest.mark.parametrize("text", ["Which hour?", "Done: t3", BROKEN])
+def test_turn_without_a_stop_token_ends_the_episode(read_turn, text):
+    assert read_turn(text, stop=False) == (text, [])
+
+
+# Under the trainer
 
 
 @pytest.fixture(scope="module")
-def tiny_model(renderer):
+def tiny_model(tokenizer):
     """30k random weights."""
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=2048,
+        max_position_embeddings=4096,
         tie_word_embeddings=True,
-        pad_token_id=renderer.tokenizer.pad_token_id,
-        eos_token_id=renderer.tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     return Qwen3ForCausalLM(config)
 
 
-def make_trainer(model, tasks, renderer, folder, **options):
+def make_trainer(model, task_ids, renderer, folder, **options):
+    tasks = grpo_tasks(task_ids, renderer, options["max_completion_length"])
     return GRPOTrainer(
         model=model,
         reward_funcs=list(REWARDS.values()),
@@ -330,94 +332,77 @@ def make_trainer(model, tasks, renderer, folder, **options):
     )
 
 
+def clumsy_rollout(task_id, noise, rng):
+    """The expert, who acts at random or writes what is no action now and then."""
+    episode = Episode(Workspace.from_task_id(task_id), "p", 0)
+    policy = NoisyExpert(noise=noise, rng=rng)
+    while not episode.env.done:
+        if rng.random() < noise / 2:
+            episode.act(None, BROKEN)
+        else:
+            episode.act(policy(episode.env, episode.current_step()))
+    return episode.rollout()
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.4])
 def test_trainer_asks_the_renderer_s_prompts_and_learns_the_model_s_turns(
     renderer, tiny_model, tmp_path, monkeypatch, noise
 ):
-    rollouts = []
-    for seed, task_id in enumerate(TASKS[:30]):
-        policy = NoisyExpert(noise=noise, rng=random.Random(seed))
-        rollouts.append(run_episode(Workspace.from_task_id(task_id), policy, "p"))
-    assert any(step.executed.type == "ask_clarification" for r in rollouts for step in r.steps)
+    rollouts = [clumsy_rollout(task, noise, random.Random(i)) for i, task in enumerate(TASKS[:30])]
+    actions = [step.executed for rollout in rollouts for step in rollout.steps]
+    assert any(action is not None and action.type == "ask_clarification" for action in actions)
+    assert (None in actions) is (noise > 0)
+    ends = {rollout.messages[-1]["role"] for rollout in rollouts}
+    assert ends == ({"assistant", "tool"} if noise else {"assistant"})
     assert any(not tool.documented for rollout in rollouts for tool in rollout.tools)
     turns, expected = {}, []
     for rollout in rollouts:
-        steps = list(rollout.each_step())
-        if rollout.messages[-1]["role"] != "assistant":  # TRL goes on after the end
-            last = Workspace.text_action("Over.")
-            steps.append(replace(steps[-1], history=rollout.messages, executed=last))
-        expected.append([renderer.completion_ids(step.executed) for step in steps])
-        prompts = [tuple(renderer.prompt_ids(step)) for step in steps]
-        turns |= zip(prompts, expected[-1], strict=True)
+        written = [
+            renderer.completion_ids(step.executed)
+            if step.executed
+            else renderer.message_completion_ids({"role": "assistant", "content": BROKEN})
+            for step in rollout.steps
+        ]
+        prompts = [tuple(renderer.prompt_ids(step)) for step in rollout.each_step()]
+        turns |= zip(prompts, written, strict=True)
+        expected.append([token for turn in written for token in turn])
 
     def scripted_turns(prompts, *_, **__):
         # Any other prompt than the renderer's is a KeyError.
         return [list(turns[tuple(ids)]) for ids in prompts], None
 
-    tasks = grpo_tasks([rollout.task_id for rollout in rollouts], renderer)
+    task_ids = [rollout.task_id for rollout in rollouts]
     limits = {"num_generations": 2, "max_completion_length": 1024}
-    trainer = make_trainer(tiny_model, tasks, renderer, tmp_path, **limits)
+    trainer = make_trainer(tiny_model, task_ids, renderer, tmp_path, **limits)
     monkeypatch.setattr(trainer, "_generate_single_turn", scripted_turns)
-    inputs = [row for row in tasks.rows for _ in range(2)]
-    batch = trainer._generate_and_score_completions(inputs)
-
-    played = [environment._workspace() for environment in trainer.environments]
-    assert [env.success for env in played] == [r.success for r in rollouts for _ in range(2)]
+    batch = trainer._generate_and_score_completions(
+        [row for row in trainer.train_dataset for _ in range(2)]
+    )
+    played = [environment._current() for environment in trainer.environments]
+    assert [episode.messages for episode in played[::2]] == [r.messages for r in rollouts]
     learned = (batch["completion_mask"] * batch["tool_mask"]).bool()
-    for place, turns_of_rollout in enumerate(expected):
-        written = batch["completion_ids"][2 * place][learned[2 * place]].tolist()
-        assert written == [token for turn in turns_of_rollout for token in turn]
-
-
-def test_question_is_a_turn_that_ends_with_a_question_mark_and_a_stop_token(
-    renderer, trl_tokenizer
-):
-    def asks(text, stop=True):
-        calls = parsed(trl_tokenizer, renderer, text, stop).get("tool_calls", [])
-        return [call["function"] for call in calls]
-
-    assert asks("Which hour?") == [{"name": "ask_user", "arguments": {"question": "Which hour?"}}]
-    assert asks("Which hour?", stop=False) == []  # cut off, so nothing that was said
-    assert asks("Done: t3") == []
-    assert asks("BLOCKED: may I?") == []
-    assert asks("<tool_call>?") == []
-
-
-def test_the_model_cannot_ask_by_a_call_that_its_catalogue_has_not(renderer, trl_tokenizer):
-    text = wire_text("ask_user", '{"question": "Which hour?"}')
-    turn = parsed(trl_tokenizer, renderer, text)
-    assert (turn["content"], "tool_calls" in turn) == (text, False)
-
-
-def test_call_that_is_no_object_is_left_to_trl(renderer, trl_tokenizer):
-    turn = parsed(trl_tokenizer, renderer, "<tool_call>\n[1]\n</tool_call>")
-    assert not turn.get("tool_calls")
-
-
-@pytest.fixture
-def clumsy_model(renderer, tiny_model):
-    """One that has just begun to learn the expert's episodes: calls, right and wrong."""
-    model = copy.deepcopy(tiny_model)
-    rows = [
-        torch.tensor([renderer.conversation_ids(run_episode(env, expert_policy, "e"))])
-        for env in map(Workspace.from_task_id, TASKS[:2])
-    ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(160):
-        row = rows[step % len(rows)]
-        model(input_ids=row, labels=row).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
+    for place, tokens in enumerate(expected):
+        assert batch["completion_ids"][2 * place][learned[2 * place]].tolist() == tokens
+    for name in REWARDS:
+        mean = sum(rollout_rewards(rollout)[name] for rollout in rollouts) / len(rollouts)
+        assert trainer._metrics["train"][f"rewards/{name}/mean"] == [pytest.approx(mean, abs=1e-5)]
 
 
 @pytest.mark.slow
-def test_grpo_run_has_rewards_that_differ_within_groups(renderer, clumsy_model, tmp_path):
-    tasks = grpo_tasks(TASKS[:2], renderer)
+def test_grpo_run_has_rewards_that_differ_within_groups(compact, tiny_model, tmp_path):
+    clumsy_model = copy.deepcopy(tiny_model)
+    episodes = [run_episode(Workspace.from_task_id(t), expert_policy, "e") for t in TASKS[:2]]
+    rows = [torch.tensor([compact.conversation_ids(episode)]) for episode in episodes]
+    optimizer = torch.optim.AdamW(clumsy_model.parameters(), lr=1e-2)
+    for step in range(160):
+        row = rows[step % len(rows)]
+        clumsy_model(input_ids=row, labels=row).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
     trainer = make_trainer(
         clumsy_model,
-        tasks,
-        renderer,
+        TASKS[:2],
+        compact,
         tmp_path,
         per_device_train_batch_size=8,
         num_generations=8,

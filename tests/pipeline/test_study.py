@@ -13,11 +13,10 @@ import pytest
 from specact_rl.cli import main
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError
-from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.report.study_sections import doubts_about_log
 from specact_rl.eval.results_schema import check_results, undocumented_keys
 from specact_rl.eval.step_outcomes import read_step_outcomes
-from specact_rl.mining.chunks import PROPOSALS_FILE
+from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.pipeline.study.base import parse_sizes
 from specact_rl.policy.gates import Gate
 from specact_rl.store import read_json, read_manifest, read_table, write_jsonl

@@ -106,8 +106,15 @@ def write_data(folder, renderer):
         renderer.training_row(step, right(i) if i % 4 == 0 else wrong(i), label=i % 4 == 0)
         for i, step in enumerate(steps)
     ]
+    # what KTO and rewards are of is the same, but for unparsable text
+    judged = [*verifier[:7], verifier[7] | {"completion": [{"role": "assistant", "content": "?"}]}]
+    rewarded = [{**row, "reward": float(row["label"]), "num_samples": 1} for row in judged]
+    for row in rewarded:
+        del row["label"]
     rows = {
         "sft_proposer": sft,
+        "kto_proposer": judged,
+        "reward_weighted_sft": rewarded,
         "dpo_proposer": pairs,
         "train_reward_model": pairs,
         "train_verifier": verifier,

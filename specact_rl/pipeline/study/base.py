@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 
 from specact_rl.errors import ConfigError, DegenerateResultError
-from specact_rl.eval.collect import SCORES_FILE
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
 from specact_rl.eval.evaluate import calibrate, calibration_rule, evaluate, run_all
 from specact_rl.eval.joined import Outcomes
@@ -33,6 +32,7 @@ from specact_rl.mining.build_rollouts import (
     import_rollouts,
     read_rollouts,
 )
+from specact_rl.mining.chunks import SCORES_FILE
 from specact_rl.models.language_model import Proposer
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.provenance import plain_json, provenance
