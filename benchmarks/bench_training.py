@@ -46,6 +46,9 @@ from specact_rl.programs import find_program
 from specact_rl.rendering import Renderer
 from specact_rl.store import write_training_rows
 
+BATCH = 8
+"""TRL's default."""
+NUM_HELD_OUT = 16
 NEVER = 10**9
 """A MIN_SHARED that nothing reaches."""
 KEPT = {"gradient_checkpointing": False}
@@ -147,10 +150,14 @@ class Bench:
         """Of all rows, both sides of a pair."""
         return sum(len(side.ids) for each in self.sides for side in each)
 
+    def length(self, number: int) -> int:
+        """Tokens of a row, of the longer side of a pair."""
+        return max(len(side.ids) for side in self.sides[number])
+
     def trainer(self, arm: Arm, numbers: Sequence[int], **options: Any) -> tuple[Any, Clock]:
         """A trainer on these rows, and the seconds of computing its reference beforehand."""
         if arm.sorted_rows:
-            numbers = sorted(numbers, key=lambda i: max(len(s.ids) for s in self.sides[i]))
+            numbers = sorted(numbers, key=self.length)
             options["train_sampling_strategy"] = "sequential"
         every = {
             **TRAINED, "output_dir": self.folder, "bf16": arm.bf16, "num_train_epochs": 1,
@@ -219,6 +226,22 @@ def make_rows(kind: str, renderer: Renderer, count: int) -> list[dict[str, Any]]
     raise SystemExit(f"there are {len(rows)} rows, asked for were {count}")
 
 
+def like_lengths(sides: Sequence[Sequence[TokenRow]], count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the rows to train on and of those held out.
+
+    The former are whole batches of neighbours by length, short to long, in a drawn order: sorted
+    again, few rows are padded as little as many would be, which favours the best settings.
+    """
+    rng = random.Random(1)
+    order = sorted(range(len(sides)), key=lambda i: max(len(s.ids) for s in sides[i]))
+    blocks = [order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH)]
+    num = count // BATCH
+    taken = [blocks[(2 * i + 1) * len(blocks) // (2 * num)] for i in range(num)]
+    chosen = [i for block in taken for i in block]
+    others = [i for i in range(len(sides)) if i not in set(chosen)]
+    return rng.sample(chosen, len(chosen)), rng.sample(others, NUM_HELD_OUT)
+
+
 @contextmanager
 def settings_of(arm: Arm) -> Iterator[None]:
     """What an arm changes in the libraries."""
@@ -256,6 +279,13 @@ def run(bench: Bench, arm: Arm, numbers: Sequence[int]) -> dict[str, Any]:
         "first_loss": losses[0],
         "num_steps": len(losses),
     }
+
+
+def padding(bench: Bench, order: Sequence[int]) -> float:
+    """Tokens of padded batches in this order, over tokens of the rows."""
+    starts = range(0, len(order), bench.batch_size)
+    longest = [max(map(bench.length, order[i : i + bench.batch_size])) for i in starts]
+    return sum(longest) * bench.batch_size * len(bench.sides[0]) / bench.num_tokens
 
 
 def first_losses(bench: Bench, numbers: Sequence[int]) -> dict[str, float]:
@@ -411,7 +441,8 @@ def whole_programs(bench: Bench, folder: Path) -> dict[str, float]:
     write_training_rows(data, {"train": bench.rows}, "Rows of a benchmark.")
     options = {
         "model_name_or_path": bench.path, "use_cpu": True, "report_to": "none", "seed": 0,
-        "per_device_train_batch_size": bench.batch_size, "num_train_epochs": 1, "save_strategy": "no",
+        "per_device_train_batch_size": bench.batch_size, "num_train_epochs": 1,
+        "save_strategy": "no",
     }  # fmt: skip
     recipe = [
         sys.executable,
@@ -435,7 +466,7 @@ def whole_programs(bench: Bench, folder: Path) -> dict[str, float]:
     return found
 
 
-def measure(bench: Bench, held_out: Bench, rounds: int, folder: Path | None) -> Any:
+def measure(bench: Bench, held_out: Bench, rounds: int, seeds: int, folder: Path | None) -> Any:
     """All of one kind of training."""
     arms, numbers = ARMS[bench.kind], list(range(len(bench.rows)))
     losses = first_losses(bench, numbers[: bench.batch_size])
@@ -468,6 +499,10 @@ def measure(bench: Bench, held_out: Bench, rounds: int, folder: Path | None) -> 
     packed = next(arm for arm in arms if arm.name == ours)
     return {
         "num_rows": len(bench.rows),
+        "padded_over_real_tokens": {
+            "drawn order": padding(bench, numbers),
+            "by length": padding(bench, sorted(numbers, key=bench.length)),
+        },
         "num_tokens": bench.num_tokens,
         "batch_size": bench.batch_size,
         "num_steps": runs[ours][0]["num_steps"],
@@ -478,7 +513,7 @@ def measure(bench: Bench, held_out: Bench, rounds: int, folder: Path | None) -> 
         "flops_packed": training_flops(bench, model, packed=True),
         "share_of_product_rate": training_flops(bench, model, packed=True) / seconds / product,
         "profile": profile(bench, packed, numbers),
-        "time_to_loss": [time_to_loss(bench, held_out, seed) for seed in range(min(2, rounds))],
+        "time_to_loss": [time_to_loss(bench, held_out, seed) for seed in range(seeds)],
         "whole_programs": whole_programs(bench, folder) if folder else None,
     }
 
@@ -502,8 +537,9 @@ def show(kind: str, size: str, found: Any) -> None:
             f"{spread(row['seconds_over_ours'])} | {spread(row['wall_over_ours'])} | "
             f"{row['build_seconds']:.1f} |"
         )
+    left = found["flops_packed"] / found["flops_of_all_tokens"]
     print(
-        f"\nFLOPs left of those of all tokens: {found['flops_packed'] / found['flops_of_all_tokens']:.2f}; "
+        f"\nFLOPs left of those of all tokens: {left:.2f}; "
         f"at {found['share_of_product_rate']:.0%} of the rate of a product of matrices "
         f"({found['product_flops_per_second'] / 1e9:.0f} GFLOP/s)"
     )
@@ -522,6 +558,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=2, help="of the time to one loss")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--kinds", nargs="+", default=["sft", "dpo"])
     parser.add_argument("--sizes", nargs="+", default=["1m"])
@@ -541,18 +578,18 @@ def main() -> None:
         renderer = Renderer(tokenizer=load_tokenizer(path), catalogue="compact")
         for kind in args.kinds:
             columns = ["completion"] if kind == "sft" else ["chosen", "rejected"]
-            num_held_out = 16
-            rows = make_rows(kind, renderer, args.rows + num_held_out)
+            pool = make_rows(kind, renderer, POOL // 2)
+            chosen, others = like_lengths(token_rows(pool, renderer, columns), args.rows)
             with tempfile.TemporaryDirectory() as folder:
                 parts = [
                     Bench(
                         kind=kind, path=path, tokenizer=renderer.tokenizer, rows=part,
-                        sides=token_rows(part, renderer, columns), batch_size=8, folder=folder,
+                        sides=token_rows(part, renderer, columns), batch_size=BATCH, folder=folder,
                     )
-                    for part in (rows[: args.rows], rows[args.rows :])
+                    for part in ([pool[i] for i in chosen], [pool[i] for i in others])
                 ]  # fmt: skip
                 programs = None if args.no_programs else Path(folder)
-                found = measure(*parts, args.rounds, programs)
+                found = measure(*parts, args.rounds, args.seeds, programs)
             results[f"{kind}-{size}"] = found
             show(kind, size, found)
             if args.out:
