@@ -125,9 +125,7 @@ def _why_not(lm: Any) -> str | None:
     return None
 
 
-def _packed_forward(
-    trl_forward: Any, precision: Callable[[], AbstractContextManager[Any]]
-) -> Any:
+def _packed_forward(trl_forward: Any, precision: Callable[[], AbstractContextManager[Any]]) -> Any:
     """TRL's forward, with the fused head over packed rows where a batch can be packed."""
 
     @functools.wraps(trl_forward.__func__)
