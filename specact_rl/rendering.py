@@ -360,13 +360,7 @@ def _check_row(row: Mapping[str, Any], renderer: Renderer, where: str) -> None:
             prompt_ids, ids = renderer._prompt_and_turn(list(row["prompt"]), message, tools)
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from error
-        if _ids_hash(prompt_ids) != row["history_hash"]:
-            raise ModelError(
-                f"{where}: the prompt's tokens must hash to history_hash {row['history_hash']!r}, "
-                f"got {_ids_hash(prompt_ids)!r} over {len(prompt_ids)} tokens (built with "
-                f"{row.get('num_prompt_tokens')!r}). The row was built with another template or "
-                "catalogue mode, or changed when it was stored: rebuild the data set"
-            )
+        check_prompt(row, prompt_ids, where)
         turn = ids[len(prompt_ids) :]
         expected = renderer.message_completion_ids(message)
         if renderer._until_stop(turn) != expected:
@@ -375,6 +369,21 @@ def _check_row(row: Mapping[str, Any], renderer: Renderer, where: str) -> None:
                 f"{where}: the turn's tokens in training must equal those at inference; "
                 f"{difference}"
             )
+
+
+def check_prompt(row: Mapping[str, Any], prompt_ids: Sequence[int], where: str) -> None:
+    """Check that a row's prompt has the tokens that it was built with.
+
+    Raises:
+        ModelError: They do not hash to the row's `history_hash`; begins with `where`.
+    """
+    if _ids_hash(prompt_ids) != row.get("history_hash"):
+        raise ModelError(
+            f"{where}: the prompt's tokens must hash to history_hash {row.get('history_hash')!r}, "
+            f"got {_ids_hash(prompt_ids)!r} over {len(prompt_ids)} tokens (built with "
+            f"{row.get('num_prompt_tokens')!r}). The row was built with another template or "
+            "catalogue mode, or changed when it was stored: rebuild the data set"
+        )
 
 
 def _assistant_messages(row: Mapping[str, Any], where: str) -> Iterator[Message]:

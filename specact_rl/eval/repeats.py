@@ -154,17 +154,22 @@ class Repeated:
 
     @property
     def mean(self) -> MetricValue:
-        """Mean over runs, with Student's t interval.
+        """Mean over runs, with Student's t interval."""
+        return mean_over_runs(self.known)
 
-        It takes runs as independent draws of a value that is about normal. Only the first is sure:
-        they share the bases they start from and the settings that were chosen before.
-        """
-        values = np.array(self.known)
-        if values.size < 2:
-            return MetricValue(value=None, n=values.size, note="fewer than two runs have a value")
-        half = stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
-        center = float(values.mean())
-        return MetricValue(value=center, low=center - half, high=center + half, n=values.size)
+
+def mean_over_runs(values: Sequence[float]) -> MetricValue:
+    """Mean of one value a run, with Student's t interval.
+
+    It takes runs as independent draws of a value that is about normal. Only the first is sure:
+    they share the bases they start from and the settings that were chosen before.
+    """
+    x = np.array(values)
+    if x.size < 2:
+        return MetricValue(value=None, n=x.size, note="fewer than two runs have a value")
+    half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    center = float(x.mean())
+    return MetricValue(value=center, low=center - half, high=center + half, n=x.size)
 
 
 def repeated_claims(runs: Sequence[JSON]) -> list[Repeated]:

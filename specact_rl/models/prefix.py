@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from specact_rl.errors import ModelError
@@ -259,13 +259,21 @@ def _with_room(states: Tensor, num_new: int) -> Tensor:
     return buffer
 
 
+def other_attention(config: PreTrainedConfig) -> str | None:
+    """What layers have that is not full attention; None if all have that."""
+    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if other:
+        return str(sorted(other))
+    # Configs that predate layer_types say it by a window alone.
+    if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
+        return f"sliding_window={config.sliding_window!r}"
+    return None
+
+
 def _refuse_unsupported(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
-    other = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    # Configs that predate layer_types say it by a window alone.
-    windowed = not hasattr(config, "layer_types") and getattr(config, "sliding_window", None)
-    if other or windowed:
-        found = sorted(other) or f"sliding_window={config.sliding_window!r}"
+    found = other_attention(config)
+    if found:
         raise ModelError(
             f"{model.name_or_path!r}: every layer must have full attention to share prefixes, got "
             f"{found}; use a model without sliding or linear attention"

@@ -46,12 +46,14 @@ _MAX_CHECKED = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """One prompt with one turn, as tokens."""
+    """One prompt with what follows it, as tokens: a turn, or the rest of an episode."""
 
     prompt: list[int]
     """Ends with the generation prompt."""
     completion: list[int]
     """Ends with the stop token; a newline that a template writes after it is not there."""
+    under_loss: tuple[bool, ...] | None = None
+    """Per token of the completion, whether the loss is on it; None: on all, as in a single turn."""
     where: str = field(default="a row", compare=False)
     """File, number and step of the row it comes from, for error messages."""
 
@@ -62,8 +64,15 @@ class TokenRow:
 
     @property
     def labels(self) -> list[int]:
-        """The sequence with everything masked that is not the turn."""
-        return [IGNORED] * len(self.prompt) + self.completion
+        """The sequence with everything masked that the loss is not on."""
+        mask = self.under_loss or (True,) * len(self.completion)
+        turns = zip(self.completion, mask, strict=True)
+        return [IGNORED] * len(self.prompt) + [i if own else IGNORED for i, own in turns]
+
+    @property
+    def trained(self) -> list[int]:
+        """The tokens that the loss is on."""
+        return [label for label in self.labels if label != IGNORED]
 
 
 def token_rows(
@@ -217,7 +226,7 @@ def check_trained_tokens(trainer: Trainer, expected: Sequence[TokenRow], num_row
         raise ModelError(f"{name} must train on {num_rows} rows, but made {len(data)} of them")
     places = range(0, len(data), max(1, len(data) // _MAX_CHECKED))
     columns = [c for c in data.column_names if not isinstance(data[0][c], str)]
-    unseen = Counter((tuple(row.ids), tuple(row.completion)) for row in expected)
+    unseen = Counter((tuple(row.ids), tuple(row.trained)) for row in expected)
     turns = Counter(tuple(row.ids) for row in expected)
     for place in places:
         batch = collate([{c: data[place][c] for c in columns}])

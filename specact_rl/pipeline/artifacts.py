@@ -236,10 +236,20 @@ def finished_run(folder: Path) -> Artifacts:
     Raises:
         ConfigError: The folder holds no finished run, or one of a version with other presets.
     """
-    folders = Folders(root=folder)
-    done = folders.identity.is_file() and (folders.evaluation / RESULTS_FILE).is_file()
-    if not done:
+    if not (Folders(root=folder).evaluation / RESULTS_FILE).is_file():
         raise ConfigError(f"{folder} must be the folder of a finished `specact run`")
+    return begun_run(folder)
+
+
+def begun_run(folder: Path) -> Artifacts:
+    """A run that may have gone only part of its way; what is not there yet cannot be read.
+
+    Raises:
+        ConfigError: The folder holds no run, or one of a version with other presets.
+    """
+    folders = Folders(root=folder)
+    if not folders.identity.is_file():
+        raise ConfigError(f"{folder} must be the folder of a `specact run`")
     identity = read_json(folders.identity)
     try:
         preset = TypeAdapter(Preset).validate_python(identity["preset"])
