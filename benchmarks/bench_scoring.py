@@ -2,30 +2,106 @@
 
     python benchmarks/bench_scoring.py
 
-Log-probabilities of 20 candidates at every step of workspace rollouts, fp32, random weights of the
-shipped shapes. Prints seconds of each pair of runs and the ratio's median, minimum and maximum;
-both ways must agree to 1e-3 in summed log-probability.
+Summed log-probabilities of candidates at the steps of workspace rollouts, fp32, the shipped bases.
+`steps`: 200 steps, each with a prompt of its own, 8 candidates. `rollouts`: rollouts of 12 steps or
+more, cut to 12, 8 candidates at each; their prompts extend one another. `short`: rollouts as they
+are (4 steps on average), 20 candidates. The naive way computes every prompt with every candidate,
+in batches of like length. Prints the ratio of each pair of runs, and at what share of the rate of a
+matrix product each way does the FLOPs that it does; both ways must agree to 1e-3 in summed
+log-probability.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 import numpy as np
 import torch
 
-from specact_rl.envs.corpus import corpus_rollouts
+from specact_rl.envs.corpus import FIRST_CORPUS_SEED, corpus_rollouts
+from specact_rl.envs.episodes import NoisyExpert, run_episode
 from specact_rl.envs.labels import StepLabeller
-from specact_rl.models.loading import load_causal_lm, load_tokenizer
-from specact_rl.models.scoring import score_candidates
+from specact_rl.envs.workspace.environment import Workspace
+from specact_rl.metrics.cost import ModelSize
+from specact_rl.models.device import product_rate
+from specact_rl.models.loading import load_causal_lm, load_tokenizer, model_size
+from specact_rl.models.prefix import num_cached_tokens
+from specact_rl.models.scoring import TokenTree, score_candidates
 from specact_rl.presets import model_path
-from specact_rl.rendering import Renderer
+from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
+from specact_rl.types import Rollout
+
+LONG = 12
+"""Steps of a long rollout."""
+CASES = ("steps", "rollouts", "short")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Prompts and the candidates behind each."""
+
+    prompts: list[StepPrompt]
+    candidates: list[list[list[int]]]
+
+    @classmethod
+    def of(cls, case: str, scale: float, renderer: Renderer) -> Work:
+        """Of one case; `scale` makes it smaller."""
+        if case == "steps":
+            rollouts, most = corpus_rollouts(max(1, round(60 * scale))), 8
+        elif case == "rollouts":
+            rollouts, most = islice(long_rollouts(), max(1, round(8 * scale))), 8
+        else:
+            rollouts, most = corpus_rollouts(max(1, round(12 * scale))), 20
+        prompts, candidates = [], []
+        for rollout in rollouts:
+            labeller = StepLabeller(rollout)
+            prompts += renderer.rollout_ids(rollout).prompts()
+            for step in rollout.each_step():
+                legal = labeller.environment_at(step.index).legal_actions()
+                few = random.Random(step.step_id).sample(legal, min(most, len(legal)))
+                candidates.append([renderer.completion_ids(action) for action in few])
+        if case == "steps":
+            apart = [RolloutTokens.of_prompt(p.ids, p.step_id).prompts()[0] for p in prompts]
+            return cls(apart[:200], candidates[:200])
+        return cls(prompts, candidates)
+
+    def flops(self, size: ModelSize) -> tuple[float, float]:
+        """Of the shared and of the naive way; padding counts for neither."""
+        shared = naive = 0.0
+        cached = num_cached_tokens(self.prompts)
+        for prompt, known, each in zip(self.prompts, cached, self.candidates, strict=True):
+            n = len(prompt.ids)
+            nodes = len(TokenTree.of([ids[:-1] for ids in each]).tokens)
+            shared += size.flops(known, n) + size.flops(n, n + 1) * nodes
+            naive += sum(size.flops(0, n + len(ids)) for ids in each)
+        return float(shared), float(naive)
+
+
+def long_rollouts() -> Iterator[Rollout]:
+    """The first 12 steps of episodes of a clumsy expert."""
+    for seed in count(FIRST_CORPUS_SEED):
+        policy = NoisyExpert(noise=0.6, rng=random.Random(seed))
+        rollout = run_episode(Workspace(seed), policy, "scripted")
+        if len(rollout.steps) >= LONG:
+            end = rollout.steps[LONG].message_index if len(rollout.steps) > LONG else None
+            yield replace(
+                rollout, steps=rollout.steps[:LONG], messages=rollout.messages[:end], success=None
+            )
 
 
 @torch.inference_mode()
-def naive(model, pairs, pad, batch_size=64):  # type: ignore[no-untyped-def]
+def naive(
+    model: torch.nn.Module,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    pad: int,
+    batch_size: int = 64,
+) -> np.ndarray:
     """Every prompt + candidate by itself, batches of like length."""
     result = np.zeros(len(pairs))
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
@@ -47,39 +123,50 @@ def naive(model, pairs, pad, batch_size=64):  # type: ignore[no-untyped-def]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rollouts", type=int, default=12)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of rollouts")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", default=["1m", "4m"])
     args = parser.parse_args()
-    rollouts = list(corpus_rollouts(args.rollouts))
+    rate = product_rate(on_cpu=True)
+    print(f"{torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s in a product of 1,024^2")
+    print(
+        "| model | case | steps x candidates | naive / shared: median, least, most | of the rate |"
+    )
+    print("|---|---|---|---|---|")
     for size in args.sizes:
         path = model_path(f"builtin:{size}")
         renderer = Renderer(tokenizer=load_tokenizer(path), catalogue="compact")
         model = load_causal_lm(path)
-        prompts, candidates = [], []
-        for rollout in rollouts:
-            labeller = StepLabeller(rollout)
-            prompts += renderer.rollout_ids(rollout).prompts()
-            for step in rollout.each_step():
-                legal = labeller.environment_at(step.index).legal_actions()
-                candidates.append([renderer.completion_ids(action) for action in legal])
-        pairs = [(p.ids, c) for p, each in zip(prompts, candidates, strict=True) for c in each]
-        ratios = []
-        for run in range(args.runs + 1):
-            started = time.perf_counter()
-            shared = np.concatenate(score_candidates(model, prompts, candidates))
-            middle = time.perf_counter()
-            apart = naive(model, pairs, renderer.tokenizer.pad_token_id)
-            ended = time.perf_counter()
-            assert np.abs(shared - apart).max() < 1e-3, np.abs(shared - apart).max()
-            if run:  # the first pair warms up
-                ratios.append((ended - middle) / (middle - started))
-                print(f"{size}: shared {middle - started:.2f} s, naive {ended - middle:.2f} s")
-        print(
-            f"{size}: {len(prompts)} steps x 20 candidates, naive / shared: median "
-            f"{statistics.median(ratios):.1f}, {min(ratios):.1f} to {max(ratios):.1f}, "
-            f"{torch.get_num_threads()} threads"
-        )
+        for case in args.cases:
+            work = Work.of(case, args.scale, renderer)
+            pairs = [
+                (prompt.ids, ids)
+                for prompt, each in zip(work.prompts, work.candidates, strict=True)
+                for ids in each
+            ]
+            seconds: tuple[list[float], list[float]] = ([], [])
+            for run in range(args.runs + 1):
+                started = time.perf_counter()
+                shared = np.concatenate(score_candidates(model, work.prompts, work.candidates))
+                middle = time.perf_counter()
+                apart = naive(model, pairs, renderer.tokenizer.pad_token_id)
+                ended = time.perf_counter()
+                assert np.abs(shared - apart).max() < 1e-3, np.abs(shared - apart).max()
+                if run:  # the first pair warms up
+                    seconds[0].append(middle - started)
+                    seconds[1].append(ended - middle)
+            ratios = [b / a for a, b in zip(*seconds, strict=True)]
+            shares = [
+                flops / statistics.median(each) / rate
+                for flops, each in zip(work.flops(model_size(model)), seconds, strict=True)
+            ]
+            print(
+                f"| {size} | {case} | {len(work.prompts)} x {len(pairs) / len(work.prompts):.1f} "
+                f"| {statistics.median(ratios):.1f}, {min(ratios):.1f}, {max(ratios):.1f} "
+                f"| shared {100 * shares[0]:.0f} %, naive {100 * shares[1]:.0f} % |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ SMALL = {
     "bench_outcomes": ["--rollouts", "1", "--runs", "1"],
     "bench_promises": ["--repeats", "1"],
     "bench_preferences": ["runs/none"],
-    "bench_scoring": ["--rollouts", "1", "--runs", "1", "--sizes", "1m"],
+    "bench_scoring": ["--scale", "0.05", "--runs", "1", "--sizes", "1m"],
     "bench_statistics": ["--runs", "3", "--size", "300", "--rounds", "1"],
     "bench_training": [
         "--kinds",
