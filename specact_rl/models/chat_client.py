@@ -72,8 +72,9 @@ class ChatModel(ModelServer):
         wanted = [(step, k) for step in steps for k in range(sampling.num_samples)]
         proposals: list[Proposal | None] = [None] * len(wanted)
 
-        def take(place: int, reply: Reply | Refusal) -> None:
+        def take(place: int, reply: Reply | Refusal) -> bool:
             proposals[place] = self._proposal(*wanted[place], reply)
+            return True
 
         self.ask(
             [

@@ -75,13 +75,13 @@ class ServerJudge(ModelServer):
         first = list(asked.values())
         strange: list[str] = []
 
-        def take(number: int, reply: Reply | Refusal) -> None:
+        def take(number: int, reply: Reply | Refusal) -> bool:
             place = first[number]
             if isinstance(reply, Refusal):
                 if self.unanswered == "stop":
                     raise reply
                 logger.warning("%s", reply)
-                return
+                return False
             prompt, cached, written = self._counts(reply, items[place])
             listed = self._listed(reply, items[place])
             found = yes_less_no(listed)
@@ -93,6 +93,7 @@ class ServerJudge(ModelServer):
             dollars = self.dollars(reply.answer.usage)
             price[place] = np.nan if dollars is None else dollars
             seconds[place] = reply.seconds
+            return found is not None  # else ask again: the server may have been set right
 
         self.ask(requests, take)
         self._check_words(strange, len(requests))

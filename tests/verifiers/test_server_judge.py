@@ -162,6 +162,17 @@ def test_model_that_thinks_first_is_refused(judge, server, make_items):
         judge.judge(make_items(DONE))
 
 
+def test_server_that_was_set_right_is_asked_again(judge, server, make_items, tmp_path):
+    judge = judge.keeping(tmp_path / "answers.jsonl")
+    server.answer = lambda body: judge_answer(**{"<think>": -0.1})
+    with pytest.raises(ServerError, match="switch thinking off"):
+        judge.judge(make_items(DONE))
+    server.answer = lambda body: YES
+    for again in (judge, judge.keeping(tmp_path / "answers.jsonl")):
+        np.testing.assert_allclose(again.judge(make_items(DONE)).log_odds, 2.5)
+    assert len(server.answered) == 9 + 9  # and what is of use is kept
+
+
 FAULTS = {
     "429": status(429),
     "500": status(500),
@@ -218,7 +229,7 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
     server.answer = lambda body: judge_answer(yes=-0.01 * len(server.answered) - 0.01, no=-5.0)
 
     def collect():
-        return collect_scores(
+        collect_scores(
             tables / "rollouts",
             tables / "proposals",
             tables / "scores",
@@ -233,7 +244,8 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
             collect()
         assert not (tables / "scores").exists()
     server.faults = []
-    rows = collect()
+    collect()
+    rows = read_table(tables / "scores" / "scores.parquet", Score)
     proposals = read_table(tables / "proposals" / "proposals.parquet", Proposal)
     assert [row.proposal_id for row in rows] == [p.proposal_id for p in proposals]
     assert set(Counter(server.answered).values()) == {1}
