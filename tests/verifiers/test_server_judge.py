@@ -84,6 +84,8 @@ def test_question_holds_tools_history_and_proposal_and_nothing_later(judge, serv
         ({"no": -0.1, "maybe": -4.0}, -3.9),
         ({"no": np.log(0.8)}, np.log(0.2) - np.log(0.8)),  # nor than what is left for all others
         ({"yes": 0.0}, -np.log(1e-9)),
+        ({"yes": 0.0, "no": -9999.0}, -np.log(1e-9)),  # which stands for minus infinity
+        ({"no": -0.1, "maybe": -4.0, "well": -9999.0}, -3.9),
         ({"<think>": -0.1, "yesterday": -2.0, "not": -3.0}, None),
     ],
 )
