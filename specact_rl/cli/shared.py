@@ -154,12 +154,13 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 
-def judge_of(name: str, args: argparse.Namespace) -> ServerJudge | None:
+def judge_of(name: str | None, args: argparse.Namespace) -> ServerJudge | None:
     """The server that a verifier's name stands for; None, and no options of it, where for none."""
     from specact_rl.models.server import is_server
 
-    if not is_server(name):
-        _refuse_options(args, _JUDGE_OPTIONS, f"the verifier is {name!r}")
+    if name is None or not is_server(name):
+        found = "there is no --verifier" if name is None else f"the verifier is {name!r}"
+        _refuse_options(args, _JUDGE_OPTIONS, found)
         return None
     from specact_rl.verifiers.server_judge import ServerJudge
 

@@ -300,6 +300,13 @@ def test_judge_that_does_not_fit_is_refused(arguments, complaint, tables, capsys
     assert not (tables / "p").exists()
 
 
+def test_options_of_a_judge_that_is_not_there_are_refused(tables, capsys):
+    paths = ["--rollouts", tables / "rollouts", "--splits", "train_verifier", "--out", tables / "p"]
+    model = ["--model", "http://127.0.0.1:9/v1#m", "--verifier-price-per-million", "1,2"]
+    assert cli.main(["outcomes", *map(str, paths), *model]) == 2
+    assert "but there is no --verifier" in capsys.readouterr().err
+
+
 def test_study_may_be_gated_by_a_server():
     choice = choose_verifier("http://localhost:8000/v1#Qwen/Qwen3-8B", seed=0)
     assert isinstance(choice.fitted, ServerJudge)
