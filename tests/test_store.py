@@ -604,3 +604,24 @@ def test_a_bad_row_behind_a_filter_is_named_by_its_number_in_the_table(tmp_path)
     with pytest.raises(RolloutFormatError, match=r"t\.parquet: row 3: .*messages\.0"):
         list(iter_table(path, Rollout, where={"task_id": ["b"]}))
     assert len(list(iter_table(path, Rollout, where={"task_id": ["a"]}))) == 2
+
+
+def test_columns_of_a_table_from_before_a_field_have_its_default(tmp_path):
+    scores = [
+        Score(
+            proposal_id=f"p{i}",
+            verifier_id="v",
+            log_odds=0.0,
+            num_tokens=1,
+            num_cached_tokens=0,
+            seconds=0.0,
+        )
+        for i in range(3)
+    ]
+    path = tmp_path / "scores.parquet"
+    write_table(path, scores)
+    pq.write_table(pq.read_table(path).drop_columns(["price"]), path)
+    for names in (["price"], ["proposal_id", "price"]):
+        [columns] = iter_columns(path, Score, names)
+        assert list(columns) == names
+        assert columns["price"] == [None] * 3

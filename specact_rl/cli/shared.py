@@ -128,14 +128,11 @@ _SERVER_OPTIONS = ("concurrency", "timeout", "max_retries", "unanswered")
 """Of every server of the command."""
 
 
-def is_url(model: str) -> bool:
-    """Whether a model is a server's address, and no folder."""
-    return model.lower().startswith(("http://", "https://"))
-
-
 def longest_proposal(model: str | None) -> int:
     """Tokens that a proposal may have by default: a server's model may think first."""
-    return 1024 if model is not None and is_url(model) else 48
+    from specact_rl.models.server import is_server
+
+    return 1024 if model is not None and is_server(model) else 48
 
 
 def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) -> Proposer:
@@ -148,18 +145,22 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
     """
     from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import LanguageModel
+    from specact_rl.models.server import is_server
 
-    both = () if judge is not None and is_url(judge) else _SERVER_OPTIONS
-    if not is_url(model):
+    both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
+    if not is_server(model):
         _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
         return LanguageModel.load(Path(model))
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 
-def judge_of(name: str, args: argparse.Namespace) -> ServerJudge | None:
+def judge_of(name: str | None, args: argparse.Namespace) -> ServerJudge | None:
     """The server that a verifier's name stands for; None, and no options of it, where for none."""
-    if not is_url(name):
-        _refuse_options(args, _JUDGE_OPTIONS, f"the verifier is {name!r}")
+    from specact_rl.models.server import is_server
+
+    if name is None or not is_server(name):
+        found = "there is no --verifier" if name is None else f"the verifier is {name!r}"
+        _refuse_options(args, _JUDGE_OPTIONS, found)
         return None
     from specact_rl.verifiers.server_judge import ServerJudge
 

@@ -118,7 +118,7 @@ def add_outcomes(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="folder of a checkpoint's proposals and scores by the hash of all that they depend on "
         "(weights, template, sampling, rollout), for all runs that name it: what is in it is not "
-        "computed again",
+        "computed again, and has the seconds that it took then and there",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
@@ -169,7 +169,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
     if not total:
         raise ConfigError(f"{args.rollouts} has no step in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    judge = None if args.verifier is None else judge_of(args.verifier, args)
+    judge = judge_of(args.verifier, args)
     model = proposer_of(args.model, args, args.verifier)
     verifier: Verifier | None = judge
     if judge is None and args.verifier is not None:

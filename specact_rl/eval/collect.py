@@ -49,6 +49,7 @@ from specact_rl.store import (
 )
 from specact_rl.types import SCHEMA_VERSION, Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
+from specact_rl.verifiers.models import ClassifierVerifier
 from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
 
 _SHARDS = "shards"
@@ -210,8 +211,8 @@ def collect_scores(
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
         overwrite: Replace a folder made from other things.
         progress: Called with steps and tokens as they are finished.
-        cache_dir: Folder of scores by verifier, rollout and proposals; None: there is none. A
-            server's answers are not kept in it.
+        cache_dir: Folder of a `ClassifierVerifier`'s scores by its weights, rollout and proposals;
+            None: there is none. What others depend on besides is not known, and not kept in it.
         team: Processes that share the work.
 
     Raises:
@@ -221,8 +222,8 @@ def collect_scores(
     """
     answers = out_dir.with_name(f"{out_dir.name}.answers")
     kept = answers / f"{content_hash([verifier.verifier_id, team.rank])}.jsonl"
-    is_server = isinstance(verifier, ServerJudge)
     verifier = keeping_answers(verifier, kept)
+    origin = verifier.origin if isinstance(verifier, ClassifierVerifier | ServerJudge) else {}
 
     def judge(works: Sequence[Work]) -> list[list[Score]]:
         proposals = list(chain.from_iterable(work.proposals for work in works))
@@ -230,10 +231,9 @@ def collect_scores(
         return split_rows(scores, [len(work.proposals) for work in works])
 
     make: Maker[Score] = judge
-    if cache_dir is not None and not is_server:
+    if cache_dir is not None and isinstance(verifier, ClassifierVerifier):
         template = None if renderer is None else renderer.template_hash
-        dtype = str(getattr(getattr(verifier, "model", None), "dtype", None))
-        made_by = ["scores", verifier.verifier_id, template, dtype]
+        made_by = ["scores", verifier.verifier_id, origin, template]
         make = looking_first(RowCache(cache_dir), partial(_key, made_by), Score, judge)
 
     def finish(stage: Stage) -> None:
@@ -267,12 +267,14 @@ def collect_scores(
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={
             "verifier_id": verifier.verifier_id,
-            **(verifier.origin if isinstance(verifier, ServerJudge) else {}),
+            **origin,
             "splits": sorted(splits),
             "num_samples": num_samples,
         },
         overwrite=overwrite,
     )
+    if team.leads:
+        shutil.rmtree(answers, ignore_errors=True)
 
 
 def _rollouts(

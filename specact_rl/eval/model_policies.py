@@ -101,9 +101,12 @@ class ModelPolicies:
         return [done[plan] for plan in plans]
 
     def _act(self, model: ActionModel, episodes: Sequence[Episode]) -> None:
-        proposed = model.propose([episode.current_step() for episode in episodes], self.sampling)
-        for episode, samples in zip(episodes, proposed, strict=True):
-            last = samples[-1]
+        steps = [episode.current_step() for episode in episodes]
+        if isinstance(model, ChatModel):  # which is paid for each sample
+            acting = model.last_samples(steps, self.sampling)
+        else:
+            acting = [samples[-1] for samples in model.propose(steps, self.sampling)]
+        for episode, last in zip(episodes, acting, strict=True):
             episode.act(last.action, last.text, finished=last.finished)
 
 

@@ -153,5 +153,10 @@ def changed_settings(values: Mapping[str, Any], kind: type[Any]) -> dict[str, An
         for key, value in values.items()
         if not key.endswith("_token")
         and (key not in plain or plain[key] != value)
-        and (value or plain.get(key))  # [] for "" is no change
+        and not (_is_nothing(value) and _is_nothing(plain.get(key)))  # [] for "" is no change
     }
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a setting is off or empty; 0 is a number."""
+    return value is None or value is False or value in ("", [], {})

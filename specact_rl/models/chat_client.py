@@ -70,10 +70,25 @@ class ChatModel(ModelServer):
                 "distinct; leave that out, or take a checkpoint"
             )
         wanted = [(step, k) for step in steps for k in range(sampling.num_samples)]
+        each = iter(self._asked_for(wanted, sampling))
+        return [[next(each) for _ in range(sampling.num_samples)] for _ in steps]
+
+    def last_samples(self, steps: Sequence[Step], sampling: Sampling) -> list[Proposal]:
+        """The last of the proposals that `propose` would make at each step, and no other asked for.
+
+        Raises:
+            ServerError: As `propose`.
+            ConfigError: As `ask`.
+        """
+        return self._asked_for([(step, sampling.num_samples - 1) for step in steps], sampling)
+
+    def _asked_for(self, wanted: Sequence[tuple[Step, int]], sampling: Sampling) -> list[Proposal]:
+        """The samples of these steps and numbers, in their order."""
         proposals: list[Proposal | None] = [None] * len(wanted)
 
-        def take(place: int, reply: Reply | Refusal) -> None:
+        def take(place: int, reply: Reply | Refusal) -> bool:
             proposals[place] = self._proposal(*wanted[place], reply)
+            return True
 
         self.ask(
             [
@@ -82,8 +97,7 @@ class ChatModel(ModelServer):
             ],
             take,
         )
-        each = iter(proposal for proposal in proposals if proposal is not None)
-        return [[next(each) for _ in range(sampling.num_samples)] for _ in steps]
+        return [proposal for proposal in proposals if proposal is not None]
 
     def _proposal(self, step: Step, sample: int, reply: Reply | Refusal) -> Proposal:
         if isinstance(reply, Refusal):

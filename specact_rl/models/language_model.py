@@ -15,7 +15,13 @@ from specact_rl.actions.parsing import parse_action
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
-from specact_rl.models.loading import checkpoint_renderer, load_actor, model_id, model_size
+from specact_rl.models.loading import (
+    checkpoint_renderer,
+    dtype_origin,
+    load_actor,
+    model_id,
+    model_size,
+)
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
 from specact_rl.types import Proposal, Rollout, Step, proposal_id
 
@@ -140,9 +146,8 @@ class LanguageModel:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The numbers it computes in, where they are not the exact ones that tables are of."""
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        return {} if dtype == "float32" else {"dtype": dtype}
+        """What its rows depend on that `model_id` does not say."""
+        return dtype_origin(self.model)
 
     def keeping(self, path: Path) -> LanguageModel:
         """Itself: to propose again costs time only."""

@@ -115,6 +115,12 @@ def usual_dtype(device: torch.device) -> Dtype:
     return "float32"
 
 
+def dtype_origin(model: PreTrainedModel) -> dict[str, str]:
+    """The numbers a model computes in, where they are not the exact ones that tables are of."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {} if dtype == "float32" else {"dtype": dtype}
+
+
 def load_causal_lm(
     path: str | Path, dtype: Dtype | None = None, *, device: str | None = None
 ) -> PreTrainedModel:

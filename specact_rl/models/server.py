@@ -189,14 +189,15 @@ class ModelServer:
         return replace(self, kept=path)
 
     def ask(
-        self, requests: Sequence[Request], take: Callable[[int, Reply | Refusal], None]
+        self, requests: Sequence[Request], take: Callable[[int, Reply | Refusal], bool]
     ) -> None:
         """Have all requests answered, those that are not kept side by side.
 
         Args:
             requests: What is asked.
-            take: Called once for each with its place and what came, in any order; may raise a
-                ServerError, such as the refusal that it was handed.
+            take: Called once for each with its place and what came, in any order; says whether that
+                may be handed out again, and may raise a ServerError, such as the refusal that it
+                was handed.
 
         Raises:
             ServerError: A request failed for good. Those under way were awaited, no other was
@@ -241,7 +242,7 @@ class ModelServer:
         requests: Sequence[Request],
         keys: Sequence[str],
         missing: Sequence[int],
-        take: Callable[[int, Reply | Refusal], None],
+        take: Callable[[int, Reply | Refusal], bool],
     ) -> None:
         """Ask for the answers that are missing; each is kept and handed on as it comes."""
         waiting = iter(missing)
@@ -252,11 +253,11 @@ class ModelServer:
                 for place in waiting:  # the workers share it: each takes the next
                     try:
                         reply = await self._reply(client, requests[place])
-                        take(place, reply)  # what it cannot use is not kept
+                        lasts = take(place, reply)
                     except ServerError as error:
                         failures.append(error)
                     else:
-                        if isinstance(reply, Reply):
+                        if lasts and isinstance(reply, Reply):
                             self._keep(keys[place], reply)
                     if failures:
                         return

@@ -108,7 +108,7 @@ def check_kl_estimate(training: KTOConfig) -> None:
 
     Raises:
         ConfigError: A batch has one row, whose own completion would be compared with itself, or
-            rows are not drawn in the order in which they were put together.
+            rows are not put together in the order in which they are drawn.
     """
     if training.loss_type in _NO_KL:
         return
@@ -122,6 +122,12 @@ def check_kl_estimate(training: KTOConfig) -> None:
         raise ConfigError(
             f"train_sampling_strategy must be 'sequential' for loss_type {training.loss_type!r}, "
             f"got {training.train_sampling_strategy!r}; rows are shuffled by the seed before"
+        )
+    if (training.dataset_num_proc or 1) > 1:
+        raise ConfigError(
+            f"dataset_num_proc must be 1 for loss_type {training.loss_type!r}, got "
+            f"{training.dataset_num_proc}: each process pairs rows in batches of its own, which "
+            "are not those of training"
         )
 
 

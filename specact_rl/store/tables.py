@@ -434,6 +434,8 @@ def iter_columns(
 ) -> Iterator[dict[str, list[Any]]]:
     """Yield the values of some scalar fields, one row group at a time; nothing else is read.
 
+    A field with a default need not have a column.
+
     Args:
         path: The table.
         record_type: What its rows are.
@@ -444,8 +446,12 @@ def iter_columns(
         RolloutFormatError: Another schema version, or other columns than the record's.
     """
     with _open_table(path, record_type) as parquet:
+        there = set(parquet.schema_arrow.names)
+        absent = {f.name: f.default for f in fields(record_type) if f.name not in there}
         for group in range(parquet.num_row_groups) if row_groups is None else row_groups:
-            yield parquet.read_row_group(group, columns=list(names)).to_pydict()
+            rows = parquet.read_row_group(group, columns=[n for n in names if n in there])
+            cells = rows.to_pydict()
+            yield {n: cells[n] if n in there else [absent[n]] * rows.num_rows for n in names}
 
 
 def _open_table(path: Path, record_type: Any) -> pq.ParquetFile:

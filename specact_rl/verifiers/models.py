@@ -9,7 +9,13 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from specact_rl.metrics.cost import ModelSize
-from specact_rl.models.loading import checkpoint_renderer, load_judge, model_id, model_size
+from specact_rl.models.loading import (
+    checkpoint_renderer,
+    dtype_origin,
+    load_judge,
+    model_id,
+    model_size,
+)
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
 from specact_rl.rendering import Renderer
@@ -40,6 +46,11 @@ class ClassifierVerifier:
         renderer = checkpoint_renderer(folder)
         model = load_judge(folder)
         return cls(verifier_id=model_id(folder, renderer), model=model, renderer=renderer)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What its scores depend on that `verifier_id` does not say."""
+        return dtype_origin(self.model)
 
     @property
     def size(self) -> ModelSize:

@@ -29,6 +29,8 @@ _NUM_LISTED = 20
 """Likeliest first tokens that are asked for: as many as the hosted API gives and vLLM does."""
 _LEAST = 1e-9
 """Probability left for what is not listed, where rounding leaves none."""
+_NEVER = -1000.0
+"""Log-probabilities below are no numbers: servers write -9999 where they mean minus infinity."""
 _ENOUGH = 8
 """Answers none of which is yes or no, which tell of a model that does not do as it is asked."""
 
@@ -75,13 +77,13 @@ class ServerJudge(ModelServer):
         first = list(asked.values())
         strange: list[str] = []
 
-        def take(number: int, reply: Reply | Refusal) -> None:
+        def take(number: int, reply: Reply | Refusal) -> bool:
             place = first[number]
             if isinstance(reply, Refusal):
                 if self.unanswered == "stop":
                     raise reply
                 logger.warning("%s", reply)
-                return
+                return False
             prompt, cached, written = self._counts(reply, items[place])
             listed = self._listed(reply, items[place])
             found = yes_less_no(listed)
@@ -93,6 +95,7 @@ class ServerJudge(ModelServer):
             dollars = self.dollars(reply.answer.usage)
             price[place] = np.nan if dollars is None else dollars
             seconds[place] = reply.seconds
+            return found is not None  # else ask again: the server may have been set right
 
         self.ask(requests, take)
         self._check_words(strange, len(requests))
@@ -161,6 +164,7 @@ def yes_less_no(listed: Sequence[Likely]) -> float | None:
     Args:
         listed: The likeliest tokens, in any order.
     """
+    listed = [token for token in listed if token.logprob > _NEVER]
     sums = {word: _log_sum(t.logprob for t in listed if _word(t) == word) for word in ("yes", "no")}
     if all(math.isinf(value) for value in sums.values()):
         return None

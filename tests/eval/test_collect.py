@@ -19,11 +19,13 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval import collect
 from specact_rl.eval import outcomes as outcomes_module
 from specact_rl.mining.build_rollouts import collect_rollouts, import_rollouts
+from specact_rl.models.language_model import LanguageModel
 from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.rendering import Renderer
 from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Proposal, Score
-from specact_rl.verifiers import SampleAgreement
+from specact_rl.verifiers import ClassifierVerifier, SampleAgreement
+from specact_rl.verifiers.models import StrongJudge
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -281,6 +283,42 @@ def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypa
         assert run("second") == first  # seconds and all
         with pytest.raises(AssertionError, match="a model was run"):
             run("third", "--num-samples", "2")
+
+
+def judged_by(verifier, rollouts, proposals, out, **options):
+    renderer = Renderer(tokenizer=AutoTokenizer.from_pretrained(BASE), catalogue="compact")
+    collect.collect_scores(
+        rollouts, proposals, out, verifier, renderer, ["train_verifier"], **options
+    )
+    return read_table(out / "scores.parquet", Score)
+
+
+def test_scores_in_other_numbers_are_other_scores(rollouts, proposals, tmp_path):
+    verifier = ClassifierVerifier.load(save_verifier(tmp_path / "judge", 2))
+    cached = {"cache_dir": tmp_path / "cache"}
+    exact = judged_by(verifier, rollouts, proposals, tmp_path / "scores", **cached)
+    assert "dtype" not in read_manifest(tmp_path / "scores").arguments
+    verifier.model.to(torch.bfloat16)
+    rounded = judged_by(verifier, rollouts, proposals, tmp_path / "scores", **cached)
+    assert [s.log_odds for s in rounded] != [s.log_odds for s in exact]
+    assert read_manifest(tmp_path / "scores").arguments["dtype"] == "bfloat16"
+
+
+def test_a_verifier_that_depends_on_more_than_its_name_is_not_cached(rollouts, proposals, tmp_path):
+    model = LanguageModel.load(BASE)
+    table = read_table(proposals / "proposals.parquet", Proposal)
+    own = {p.step_id: p for p in table if p.sample == 0}
+    judge = StrongJudge(verifier_id="j", model=model.model, renderer=model.renderer, own=own)
+    dearer = replace(
+        judge, own={step: replace(p, logprob=p.logprob + 1.0) for step, p in own.items()}
+    )
+    first, second = (
+        judged_by(each, rollouts, proposals, tmp_path / str(i), cache_dir=tmp_path, num_samples=1)
+        for i, each in enumerate((judge, dearer))
+    )
+    for score, less in zip(first, second, strict=True):
+        if score.log_odds is not None:
+            assert less.log_odds == pytest.approx(score.log_odds - 1.0)
 
 
 def test_a_cache_that_is_none_is_refused(rollouts, tmp_path, capsys):

@@ -194,3 +194,12 @@ def test_temperatures_that_cannot_be_are_refused(cheap, temperature):
 def test_a_policy_that_nobody_plays_is_refused(cheap):
     with pytest.raises(ConfigError, match="'novice'"):
         load(f"model:{cheap}").roll_out(plan("novice", f"model:{cheap}"))
+
+
+@pytest.mark.parametrize(("temperature", "sent"), [(0.0, {0.0}), (0.7, {0.7})])
+def test_a_server_is_asked_once_a_step_and_only_for_what_is_done(server, temperature, sent):
+    policy = f"model:{server.url}#m"
+    models = load(policy, temperature=temperature)
+    rollouts = models.roll_out(plan(policy, trials=1))
+    assert len(server.requests) == sum(len(rollout.steps) for rollout in rollouts) > 0
+    assert {request["temperature"] for request in server.requests} == sent

@@ -78,6 +78,7 @@ def test_weights_that_do_not_fit_are_refused(training, options, balance, complai
             "accumulation does not help",
         ),
         ({"train_sampling_strategy": "group_by_length"}, "must be 'sequential'"),
+        ({"dataset_num_proc": 2}, "dataset_num_proc must be 1"),
     ],
 )
 def test_a_kl_term_that_cannot_be_estimated_is_refused(training, options, complaint):

@@ -84,6 +84,8 @@ def test_question_holds_tools_history_and_proposal_and_nothing_later(judge, serv
         ({"no": -0.1, "maybe": -4.0}, -3.9),
         ({"no": np.log(0.8)}, np.log(0.2) - np.log(0.8)),  # nor than what is left for all others
         ({"yes": 0.0}, -np.log(1e-9)),
+        ({"yes": 0.0, "no": -9999.0}, -np.log(1e-9)),  # which stands for minus infinity
+        ({"no": -0.1, "maybe": -4.0, "well": -9999.0}, -3.9),
         ({"<think>": -0.1, "yesterday": -2.0, "not": -3.0}, None),
     ],
 )
@@ -162,6 +164,17 @@ def test_model_that_thinks_first_is_refused(judge, server, make_items):
         judge.judge(make_items(DONE))
 
 
+def test_server_that_was_set_right_is_asked_again(judge, server, make_items, tmp_path):
+    judge = judge.keeping(tmp_path / "answers.jsonl")
+    server.answer = lambda body: judge_answer(**{"<think>": -0.1})
+    with pytest.raises(ServerError, match="switch thinking off"):
+        judge.judge(make_items(DONE))
+    server.answer = lambda body: YES
+    for again in (judge, judge.keeping(tmp_path / "answers.jsonl")):
+        np.testing.assert_allclose(again.judge(make_items(DONE)).log_odds, 2.5)
+    assert len(server.answered) == 9 + 9  # and what is of use is kept
+
+
 FAULTS = {
     "429": status(429),
     "500": status(500),
@@ -218,7 +231,7 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
     server.answer = lambda body: judge_answer(yes=-0.01 * len(server.answered) - 0.01, no=-5.0)
 
     def collect():
-        return collect_scores(
+        collect_scores(
             tables / "rollouts",
             tables / "proposals",
             tables / "scores",
@@ -233,7 +246,8 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
             collect()
         assert not (tables / "scores").exists()
     server.faults = []
-    rows = collect()
+    collect()
+    rows = read_table(tables / "scores" / "scores.parquet", Score)
     proposals = read_table(tables / "proposals" / "proposals.parquet", Proposal)
     assert [row.proposal_id for row in rows] == [p.proposal_id for p in proposals]
     assert set(Counter(server.answered).values()) == {1}
@@ -284,6 +298,13 @@ def test_judge_that_does_not_fit_is_refused(arguments, complaint, tables, capsys
     assert complaint in shown.err
     assert KEY not in shown.err + shown.out
     assert not (tables / "p").exists()
+
+
+def test_options_of_a_judge_that_is_not_there_are_refused(tables, capsys):
+    paths = ["--rollouts", tables / "rollouts", "--splits", "train_verifier", "--out", tables / "p"]
+    model = ["--model", "http://127.0.0.1:9/v1#m", "--verifier-price-per-million", "1,2"]
+    assert cli.main(["outcomes", *map(str, paths), *model]) == 2
+    assert "but there is no --verifier" in capsys.readouterr().err
 
 
 def test_study_may_be_gated_by_a_server():
