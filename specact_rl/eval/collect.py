@@ -16,7 +16,6 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from specact_rl import __version__
 from specact_rl.errors import ConfigError
 from specact_rl.eval.outcomes import (
     Maker,
@@ -45,9 +44,10 @@ from specact_rl.store import (
     iter_shards,
     iter_table,
     open_stage,
+    source_hash,
     write_table,
 )
-from specact_rl.types import SCHEMA_VERSION, Proposal, Rollout, Score, SplitName
+from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
 from specact_rl.verifiers.models import ClassifierVerifier
 from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
@@ -311,9 +311,9 @@ def _with_proposals(
 
 
 def _key(made_by: Sequence[Any], work: Work) -> str:
-    """Of the rows of a piece of work, in a cache of all versions."""
+    """Of the rows of a piece of work, in a cache of all versions of the code."""
     rows = [asdict(work.rollout), [asdict(proposal) for proposal in work.proposals]]
-    return content_hash([__version__, SCHEMA_VERSION, *made_by, *rows])
+    return content_hash([source_hash(), *made_by, *rows])
 
 
 def _fill_together(

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import specact_rl
 from specact_rl import __version__
 from specact_rl.metrics import METRICS_VERSION
-from specact_rl.store import content_hash, file_hash
+from specact_rl.store import source_hash
 
 
 def plain_json(value: Any) -> Any:
@@ -55,14 +54,6 @@ def provenance(
         "wall_seconds": round(sum(stage["seconds"] for stage in stages), 1),
         "stages": list(stages),
     }
-
-
-def source_hash() -> str:
-    """Hash of the package's code: two versions of one number need not be one code."""
-    root = Path(specact_rl.__file__).parent
-    return content_hash(
-        {path.relative_to(root).as_posix(): file_hash(path) for path in sorted(root.rglob("*.py"))}
-    )
 
 
 def _processor() -> str:

@@ -28,11 +28,11 @@ from specact_rl.eval.step_outcomes import STEPS_FILE, write_step_outcomes
 from specact_rl.eval.table_outcomes import TableOutcomes, TablePlan
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
-from specact_rl.pipeline.provenance import plain_json, provenance, source_hash
+from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.policy.fitting import COST_WEIGHT
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import System
-from specact_rl.store import content_hash, file_hash, open_stage, read_json, write_json
+from specact_rl.store import content_hash, file_hash, open_stage, read_json, source_hash, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from specact_rl.store.files import (
     file_hash,
     read_json,
     remove_temporaries,
+    source_hash,
     sync,
     write_json,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "read_training_rows",
     "recovered_jsonl",
     "remove_temporaries",
+    "source_hash",
     "sync",
     "write_json",
     "write_jsonl",

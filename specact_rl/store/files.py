@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import specact_rl
 from specact_rl.errors import ConfigError
 
 # json.dumps would make an encoder for each value.
@@ -37,6 +39,15 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def source_hash() -> str:
+    """Hash of the package's code: two versions of one number need not be one code."""
+    root = Path(specact_rl.__file__).parent
+    return content_hash(
+        {path.relative_to(root).as_posix(): file_hash(path) for path in sorted(root.rglob("*.py"))}
+    )
 
 
 def sync(path: Path) -> None:
