@@ -273,6 +273,8 @@ def collect_scores(
         },
         overwrite=overwrite,
     )
+    if team.leads:
+        shutil.rmtree(answers, ignore_errors=True)
 
 
 def _rollouts(

@@ -218,7 +218,7 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
     server.answer = lambda body: judge_answer(yes=-0.01 * len(server.answered) - 0.01, no=-5.0)
 
     def collect():
-        return collect_scores(
+        collect_scores(
             tables / "rollouts",
             tables / "proposals",
             tables / "scores",
@@ -233,7 +233,8 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
             collect()
         assert not (tables / "scores").exists()
     server.faults = []
-    rows = collect()
+    collect()
+    rows = read_table(tables / "scores" / "scores.parquet", Score)
     proposals = read_table(tables / "proposals" / "proposals.parquet", Proposal)
     assert [row.proposal_id for row in rows] == [p.proposal_id for p in proposals]
     assert set(Counter(server.answered).values()) == {1}
