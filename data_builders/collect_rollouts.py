@@ -16,12 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from specact_rl.cli import logging_to_stderr
-from specact_rl.envs.collect import (
-    MODEL_PREFIX,
-    parse_seeds,
-    plan_episodes,
-    scripted_rollouts,
-)
+from specact_rl.envs.collect import MODEL_PREFIX, parse_seeds, plan_episodes, scripted_rollouts
 from specact_rl.mining.arguments import (
     add_policy_arguments,
     add_split_arguments,

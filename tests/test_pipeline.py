@@ -31,6 +31,8 @@ TIMES = {
     "ms_per_step",
     "tool_ms_per_step",
     "seconds_per_task",
+    "relative_seconds",
+    "latency",
     "stages",
     "command",
 }

@@ -224,6 +224,7 @@ def started(rollouts, out, *launcher):
     )
 
 
+@pytest.mark.slow  # starts processes; tests of shards and teams are in test_outcomes
 def test_nothing_is_lost_or_doubled_when_it_is_killed(rollouts, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
     assert outcomes(rollouts, tmp_path / "whole", "--num-samples", 2) == 0
@@ -251,6 +252,7 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed(rollouts, tmp_path, monkey
     assert len(seen) > len(kept)
 
 
+@pytest.mark.slow  # starts processes; tests of shards and teams are in test_outcomes
 def test_two_processes_make_the_table_of_one(rollouts, tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -122,6 +122,7 @@ def test_two_steps_leave_a_plain_checkpoint_and_a_log_of_every_reward(world, run
     out = tmp_path / "models" / "out"
     log = run_recipe(out, *options, "--learning_rate", "0.01", "--num_generations", "4")
     assert visible(out) == {
+        "README.md",
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
