@@ -117,8 +117,8 @@ def add_outcomes(subparsers: Subparsers) -> None:
         type=Path,
         metavar="DIR",
         help="folder of a checkpoint's proposals and scores by the hash of all that they depend on "
-        "(weights, template, sampling, rollout, code), for all runs that name it: what is in it is not "
-        "computed again, and has the seconds that it took then and there",
+        "(weights, template, sampling, rollout, code), for all runs that name it: what is in it is "
+        "not computed again, and has the seconds that it took then and there",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
