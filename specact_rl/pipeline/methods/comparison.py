@@ -88,12 +88,15 @@ class DataSet:
     """None where nothing is needed of the start."""
 
 
-def _pairs(strategy: str, needs: Sampled, **options: Any) -> DataSet:
-    # Pair precision by cost-to-go is of single steps.
-    options |= {"strategies": (strategy,), "max_per_task": MAX_PAIRS_PER_TASK}
+def _pairs(strategy: str, needs: Sampled) -> DataSet:
     return DataSet(
         build=build_preferences,
-        options=options | {"in_environment": strategy != "outcome"},
+        options={
+            "strategies": (strategy,),
+            "max_per_task": MAX_PAIRS_PER_TASK,
+            # Pair precision by cost-to-go is of single steps.
+            "in_environment": strategy != "outcome",
+        },
         needs=needs,
     )
 
