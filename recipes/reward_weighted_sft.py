@@ -78,9 +78,9 @@ def main() -> None:
         min_reward=arguments.min_reward,
     )
     check_effective_rows(weights, rewards)
-    used = [run.rows[i] for i in weights.rows]
+    tokens = token_rows(run.rows, run.renderer, ["completion"], run.rows_path)
     rows = fit_rows(
-        [row for [row] in token_rows(used, run.renderer, ["completion"], run.rows_path)],
+        [tokens[i][0] for i in weights.rows],
         training.max_length,
         allow_truncation=arguments.allow_truncation,
     )

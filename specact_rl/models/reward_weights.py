@@ -50,7 +50,7 @@ class RowWeights:
 
     mode: WeightMode
     weights: NDArray[np.float64]
-    """``(n,)``, mean 1 over the rows whose weight is not 0."""
+    """``(n,)``; 0 or 1 for "raft", else of mean 1."""
     num_prompts: int
     num_prompts_used: int
     """Prompts with a row that weighs anything."""

@@ -134,6 +134,23 @@ def test_builders_write_a_data_set_and_print_its_folder(inputs, tmp_path, capsys
     assert "train.parquet" in manifest.files
 
 
+def test_unpaired_rows_are_of_the_sources_and_values_that_are_asked_for(inputs, tmp_path):
+    args = ["--rollouts", inputs.rollouts, "--tokenizer", inputs.tokenizer, "--out", tmp_path / "o"]
+    args += ["--split", "train_proposer", "--catalogue", "compact", "--parsed-only"]
+    asked = ["--sources", "executed", "reference", "--judged-by", "match", "--match-level", "tool"]
+    assert run("build_weighted", *args, *asked) == 0
+    assert (
+        read_manifest(tmp_path / "o").arguments
+        | {
+            "judged_by": "match",
+            "sources": ["executed", "reference"],
+            "level": "tool",
+            "allow_unparsable": False,
+        }
+        == read_manifest(tmp_path / "o").arguments
+    )
+
+
 def test_pairs_are_matched_on_demand(inputs, tmp_path):
     args = ["--rollouts", inputs.rollouts, "--tokenizer", inputs.tokenizer, "--out", tmp_path / "o"]
     args += ["--proposals", inputs.proposals, "--split", "train_proposer"]
@@ -191,6 +208,15 @@ def test_a_log_is_imported(tmp_path, capsys):
             "build_preferences",
             ["--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER", "--strategies", "on_policy"],
             "must have proposals",
+        ),
+        ("build_kto", ["--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER"], "got none"),
+        (
+            "build_weighted",
+            [
+                *("--rollouts", "ROLLOUTS", "--tokenizer", "TOKENIZER"),
+                *("--sources", "executed", "--scores", "missing"),
+            ],
+            "go together",
         ),
         (
             "build_preferences",

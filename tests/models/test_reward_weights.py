@@ -109,7 +109,8 @@ def test_the_log_has_what_the_weights_leave():
 
 
 @pytest.mark.parametrize(
-    ("num_right", "said"), [(1, "refused"), (2, "few rows decide"), (11, None), (100, "all rewards")]
+    ("num_right", "said"),
+    [(1, "refused"), (2, "few rows decide"), (11, None), (100, "all rewards")],
 )
 def test_few_effective_rows_are_warned_of_and_next_to_none_refused(num_right, said, caplog):
     rewards = np.array([1.0] * num_right + [0.0] * (100 - num_right))
@@ -145,6 +146,4 @@ def test_rewards_are_read():
 def test_losses_that_weights_do_not_reach_are_refused(option, tmp_path):
     check_weighted_loss(SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True))
     with pytest.raises(ConfigError, match=next(iter(option))):
-        check_weighted_loss(
-            SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **option)
-        )
+        check_weighted_loss(SFTConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **option))

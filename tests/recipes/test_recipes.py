@@ -225,7 +225,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("recipe", ["sft_proposer", "kto_proposer", "train_verifier"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["sft_proposer", "train_verifier", pytest.param("kto_proposer", marks=pytest.mark.slow)],
+)
 def test_a_run_killed_after_two_steps_ends_with_the_same_weights(
     recipe, run_recipe, tmp_path, monkeypatch, capfd
 ):

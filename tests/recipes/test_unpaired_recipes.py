@@ -101,11 +101,13 @@ def test_kto_truncation_keeps_the_action(run_recipe, rows, tmp_path):
     assert log["log"][0]["loss"] == pytest.approx(0.75, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_kto_without_a_kl_term_takes_batches_of_one(run_recipe, tmp_path):
     options = ["--loss_type", "apo_zero_unpaired", "--per_device_train_batch_size", "1"]
     assert run_recipe("kto_proposer", tmp_path / "out", *options)["num_steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_row_that_kto_would_compare_with_itself_is_left_out(run_recipe, trainers, tmp_path):
     run_recipe("kto_proposer", tmp_path / "out", "--per_device_train_batch_size", "7")
     assert len(trainers[0].train_dataset) == 7
