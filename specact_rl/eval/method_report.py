@@ -44,8 +44,8 @@ class Spent:
     """Of what the start wrote for its rows before training."""
     training_flops: float
     """Of all passes of the training."""
-    flops_per_token: float
-    """Of training, over trained sequences."""
+    flops_per_counted_token: float
+    """Of training, by the tokens that train_log.json counts."""
     seconds: float | None = None
     """Of the training, on whatever else ran beside it; None before."""
 

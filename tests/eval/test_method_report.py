@@ -52,7 +52,7 @@ def method_run(name, right, success=(True, False, False, False), steps=4, num_st
             rows_seen=20,
             sampling_flops=2e11,
             training_flops=8e11,
-            flops_per_token=1.0,
+            flops_per_counted_token=1.0,
         ),
         task_ids=np.arange(num_steps) // 2,
         correct={level: np.arange(num_steps) < right for level in LEVELS},

@@ -88,12 +88,15 @@ class DataSet:
     """None where nothing is needed of the start."""
 
 
-def _pairs(strategy: str, needs: Sampled, **options: Any) -> DataSet:
-    # Pair precision by cost-to-go is of single steps.
-    options |= {"strategies": (strategy,), "max_per_task": MAX_PAIRS_PER_TASK}
+def _pairs(strategy: str, needs: Sampled) -> DataSet:
     return DataSet(
         build=build_preferences,
-        options=options | {"in_environment": strategy != "outcome"},
+        options={
+            "strategies": (strategy,),
+            "max_per_task": MAX_PAIRS_PER_TASK,
+            # Pair precision by cost-to-go is of single steps.
+            "in_environment": strategy != "outcome",
+        },
         needs=needs,
     )
 
@@ -310,14 +313,14 @@ class Comparison:
         batch = int(self.settings(method)["per_device_train_batch_size"])
         sampling = self.sampling_flops(DATA_SETS[method.data].needs)
         steps = affordable_steps(self.budget, sampling, batch * float(each.mean()))
-        tokens = sum(len(sequence.ids) for row in rows for sequence in row)
+        tokens = sum(_num_counted(method, sequence) for row in rows for sequence in row)
         return Spent(
             num_rows=len(rows),
             num_steps=steps,
             rows_seen=steps * batch,
             sampling_flops=float(sampling),
             training_flops=steps * batch * float(each.mean()),
-            flops_per_token=float(each.sum()) / tokens,
+            flops_per_counted_token=float(each.sum()) / tokens,
         )
 
     def train(self, name: str) -> Spent:
@@ -350,7 +353,7 @@ class Comparison:
         if not (path.is_file() and read_json(path)["identity"] == identity):
             self._launch(method, arguments, identity)
             log = read_json(self.model_folder(name) / TRAIN_LOG)
-            taken = planned.flops_per_token * log["num_tokens"]
+            taken = planned.flops_per_counted_token * log["num_tokens"]
             spent = replace(planned, training_flops=taken, seconds=log["seconds"])
             write_json(path, {"identity": identity, "spent": asdict(spent)})
         return self.spent(name)
@@ -464,3 +467,10 @@ class Comparison:
             "rejected_unparsable": counts.get(f"{data}:rejected_unparsable", 0),
             "precision": precision.get("better"),
         }
+
+
+def _num_counted(method: Method, sequence: TokenRow) -> int:
+    """Tokens of a sequence as train_log.json counts them."""
+    if method.recipe == "grpo_proposer":  # TRL leaves out what tools answered
+        return len(sequence.prompt) + len(sequence.trained)
+    return len(sequence.ids)
