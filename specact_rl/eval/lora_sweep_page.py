@@ -1,0 +1,424 @@
+"""The page of a LoRA sweep: the mundane cause first, then what scale, rate and weights do."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+
+from specact_rl.eval.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Example,
+    Finding,
+    Findings,
+    Paragraph,
+    Picture,
+    Section,
+    Status,
+    table,
+    words,
+)
+from specact_rl.eval.report.heat_map import HeatMap, draw_heat_maps
+from specact_rl.eval.report.numbers import (
+    DASH,
+    JSON,
+    cell,
+    direction,
+    fixed,
+    metric,
+    percent,
+    say,
+    say_percent,
+    say_points,
+)
+from specact_rl.eval.report.page import Page
+from specact_rl.metrics.values import MetricValue
+from specact_rl.models.lora_cells import END_FAULTS
+
+WEIGHTS = {"float": "unquantised", "nf4": "nf4"}
+FAULTS = {
+    "end_masked": "stop token masked out of the loss",
+    "end_missing": "stop token missing from packed rows",
+    "stop_unknown": "stop token not known to the decoder",
+}
+NOT_CORRECTED = (
+    "Differences are paired: same seeds, same held-out rows; intervals resample whole tasks and "
+    "take the trained models as given. Not corrected for the number of comparisons. NLL and KL are "
+    "in nats a token of the reference turns, stop token included; turns are generated greedily."
+)
+
+
+def sweep_page(results: JSON) -> Page:
+    """The page of a sweep's results."""
+    n = f"{results['num_rows']:,} held-out rows of {results['num_tasks']:,} tasks"
+    told = f"{results['num_cells']:,} trainings, each measured on the same {n}. {NOT_CORRECTED}"
+    return Page(
+        title="LoRA's scale: what garbles a generation",
+        summary=[Findings(items=tuple(_verdicts(results))), Paragraph(text=told)],
+        sections=[
+            Section(title="The mundane cause first", blocks=list(_mundane(results))),
+            Section(title="Scale, learning rate, weights", blocks=list(_maps(results))),
+            Section(title="Every setting", blocks=[_table(results)]),
+            Section(title="Differences", blocks=[_differences(results)]),
+            *_examples(results),
+            Section(title="How it was made", blocks=list(_made(results))),
+        ],
+    )
+
+
+# Verdicts
+
+
+def _verdicts(results: JSON) -> Iterator[Finding]:
+    sound = [s["ends"] for s in results["settings"] if s["ends"] and s["fault"] not in END_FAULTS]
+    if sound:
+        yield Finding(
+            status="note",
+            claim="The mundane cause was looked for first, and is not there.",
+            evidence=f"{sound[0]['in_words']} A training where this does not hold is not begun, "
+            "unless the fault is put in on purpose.",
+        )
+    for fault in FAULTS:
+        found = _contrasts(results, fault, "leaked" if fault == "stop_unknown" else "unfinished")
+        if found:
+            yield _fault_verdict(fault, found)
+    yield from _range_verdicts(results)
+    for kind, what in (("nf4", "4-bit weights"), ("rslora", "rsLoRA at the same alpha")):
+        found = _contrasts(results, kind, "nll")
+        if found:
+            yield _against_verdict(results, kind, what, found)
+
+
+def _fault_verdict(fault: str, found: Sequence[JSON]) -> Finding:
+    most = max(found, key=lambda c: _value(c["difference"]))
+    difference = metric(most, "difference")
+    seen = direction(difference) == "above"
+    effect = "special tokens leak into the turns" if fault == "stop_unknown" else "turns do not end"
+    claim = (
+        f"With the {FAULTS[fault]}, {effect}"
+        if seen
+        else (f"With the {FAULTS[fault]}, it is not shown that {effect}")
+    )
+    return Finding(
+        status="shown" if seen else _status(difference),
+        claim=f"{claim}.",
+        evidence=f"At {_setting_words(most['a'])}: {say_points(difference)} against the same "
+        f"training without the fault, n = {_n(difference)}; the largest of {len(found)}.",
+    )
+
+
+def _range_verdicts(results: JSON) -> Iterator[Finding]:
+    sound = [s for s in results["settings"] if s["fault"] == "none"]
+    if not sound:
+        return
+    ratios = sorted({s["ratio"] for s in sound})
+    for name, claim in (("unfinished", "leaves a turn without an end"), ("leaked", "leaks")):
+        worst = max(sound, key=lambda s, name=name: _value(s[name]))  # type: ignore[misc]
+        found = metric(worst, name)
+        none = _value(worst[name]) == 0.0
+        what = "leaves turns without an end" if name == "unfinished" else "leaks special tokens"
+        yield Finding(
+            status="against" if none else "shown",
+            claim=f"No sound setting with alpha/r from {ratios[0]:g} to {ratios[-1]:g} {claim}."
+            if none and name == "unfinished"
+            else f"No sound setting with alpha/r from {ratios[0]:g} to {ratios[-1]:g} {what}."
+            if none
+            else f"Some sound settings {what.replace('leaves', 'leave').replace('leaks', 'leak')}.",
+            evidence=f"Largest share: {say_percent(found)}, at {_setting_words(worst)}, "
+            f"n = {_n(found)}; {len(sound)} settings.",
+        )
+    rate = _contrasts(results, "fixed_learning_rate", "nll")
+    product = _contrasts(results, "fixed_product", "nll")
+    if rate:
+        yield _scale_verdict("At a fixed learning rate", rate)
+    if product:
+        yield _scale_verdict("At a fixed (alpha/r) x learning rate", product)
+
+
+def _scale_verdict(where: str, found: Sequence[JSON]) -> Finding:
+    most = max(found, key=lambda c: abs(_value(c["difference"])))
+    difference = metric(most, "difference")
+    side = direction(difference)
+    effect = {"above": "is worse", "below": "is better"}.get(side, "is not shown to differ")
+    return Finding(
+        status=_status(difference) if side == "open" else "shown",
+        claim=f"{where}, alpha/r = {most['a']['ratio']:g} {effect} than {most['b']['ratio']:g}.",
+        evidence=f"Held-out NLL {say(difference, 'nats', signed=True, most=4)}, "
+        f"{_setting_words(most['a'])} against {_setting_words(most['b'])}, "
+        f"n = {_n(difference)}; the largest of {len(found)}.",
+    )
+
+
+def _against_verdict(results: JSON, kind: str, what: str, found: Sequence[JSON]) -> Finding:
+    most = max(found, key=lambda c: abs(_value(c["difference"])))
+    difference = metric(most, "difference")
+    broken = _contrasts(results, kind, "unfinished")
+    ends = max(broken, key=lambda c: _value(c["difference"])) if broken else None
+    side = direction(difference)
+    effect = {"above": "cost likelihood", "below": "gain likelihood"}.get(
+        side, "not shown to differ"
+    )
+    more = (
+        ""
+        if ends is None
+        else f" Turns without an end: {say_points(metric(ends, 'difference'))} at most."
+    )
+    verb = {"above": "costs", "below": "gains"}.get(side)
+    claim = f"{what} {verb} likelihood" if verb else f"{what}: {effect}"
+    return Finding(
+        status=_status(difference) if side == "open" else "shown",
+        claim=f"{claim[0].upper()}{claim[1:]}.",
+        evidence=f"Held-out NLL {say(difference, 'nats', signed=True, most=4)} at "
+        f"{_setting_words(most['a'])}, n = {_n(difference)}; the largest of {len(found)}.{more}",
+    )
+
+
+def _status(value: MetricValue | None) -> Status:
+    return {"above": "shown", "below": "against", "open": "open"}.get(direction(value), "unknown")  # type: ignore[return-value]
+
+
+# Sections
+
+
+def _mundane(results: JSON) -> Iterator[Block]:
+    yield Paragraph(
+        text="Turns without an end and leaked <|im_end|> most often mean that the stop token was "
+        "masked or missing in the labels (a collator that masks padding by its id, with pad = "
+        "stop), or that the decoder does not know it. Each is put in on purpose here, beside the "
+        "same training without it. The base has seen ends in its own training, as pretrained chat "
+        "models have: it takes more than one unseen end to lose them."
+    )
+    faulty = [s for s in results["settings"] if s["fault"] != "none"]
+    shown = [s for s in results["settings"] if any(_same(s, f) for f in faulty)]
+    shown.sort(key=lambda s: (s["product"], s["weights"], s["fault"] != "none", s["fault"]))
+    rows = [_row(s, fault=True) for s in shown]
+    if rows:
+        yield table(["fault", *_HEADERS], rows, num_words=3)
+    else:
+        yield Paragraph(text="This sweep has no cell with a fault.")
+
+
+def _same(a: JSON, b: JSON) -> bool:
+    axes = ("ratio", "r", "learning_rate", "weights", "rslora")
+    return all(a[axis] == b[axis] for axis in axes)
+
+
+_HEADERS = [
+    "setting", "trained over", "alpha/r", "learning rate", "seeds", "held-out NLL",
+    "of the stop token", "KL to base", "no end, %", "leaks, %", "repeated 4-grams, %",
+    "distinct-2", "parsed, %", "type, %", "tool, %", "arguments, %", "acceptable, %",
+]  # fmt: skip
+
+
+def _row(s: JSON, *, fault: bool = False) -> tuple[Cell, ...]:
+    if "ratio" not in s:
+        head = [words("before training"), words(WEIGHTS[s["weights"]]), *[words("")] * 3]
+    else:
+        head = [
+            words(f"{'rsLoRA' if s['rslora'] else 'LoRA'}, r = {s['r']}"),
+            words(WEIGHTS[s["weights"]]),
+            words(f"{s['ratio']:g}"),
+            words(f"{s['learning_rate']:g}"),
+            words(len(s["seeds"])),
+        ]
+    if fault:
+        head = [words(FAULTS.get(s["fault"], "none")), *head]
+    distinct = s["distinct"]
+    return (
+        *head,
+        cell(metric(s, "nll"), most=4),
+        cell(metric(s, "stop_nll"), most=4),
+        cell(metric(s, "kl"), most=4),
+        percent(metric(s, "unfinished")),
+        percent(metric(s, "leaked")),
+        percent(metric(s, "repeated")),
+        words(DASH if distinct is None else fixed(distinct, 3)),
+        *(
+            percent(metric(s, name))
+            for name in ("parsed", "type", "tool", "arguments", "acceptable")
+        ),
+    )
+
+
+def _table(results: JSON) -> Block:
+    sound = [s for s in results["settings"] if s["fault"] == "none"]
+    rows = [_row(s) for s in (*results["bases"], *sound)]
+    return table(
+        _HEADERS,
+        rows,
+        caption="95 % intervals over tasks. Type, tool and arguments: share of the turns that "
+        "agree with the expert's action at least so far. Distinct-2 is of all turns together and "
+        "has no interval. Look at both beside the numbers before training.",
+        num_words=2,
+    )
+
+
+def _differences(results: JSON) -> Block:
+    names = {
+        "fixed_learning_rate": "largest against smallest alpha/r, same learning rate",
+        "fixed_product": "largest against smallest alpha/r, same (alpha/r) x learning rate",
+        "nf4": "nf4 against unquantised",
+        "rslora": "rsLoRA against LoRA, same alpha",
+    } | {fault: f"{what}, against none" for fault, what in FAULTS.items()}
+    columns = ("nll", "kl", "stop_nll", "unfinished", "leaked", "parsed", "arguments")
+    found: dict[tuple[str, str, str], dict[str, JSON]] = {}
+    for c in results["contrasts"]:
+        key = (names[c["kind"]], _setting_words(c["a"]), _setting_words(c["b"]))
+        found.setdefault(key, {})[c["column"]] = c
+    rows = []
+    for (kind, a, b), each in found.items():
+        seeds = next(iter(each.values()))["num_seeds"]
+        numbers = [
+            cell(metric(each.get(c), "difference"), signed=True, most=4)
+            if c in ("nll", "kl", "stop_nll")
+            else cell(metric(each.get(c), "difference"), scale=100.0, signed=True, most=1)
+            for c in columns
+        ]
+        rows.append((words(kind), Cell(main=a, below=f"less {b}"), words(seeds), *numbers))
+    headers = ["contrast", "settings", "seeds", "NLL", "KL", "stop NLL", "no end, points"]
+    headers += ["leaks, points", "parsed, points", "arguments, points"]
+    return table(headers, rows, num_words=2)
+
+
+def _maps(results: JSON) -> Iterator[Block]:
+    settings = [s for s in results["settings"] if s["fault"] == "none"]
+    ratios = sorted({s["ratio"] for s in settings})
+    rows = list(_map_rows(settings))
+    if not rows:
+        return
+    gaps = [i for i in range(1, len(rows)) if rows[i][0] != rows[i - 1][0]]
+
+    def values(name: str) -> list[list[float | None]]:
+        found = []
+        for _, _, members in rows:
+            by_ratio = {s["ratio"]: s for s in members}
+            found.append([None if r not in by_ratio else _value(by_ratio[r][name]) for r in ratios])
+        return found
+
+    base = next(iter(results["bases"]))
+    nll = [v for row in values("nll") for v in row if v is not None and not math.isnan(v)]
+    kl = [v for row in values("kl") for v in row if v is not None and not math.isnan(v)]
+    panels = [
+        HeatMap(
+            title="Held-out NLL, nats a token",
+            values=values("nll"),
+            show=lambda v: fixed(v, 3),
+            best=min(nll),
+            worst=max(2.0 * min(nll), 1e-6),
+        ),
+        HeatMap(
+            title="Same action as the expert's, %",
+            values=values("arguments"),
+            show=lambda v: fixed(100.0 * v, 0),
+            best=max(v for row in values("arguments") for v in row if v is not None and v == v),
+            worst=0.0,
+        ),
+        HeatMap(
+            title="Turns without an end, %",
+            values=values("unfinished"),
+            show=lambda v: fixed(100.0 * v, 1),
+            best=0.0,
+            worst=0.5,
+        ),
+        HeatMap(
+            title="KL to the base, nats a token",
+            values=values("kl"),
+            show=lambda v: fixed(v, 3),
+            best=0.0,
+            worst=max(0.5, *kl) if max(kl) > 0.5 else 0.5,
+        ),
+    ]
+    yield Picture(
+        name="lora_scales",
+        alt="Heat maps of four numbers over alpha/r and learning rate or their product",
+        caption="Means over seeds. Above, each row has one learning rate; below, one (alpha/r) x "
+        "learning rate, so that the learning rate falls as alpha/r grows. If scale mattered by "
+        "itself, rows below would change as those above do. Before training: NLL "
+        f"{fixed(_value(base['nll']), 3)}, same action "
+        f"{fixed(100.0 * _value(base['arguments']), 0)} %.",
+        draw=lambda: draw_heat_maps(
+            panels, [name for _, name, _ in rows], [f"{r:g}" for r in ratios], "alpha/r", gaps
+        ),
+    )
+
+
+def _map_rows(settings: Sequence[JSON]) -> Iterator[tuple[str, str, list[JSON]]]:
+    """Block, name and settings of the rows: first those of one learning rate, then of a product."""
+    by_product: dict[tuple[object, ...], list[JSON]] = {}
+    by_rate: dict[tuple[object, ...], list[JSON]] = {}
+    for s in settings:
+        kind = (s["weights"], s["rslora"], s["r"])
+        by_rate.setdefault((*kind, s["learning_rate"]), []).append(s)
+        by_product.setdefault((*kind, s["product"]), []).append(s)
+    products = {key: each for key, each in by_product.items() if len(each) > 1}
+    in_products = [id(s) for each in products.values() for s in each]
+    for block, groups in (("lr", by_rate), ("product", products)):
+        for key in sorted(groups, key=str):
+            each = groups[key]
+            if block == "lr" and len(each) == 1 and id(each[0]) in in_products:
+                continue  # stands in its product's row
+            weights, rslora, r, value = key
+            what = "lr" if block == "lr" else "(α/r)·lr"
+            kind_name = f"{'rsLoRA' if rslora else 'LoRA'} {r}"
+            yield block, f"{WEIGHTS[str(weights)]}, {kind_name}, {what} {value:g}", each
+
+
+def _examples(results: JSON) -> list[Section]:
+    garbled = sorted(
+        (s for s in results["settings"] if s["examples"]),
+        key=lambda s: -_value(s["unfinished"]) - _value(s["leaked"]),
+    )
+    blocks: list[Block] = [
+        Example(
+            verdict=f"{_setting_words(s)}",
+            lines=tuple((e["step_id"], e["text"][:400] or "(nothing)") for e in s["examples"][:3]),
+        )
+        for s in garbled[:6]
+    ]
+    if not blocks:
+        return []
+    return [Section(title="What was written that is no action", blocks=blocks, folded=True)]
+
+
+def _made(results: JSON) -> Iterator[Block]:
+    yield Code(text=shlex.join(results["command"]))
+    steps = sorted({s["num_steps"] for s in results["settings"]})
+    seconds = sum(s["seconds"] for s in results["settings"])
+    yield Paragraph(
+        text=f"Base {results['origin']['base_model_id']}, {results['num_train_rows']:,} training "
+        f"rows, {' or '.join(map(str, steps))} steps a cell, at most "
+        f"{results['max_new_tokens']} tokens generated a turn; {seconds / 60:.0f} minutes in all. "
+        "The adapter is measured over the weights that it was trained over, not merged."
+    )
+
+
+# Words
+
+
+def _setting_words(s: JSON) -> str:
+    kind = "rsLoRA" if s["rslora"] else "LoRA"
+    fault = "" if s["fault"] == "none" else f", {FAULTS[s['fault']]}"
+    return (
+        f"{kind} r = {s['r']}, alpha/r = {s['ratio']:g}, learning rate {s['learning_rate']:g}, "
+        f"{WEIGHTS[s['weights']]}{fault}"
+    )
+
+
+def _contrasts(results: JSON, kind: str, column: str) -> list[JSON]:
+    return [
+        c
+        for c in results["contrasts"]
+        if c["kind"] == kind and c["column"] == column and c["difference"]["value"] is not None
+    ]
+
+
+def _value(found: JSON) -> float:
+    """A stored metric's value; NaN where the training diverged."""
+    value = found["value"]
+    return math.nan if value is None else float(value)
+
+
+def _n(value: MetricValue | None) -> str:
+    return "0" if value is None else f"{value.n:,} rows of {value.num_clusters} tasks"
