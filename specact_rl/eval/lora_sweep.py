@@ -188,7 +188,17 @@ class Measuring:
     def __init__(
         self, held_out: HeldOut, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
     ) -> None:
-        """Take what is measured on."""
+        """Take what is measured on.
+
+        Raises:
+            ConfigError: A turn as long as the longest reference could not end.
+        """
+        longest = max(len(turn) for turn in held_out.turns)
+        if max_new_tokens < longest:
+            raise ConfigError(
+                f"max_new_tokens must be at least {longest}, the longest held-out turn, got "
+                f"{max_new_tokens!r}: turns would have no end that could have one"
+            )
         self._held_out = held_out
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens

@@ -114,20 +114,26 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
     if not sound:
         return
     ratios = sorted({s["ratio"] for s in sound})
-    for name, claim in (("unfinished", "leaves a turn without an end"), ("leaked", "leaks")):
-        worst = max(sound, key=lambda s, name=name: _value(s[name]))  # type: ignore[misc]
-        found = metric(worst, name)
-        none = _value(worst[name]) == 0.0
-        what = "leaves turns without an end" if name == "unfinished" else "leaks special tokens"
+    span = f"alpha/r from {ratios[0]:g} to {ratios[-1]:g}"
+    for name, one, some in (
+        ("unfinished", "leaves turns without an end", "leave turns without an end"),
+        ("leaked", "leaks special tokens", "leak special tokens"),
+    ):
+        told = [s for s in sound if s[name]["value"] is not None]
+        if not told:
+            continue
+        worst = max(told, key=lambda s, name=name: _value(s[name]))  # type: ignore[misc]
+        before = max(_value(base[name]) for base in results["bases"])
+        broken = [s for s in told if _value(s[name]) > before]
         yield Finding(
-            status="against" if none else "shown",
-            claim=f"No sound setting with alpha/r from {ratios[0]:g} to {ratios[-1]:g} {claim}."
-            if none and name == "unfinished"
-            else f"No sound setting with alpha/r from {ratios[0]:g} to {ratios[-1]:g} {what}."
-            if none
-            else f"Some sound settings {what.replace('leaves', 'leave').replace('leaks', 'leak')}.",
-            evidence=f"Largest share: {say_percent(found)}, at {_setting_words(worst)}, "
-            f"n = {_n(found)}; {len(sound)} settings.",
+            status="shown" if broken else "against",
+            claim=f"{len(broken)} of {len(told)} sound settings with {span} {some} more often than "
+            "the base does."
+            if broken
+            else f"No sound setting with {span} {one} more often than the base does.",
+            evidence=f"Largest share: {say_percent(metric(worst, name))}, at "
+            f"{_setting_words(worst)}, n = {_n(metric(worst, name))}; before training "
+            f"{100.0 * before:.1f} %.{_least_broken(broken) if broken else ''}",
         )
     rate = _contrasts(results, "fixed_learning_rate", "nll")
     product = _contrasts(results, "fixed_product", "nll")
@@ -137,11 +143,21 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
         yield _scale_verdict("At a fixed (alpha/r) x learning rate", product)
 
 
+def _least_broken(broken: Sequence[JSON]) -> str:
+    least = min(broken, key=lambda s: (s["scale"] * s["learning_rate"], s["scale"]))
+    return (
+        f" The smallest scale x learning rate among them is {least['scale'] * least['learning_rate']:g}, "
+        f"at {_setting_words(least)}."
+    )
+
+
 def _scale_verdict(where: str, found: Sequence[JSON]) -> Finding:
     most = max(found, key=lambda c: abs(_value(c["difference"])))
     difference = metric(most, "difference")
     side = direction(difference)
-    effect = {"above": "is worse", "below": "is better"}.get(side, "is not shown to differ")
+    effect = {"above": "is worse", "below": "is better"}.get(
+        side, "is not shown to be better or worse"
+    )
     return Finding(
         status=_status(difference) if side == "open" else "shown",
         claim=f"{where}, alpha/r = {most['a']['ratio']:g} {effect} than {most['b']['ratio']:g}.",

@@ -77,9 +77,8 @@ def sweep_results(records: Sequence[CellRecord], seed: int = 0) -> dict[str, Any
 
     Args:
         records: Bases and cells, as `run_cells` returns them.
-        seed: Of the resampled tasks.
+        seed: Of the resampled tasks, the same for each number: further cells move no interval.
     """
-    rng = np.random.default_rng(seed)
     settings = settings_of(records)
     rows = records[0].measured.rows
     return {
@@ -87,7 +86,7 @@ def sweep_results(records: Sequence[CellRecord], seed: int = 0) -> dict[str, Any
         "num_tasks": len({row.task_id for row in rows}),
         "num_cells": sum(record.cell is not None for record in records),
         "bases": [
-            {"weights": record.weights, **_numbers([record], record.measured.rows, rng)}
+            {"weights": record.weights, **_numbers([record], record.measured.rows, seed)}
             for record in records
             if record.cell is None
         ],
@@ -101,13 +100,13 @@ def sweep_results(records: Sequence[CellRecord], seed: int = 0) -> dict[str, Any
                 else asdict(ends) | {"in_words": ends.in_words},
                 "num_steps": setting.records[0].num_steps,
                 "seconds": round(sum(r.seconds for r in setting.records), 1),
-                **_numbers(setting.records, setting.rows, rng),
+                **_numbers(setting.records, setting.rows, seed),
                 "examples": _examples(setting),
             }
             for setting in settings.values()
         ],
         "contrasts": [
-            _contrast(kind, a, b, column, rng)
+            _contrast(kind, a, b, column, seed)
             for kind, a, b, columns in _pairs(settings)
             for column in columns
         ],
@@ -125,7 +124,7 @@ def _cell_fields(cell: Cell) -> dict[str, Any]:
 
 
 def _numbers(
-    records: Sequence[CellRecord], rows: Sequence[MeasuredRow], rng: np.random.Generator
+    records: Sequence[CellRecord], rows: Sequence[MeasuredRow], seed: int
 ) -> dict[str, Any]:
     names = (*PER_TOKEN, *PER_ROW, *RATES)
     if not rows:
@@ -137,7 +136,7 @@ def _numbers(
     drawn = cluster_bootstrap(
         columns | {"tokens": tokens, "rows": [1] * len(rows)},
         tasks,
-        rng=rng,
+        rng=np.random.default_rng(seed),
         num_resamples=NUM_RESAMPLES,
     )
     numbers = {
@@ -211,9 +210,7 @@ def _groups(
     return [list(g) for _, g in itertools.groupby(ordered, key=lambda s: key(s.cell))]
 
 
-def _contrast(
-    kind: str, a: Setting, b: Setting, column: str, rng: np.random.Generator
-) -> dict[str, Any]:
+def _contrast(kind: str, a: Setting, b: Setting, column: str, seed: int) -> dict[str, Any]:
     """The number of a minus that of b, on the rows of their common seeds."""
     pairs = list(_common_rows(a, b))
     fields = {
@@ -235,7 +232,7 @@ def _contrast(
                 "tokens": [x.num_tokens for _, x, _ in pairs],
             },
             tasks,
-            rng=rng,
+            rng=np.random.default_rng(seed),
             num_resamples=NUM_RESAMPLES,
         )
         found = drawn.value(lambda t: t["difference"] / t["tokens"], n=len(pairs))
@@ -245,7 +242,7 @@ def _contrast(
             [float(value(x)) for _, x, _ in pairs],
             [float(value(y)) for _, _, y in pairs],
             tasks,
-            rng=rng,
+            rng=np.random.default_rng(seed),
             num_resamples=NUM_RESAMPLES,
         )
     return fields | {"difference": asdict(found)}

@@ -96,7 +96,9 @@ def test_smoke_sweep_measures_every_cell_beside_the_base_and_shows_them(sweep, d
     unknown = results["settings"][-1]
     sound = results["settings"][1]
     assert unknown["unfinished"]["value"] == 1.0
-    assert unknown["nll"] == sound["nll"]
+    assert unknown["leaked"]["value"] == 1.0
+    assert unknown["nll"] == sound["nll"]  # the same training, and the same resamples
+    assert (base["unfinished"]["value"], base["leaked"]["value"]) == (0.0, 0.0)
     page = (out / "lora_sweep.html").read_text()
     assert "The mundane cause was looked for first" in page
     assert (out / "figures" / "lora_scales.svg").is_file()
@@ -109,7 +111,7 @@ def test_base_is_measured_with_the_adapter_off(sweep, data):
     record = read_json(out / "cells" / "base-float.json")["record"]
     lm = LanguageModel.load(Path(BASE))
     held_out = lora_sweep.HeldOut.read(data / "sft", data / "rollouts", lm.renderer)
-    proposed = lm.propose(held_out.steps, Sampling(max_new_tokens=8))
+    proposed = lm.propose(held_out.steps, Sampling(max_new_tokens=40))
     assert [row["text"] for row in record["measured"]["rows"]] == [p.text for [p] in proposed]
     assert [row["parsed"] for row in record["measured"]["rows"]] == [
         p.action is not None for [p] in proposed
@@ -161,7 +163,7 @@ def test_lines_may_be_added_to_a_finished_sweep(sweep, monkeypatch):
 def test_cells_measured_in_another_way_are_not_taken_for_these(sweep, capfd):
     sweep(lines=ONE)
     with pytest.raises(SystemExit) as end:
-        sweep("--max_new_tokens", 4, lines=ONE)
+        sweep("--max_new_tokens", 41, lines=ONE)
     assert end.value.code == 2
     assert "measured in another way, and is not overwritten" in capfd.readouterr().err
 
@@ -196,6 +198,13 @@ def test_data_without_held_out_rows_is_refused_with_the_way_to_them(
     with pytest.raises(SystemExit):
         sweep("--dataset_dir", tmp_path / "sft")
     assert "--eval-fraction" in capfd.readouterr().err
+
+
+def test_turns_that_could_not_end_are_refused(sweep, capfd):
+    with pytest.raises(SystemExit) as end:
+        sweep("--max_new_tokens", 4, lines=ONE)
+    assert end.value.code == 2
+    assert "the longest held-out turn, got 4" in capfd.readouterr().err
 
 
 def test_sweep_without_lines_is_refused(sweep, capfd):
