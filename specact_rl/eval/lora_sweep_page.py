@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from specact_rl.eval.report.blocks import (
     Block,
@@ -145,9 +145,10 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
 
 def _least_broken(broken: Sequence[JSON]) -> str:
     least = min(broken, key=lambda s: (s["scale"] * s["learning_rate"], s["scale"]))
+    product = least["scale"] * least["learning_rate"]
     return (
-        f" The smallest scale x learning rate among them is {least['scale'] * least['learning_rate']:g}, "
-        f"at {_setting_words(least)}."
+        f" The smallest scale x learning rate among them is {product:g}, at "
+        f"{_setting_words(least)}."
     )
 
 
@@ -313,46 +314,48 @@ def _maps(results: JSON) -> Iterator[Block]:
             found.append([None if r not in by_ratio else _value(by_ratio[r][name]) for r in ratios])
         return found
 
-    base = next(iter(results["bases"]))
-    nll = [v for row in values("nll") for v in row if v is not None and not math.isnan(v)]
-    kl = [v for row in values("kl") for v in row if v is not None and not math.isnan(v)]
+    base = results["bases"][0]
+
+    def panel(
+        title: str, name: str, show: Callable[[float], str], *, best: float, worst: float
+    ) -> HeatMap:
+        return HeatMap(title=title, values=values(name), show=show, best=best, worst=worst)
+
+    if all(s["nll"]["value"] is None for s in settings):
+        yield Paragraph(text="Every training diverged.")
+        return
+    before = _value(base["nll"])
     panels = [
-        HeatMap(
-            title="Held-out NLL, nats a token",
-            values=values("nll"),
-            show=lambda v: fixed(v, 3),
-            best=min(nll),
-            worst=max(2.0 * min(nll), 1e-6),
+        panel(
+            "Held-out NLL, nats a token",
+            "nll",
+            lambda v: fixed(v, 3),
+            best=before,
+            worst=3 * before,
         ),
-        HeatMap(
-            title="Same action as the expert's, %",
-            values=values("arguments"),
-            show=lambda v: fixed(100.0 * v, 0),
-            best=max(v for row in values("arguments") for v in row if v is not None and v == v),
+        panel(
+            "Same action as the expert's, %",
+            "arguments",
+            lambda v: fixed(100.0 * v, 0),
+            best=max(_value(base["arguments"]), 0.01),
             worst=0.0,
         ),
-        HeatMap(
-            title="Turns without an end, %",
-            values=values("unfinished"),
-            show=lambda v: fixed(100.0 * v, 1),
+        panel(
+            "Turns without an end, %",
+            "unfinished",
+            lambda v: fixed(100.0 * v, 1),
             best=0.0,
             worst=0.5,
         ),
-        HeatMap(
-            title="KL to the base, nats a token",
-            values=values("kl"),
-            show=lambda v: fixed(v, 3),
-            best=0.0,
-            worst=max(0.5, *kl) if max(kl) > 0.5 else 0.5,
-        ),
+        panel("KL to the base, nats a token", "kl", lambda v: fixed(v, 3), best=0.0, worst=0.5),
     ]
     yield Picture(
         name="lora_scales",
         alt="Heat maps of four numbers over alpha/r and learning rate or their product",
-        caption="Means over seeds. Above, each row has one learning rate; below, one (alpha/r) x "
-        "learning rate, so that the learning rate falls as alpha/r grows. If scale mattered by "
-        "itself, rows below would change as those above do. Before training: NLL "
-        f"{fixed(_value(base['nll']), 3)}, same action "
+        caption="Means over seeds; the palest colour is the base's own number. Above, each row has "
+        "one learning rate; below, one (alpha/r) x learning rate, so that the learning rate falls "
+        "as alpha/r grows. If scale mattered by itself, rows below would change as those above "
+        f"do. Before training: NLL {fixed(before, 3)}, same action "
         f"{fixed(100.0 * _value(base['arguments']), 0)} %.",
         draw=lambda: draw_heat_maps(
             panels, [name for _, name, _ in rows], [f"{r:g}" for r in ratios], "alpha/r", gaps

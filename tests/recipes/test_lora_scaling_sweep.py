@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from specact_rl.eval import lora_sweep
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.build_rows import build_sft
 from specact_rl.mining.data_sets import DataSource
+from specact_rl.models import lora_cells
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import checkpoint_renderer
 from specact_rl.presets import model_path
@@ -22,6 +24,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SCRIPT = RECIPES / "lora_scaling_sweep.py"
 CONFIG = RECIPES / "configs" / "smoke" / "lora_scaling_sweep.yaml"
 BASE = model_path("builtin:1m")
+ONE = [{"ratio": [0.5], "r": [2], "learning_rate": [1.0e-2]}]
+TWO = [ONE[0] | {"seed": [0, 1]}]
 
 
 def plan(seed):
@@ -45,34 +49,44 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def sweep(data, monkeypatch, tmp_path):
+def run_sweep(data, out, *extra, lines=None):
     """Run the smoke config in this process, with other lines if any are given."""
-
-    def run(*extra, lines=None, config=CONFIG, rollouts=None):
-        if lines is not None:
-            config = tmp_path / "mine.yaml"
-            values = yaml.safe_load(CONFIG.read_text()) | {"lines": lines}
-            config.write_text(yaml.safe_dump(values))
-        out = tmp_path / "out"
-        argv = [str(SCRIPT), "--config", str(config), "--model_name_or_path", BASE]
-        argv += ["--dataset_dir", str(data / "sft"), "--output_dir", str(out)]
-        argv += ["--rollouts_dir", str(rollouts or data / "rollouts"), *map(str, extra)]
-        monkeypatch.setattr(sys, "argv", argv)
+    config = CONFIG
+    if lines is not None:
+        config = out.with_suffix(".yaml")
+        values = yaml.safe_load(CONFIG.read_text()) | {"lines": lines}
+        config.write_text(yaml.safe_dump(values))
+    argv = [str(SCRIPT), "--config", str(config), "--model_name_or_path", BASE]
+    argv += ["--dataset_dir", str(data / "sft"), "--rollouts_dir", str(data / "rollouts")]
+    argv += ["--output_dir", str(out), *map(str, extra)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
         runpy.run_path(argv[0], run_name="__main__")
-        return out
-
-    return run
+    return out
 
 
-def refusal(sweep, capfd, **how):
+@pytest.fixture
+def sweep(data, tmp_path):
+    return lambda *extra, **how: run_sweep(data, tmp_path / "out", *extra, **how)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A sweep of two cells that differ in their seed."""
+    return run_sweep(data, tmp_path_factory.mktemp("finished") / "out", lines=TWO)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The finished sweep where `sweep` works."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+def refusal(sweep, capfd, *extra, **how):
     with pytest.raises(SystemExit) as end:
-        sweep(**how)
+        sweep(*extra, **how)
     assert end.value.code == 2
     return capfd.readouterr().err.splitlines()[-1]
-
-
-ONE = [{"ratio": [0.5], "r": [2], "learning_rate": [1.0e-2]}]
 
 
 def test_smoke_sweep_measures_every_cell_beside_the_base_and_shows_them(sweep, data):
@@ -106,22 +120,18 @@ def test_smoke_sweep_measures_every_cell_beside_the_base_and_shows_them(sweep, d
     assert not list(out.rglob("*.tmp"))
 
 
-def test_base_is_measured_with_the_adapter_off(sweep, data):
-    out = sweep(lines=ONE)
-    record = read_json(out / "cells" / "base-float.json")["record"]
+def test_base_is_measured_with_the_adapter_off(finished, data):
+    record = read_json(finished / "cells" / "base-float.json")["record"]
     lm = LanguageModel.load(Path(BASE))
     held_out = lora_sweep.HeldOut.read(data / "sft", data / "rollouts", lm.renderer)
-    proposed = lm.propose(held_out.steps, Sampling(max_new_tokens=40))
-    assert [row["text"] for row in record["measured"]["rows"]] == [p.text for [p] in proposed]
-    assert [row["parsed"] for row in record["measured"]["rows"]] == [
-        p.action is not None for [p] in proposed
-    ]
+    proposed = [p for [p] in lm.propose(held_out.steps, Sampling(max_new_tokens=40))]
+    rows = record["measured"]["rows"]
+    assert [row["text"] for row in rows] == [p.text for p in proposed]
+    assert [row["parsed"] for row in rows] == [p.action is not None for p in proposed]
+    assert any(row["match_level"] == "arguments" for row in rows)
 
 
-def test_killed_sweep_goes_on_with_the_cell_it_was_at(sweep, monkeypatch, tmp_path):
-    lines = [ONE[0] | {"seed": [0, 1]}]
-    whole = read_json(sweep(lines=lines) / "results.json")
-    (tmp_path / "out").rename(tmp_path / "whole")
+def test_killed_sweep_goes_on_with_the_cell_it_was_at(finished, sweep, monkeypatch, tmp_path):
     train, trained = lora_sweep.train_cell, []
 
     def killed(cell, **how):
@@ -135,10 +145,10 @@ def test_killed_sweep_goes_on_with_the_cell_it_was_at(sweep, monkeypatch, tmp_pa
 
     monkeypatch.setattr(lora_sweep, "train_cell", killed)
     with pytest.raises(KeyboardInterrupt):
-        sweep(lines=lines)
+        sweep(lines=TWO)
     assert not (tmp_path / "out" / "results.json").exists()
     monkeypatch.setattr(lora_sweep, "train_cell", counted)
-    again = read_json(sweep(lines=lines) / "results.json")
+    again, whole = (read_json(out / "results.json") for out in (sweep(lines=TWO), finished))
     assert trained == [1]
     for results in (whole, again):
         for setting in results["settings"]:
@@ -147,25 +157,33 @@ def test_killed_sweep_goes_on_with_the_cell_it_was_at(sweep, monkeypatch, tmp_pa
     assert again["bases"] == whole["bases"]
 
 
-def test_lines_may_be_added_to_a_finished_sweep(sweep, monkeypatch):
+def test_seeds_draw_other_adapters(finished):
+    [setting] = read_json(finished / "results.json")["settings"]
+    one, other = setting["nll_by_seed"]
+    assert one != other
+
+
+def test_lines_may_be_added_to_a_finished_sweep(copied, sweep, monkeypatch):
     trained, train = [], lora_sweep.train_cell
-    monkeypatch.setattr(
-        lora_sweep,
-        "train_cell",
-        lambda cell, **how: (trained.append(cell.ratio), train(cell, **how))[1],
-    )
-    sweep(lines=ONE)
-    out = sweep(lines=[ONE[0] | {"ratio": [0.5, 1.0]}])
-    assert trained == [0.5, 1.0]
-    assert read_json(out / "results.json")["num_cells"] == 2
+
+    def counted(cell, **how):
+        trained.append(cell.ratio)
+        return train(cell, **how)
+
+    monkeypatch.setattr(lora_sweep, "train_cell", counted)
+    sweep(lines=[*TWO, ONE[0] | {"ratio": [1.0]}])
+    assert trained == [1.0]
+    assert read_json(copied / "results.json")["num_cells"] == 3
 
 
-def test_cells_measured_in_another_way_are_not_taken_for_these(sweep, capfd):
-    sweep(lines=ONE)
-    with pytest.raises(SystemExit) as end:
-        sweep("--max_new_tokens", 41, lines=ONE)
-    assert end.value.code == 2
-    assert "measured in another way, and is not overwritten" in capfd.readouterr().err
+def test_cells_measured_in_another_way_are_not_taken_for_these(copied, sweep, capfd):
+    error = refusal(sweep, capfd, "--max_new_tokens", 41, lines=TWO)
+    assert "measured in another way, and is not overwritten" in error
+
+
+def test_sweep_of_another_base_or_trainer_is_not_mixed_with_this_one(copied, sweep, capfd):
+    error = refusal(sweep, capfd, "--max_steps", 3, lines=TWO)
+    assert "other arguments, rows or model" in error
 
 
 def test_training_that_diverges_is_a_row_and_no_number(sweep):
@@ -179,15 +197,12 @@ def test_training_that_diverges_is_a_row_and_no_number(sweep):
 
 
 def test_rollouts_of_another_data_set_are_refused(sweep, capfd, tmp_path):
-    plans = [plan(99)]
-    collect_rollouts(tmp_path / "other", plans, fractions={"train_proposer": 1.0})
-    error = refusal(sweep, capfd, rollouts=tmp_path / "other")
+    collect_rollouts(tmp_path / "other", [plan(99)], fractions={"train_proposer": 1.0})
+    error = refusal(sweep, capfd, "--rollouts_dir", tmp_path / "other")
     assert "must be the folder that" in error
 
 
-def test_data_without_held_out_rows_is_refused_with_the_way_to_them(
-    data, sweep, capfd, tmp_path, monkeypatch
-):
+def test_data_without_held_out_rows_is_refused_with_the_way_to_them(data, sweep, capfd, tmp_path):
     source = DataSource(
         rollouts_dir=data / "rollouts",
         out_dir=tmp_path / "sft",
@@ -195,16 +210,13 @@ def test_data_without_held_out_rows_is_refused_with_the_way_to_them(
         split="train_proposer",
     )
     build_sft(source)
-    with pytest.raises(SystemExit):
-        sweep("--dataset_dir", tmp_path / "sft")
-    assert "--eval-fraction" in capfd.readouterr().err
+    error = refusal(sweep, capfd, "--dataset_dir", tmp_path / "sft")
+    assert "--eval-fraction" in error
 
 
 def test_turns_that_could_not_end_are_refused(sweep, capfd):
-    with pytest.raises(SystemExit) as end:
-        sweep("--max_new_tokens", 4, lines=ONE)
-    assert end.value.code == 2
-    assert "the longest held-out turn, got 4" in capfd.readouterr().err
+    error = refusal(sweep, capfd, "--max_new_tokens", 4, lines=ONE)
+    assert "the longest held-out turn, got 4" in error
 
 
 def test_sweep_without_lines_is_refused(sweep, capfd):
@@ -212,8 +224,6 @@ def test_sweep_without_lines_is_refused(sweep, capfd):
 
 
 def test_masked_ends_stop_a_cell_that_is_to_have_no_fault(sweep, capfd, monkeypatch):
-    from specact_rl.models import lora_cells
-
     # as if a collator had masked them: the check of the trained tokens looks elsewhere
     real = lora_cells.faulty_row
     monkeypatch.setattr(
