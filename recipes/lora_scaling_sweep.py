@@ -19,6 +19,7 @@ from typing import Any
 
 from trl import ModelConfig, SFTConfig
 
+from specact_rl.errors import ConfigError
 from specact_rl.eval.lora_sweep import HeldOut, Measuring, run_cells
 from specact_rl.eval.lora_sweep_page import sweep_page
 from specact_rl.eval.lora_sweep_results import sweep_results
@@ -46,6 +47,15 @@ class SweepArguments(RecipeArguments):
         default_factory=list,
         metadata={"help": "Cells: each entry has lists of values per axis. In the config only."},
     )
+
+    def __post_init__(self) -> None:
+        """Check also that there is one process: cells are trained one after the other."""
+        RecipeArguments.__post_init__(self)
+        if self.num_processes != 1:
+            raise ConfigError(
+                f"num_processes must be 1, got {self.num_processes!r}: start sweeps of other lines "
+                "with an output_dir of their own instead"
+            )
 
 
 ARGUMENTS = (SweepArguments, SFTConfig, ModelConfig)

@@ -124,7 +124,8 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
             continue
         worst = max(told, key=lambda s, name=name: _value(s[name]))  # type: ignore[misc]
         before = max(_value(base[name]) for base in results["bases"])
-        broken = [s for s in told if _value(s[name]) > before]
+        # One turn more is no finding: the whole interval must lie above the base's share.
+        broken = [s for s in told if (s[name]["low"] or 0.0) > before]
         yield Finding(
             status="shown" if broken else "against",
             claim=f"{len(broken)} of {len(told)} sound settings with {span} {some} more often than "

@@ -219,6 +219,10 @@ def test_turns_that_could_not_end_are_refused(sweep, capfd):
     assert "the longest held-out turn, got 4" in error
 
 
+def test_more_than_one_process_is_refused(sweep, capfd):
+    assert "num_processes must be 1, got 2" in refusal(sweep, capfd, "--num_processes", 2)
+
+
 def test_sweep_without_lines_is_refused(sweep, capfd):
     assert "at least one line of cells" in refusal(sweep, capfd, lines=[])
 
