@@ -20,7 +20,7 @@ from typing import Any, cast
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from specact_rl.actions.parsing import parse_action
 from specact_rl.envs.labels import labeller_of

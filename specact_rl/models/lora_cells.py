@@ -16,7 +16,10 @@ from typing import Any, Literal, cast, get_args
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl.trainer.model_config import ModelConfig
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from specact_rl.errors import ConfigError, DegenerateResultError
 from specact_rl.models.end_tokens import EndCheck, check_ends
