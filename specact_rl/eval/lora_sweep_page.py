@@ -116,6 +116,11 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
     ratios = sorted({s["ratio"] for s in sound})
     span = f"alpha/r from {ratios[0]:g} to {ratios[-1]:g}"
     for name, one, some in (
+        (
+            "unparsed",
+            "garbles turns (no action can be read)",
+            "garble turns (no action can be read)",
+        ),
         ("unfinished", "leaves turns without an end", "leave turns without an end"),
         ("leaked", "leaks special tokens", "leak special tokens"),
     ):

@@ -28,6 +28,7 @@ RATES: dict[str, Callable[[MeasuredRow], bool | None]] = {
     "unfinished": lambda row: not row.finished,
     "leaked": lambda row: row.num_leaked > 0,
     "parsed": lambda row: row.parsed,
+    "unparsed": lambda row: not row.parsed,
     "type": lambda row: reaches(row.match_level, "type"),
     "tool": lambda row: reaches(row.match_level, "tool"),
     "arguments": lambda row: reaches(row.match_level, "arguments"),

@@ -142,6 +142,7 @@ def test_settings_that_break_more_than_the_base_are_counted():
     [broken] = [f for c, f in found.items() if c.startswith(claim)]
     assert "Largest share: 67 %" in broken.evidence
     assert "smallest scale x learning rate among them is 0.01, at" in broken.evidence  # 1 * .01
+    assert any(c.startswith("2 of 3 sound settings") and "garble" in c for c in found)
     assert any(c.startswith("No sound setting") and "leaks" in c for c in found)
 
 
