@@ -202,6 +202,7 @@ class Measuring:
         self._held_out = held_out
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
+        self._special = special_ids(tokenizer)
         self._references: dict[Weights, Reference] = {}
         rollouts = {r.rollout_id: r for r in held_out.rollouts}
         self._labellers = {name: labeller_of(rollout) for name, rollout in rollouts.items()}
@@ -262,7 +263,6 @@ class Measuring:
         # Text that was cut off is no action.
         action = parsed.action if turn.finished else None
         label = self._labellers[rollout.rollout_id].label(step.index, action)
-        special = set(self._tokenizer.all_special_ids)
         body = turn.token_ids[:-1] if turn.finished else turn.token_ids
         return MeasuredRow(
             step_id=step.step_id,
@@ -272,7 +272,7 @@ class Measuring:
             stop_nll=likelihood.stop_nll,
             kl=likelihood.kl,
             finished=turn.finished,
-            num_leaked=sum(token in special for token in body),
+            num_leaked=sum(token in self._special for token in body),
             repeated=repeated_ngram_share(turn.token_ids, REPEATED_N),
             num_generated=turn.num_completion_tokens,
             parsed=action is not None,
@@ -280,6 +280,15 @@ class Measuring:
             acceptable=label.acceptable,
             text=turn.text,
         )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that no turn may show: those that mark turns, stop, pad and the like.
+
+    `all_special_ids` has only those with a role of their own (stop, pad), not what begins a turn.
+    """
+    added = tokenizer.added_tokens_decoder
+    return set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
 
 def unaware_of_stop(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -131,6 +131,14 @@ def test_base_is_measured_with_the_adapter_off(finished, data):
     assert any(row["match_level"] == "arguments" for row in rows)
 
 
+def test_what_begins_a_turn_counts_as_leaked_and_what_marks_a_call_does_not():
+    tokenizer = checkpoint_renderer(BASE).tokenizer
+    special = lora_sweep.special_ids(tokenizer)
+    ids = tokenizer("<|im_start|><|im_end|><|endoftext|>", add_special_tokens=False)["input_ids"]
+    assert special == set(ids)
+    assert tokenizer.convert_tokens_to_ids("<tool_call>") not in special
+
+
 def test_killed_sweep_goes_on_with_the_cell_it_was_at(finished, sweep, monkeypatch, tmp_path):
     train, trained = lora_sweep.train_cell, []
 
