@@ -83,7 +83,7 @@ def _verdicts(results: JSON) -> Iterator[Finding]:
     for fault in FAULTS:
         found = _contrasts(results, fault, "leaked" if fault == "stop_unknown" else "unfinished")
         if found:
-            yield _fault_verdict(fault, found)
+            yield _fault_verdict(results, fault, found)
     yield from _range_verdicts(results)
     for kind, what in (("nf4", "4-bit weights"), ("rslora", "rsLoRA at the same alpha")):
         found = _contrasts(results, kind, "nll")
@@ -91,21 +91,27 @@ def _verdicts(results: JSON) -> Iterator[Finding]:
             yield _against_verdict(results, kind, what, found)
 
 
-def _fault_verdict(fault: str, found: Sequence[JSON]) -> Finding:
+def _fault_verdict(results: JSON, fault: str, found: Sequence[JSON]) -> Finding:
     most = max(found, key=lambda c: _value(c["difference"]))
     difference = metric(most, "difference")
     seen = direction(difference) == "above"
     effect = "special tokens leak into the turns" if fault == "stop_unknown" else "turns do not end"
-    claim = (
-        f"With the {FAULTS[fault]}, {effect}"
-        if seen
-        else (f"With the {FAULTS[fault]}, it is not shown that {effect}")
-    )
+    claim = f"With the {FAULTS[fault]}, {'' if seen else 'it is not shown that '}{effect}."
+    more = [
+        f" {what}: {say(metric(c, 'difference'), unit, signed=True, **how)}."
+        for column, what, unit, how in (
+            ("leaked", "Turns with leaked special tokens", "points", {"scale": 100.0, "most": 1}),
+            ("stop_nll", "NLL of the stop token where it is due", "nats", {"most": 3}),
+        )
+        for c in _contrasts(results, fault, column)
+        if c["a"] == most["a"] and fault in END_FAULTS
+    ]
     return Finding(
         status="shown" if seen else _status(difference),
-        claim=f"{claim}.",
+        claim=claim,
         evidence=f"At {_setting_words(most['a'])}: {say_points(difference)} against the same "
-        f"training without the fault, n = {_n(difference)}; the largest of {len(found)}.",
+        f"training without the fault, n = {_n(difference)}; the largest of {len(found)}."
+        f"{''.join(more)}",
     )
 
 
@@ -115,31 +121,26 @@ def _range_verdicts(results: JSON) -> Iterator[Finding]:
         return
     ratios = sorted({s["ratio"] for s in sound})
     span = f"alpha/r from {ratios[0]:g} to {ratios[-1]:g}"
-    for name, one, some in (
-        (
-            "unparsed",
-            "garbles turns (no action can be read)",
-            "garble turns (no action can be read)",
-        ),
-        ("unfinished", "leaves turns without an end", "leave turns without an end"),
-        ("leaked", "leaks special tokens", "leak special tokens"),
+    for name, some in (
+        ("unparsed", "garble turns (no action can be read)"),
+        ("unfinished", "leave turns without an end"),
+        ("leaked", "leak special tokens"),
     ):
         told = [s for s in sound if s[name]["value"] is not None]
         if not told:
             continue
         worst = max(told, key=lambda s, name=name: _value(s[name]))  # type: ignore[misc]
-        before = max(_value(base[name]) for base in results["bases"])
-        # One turn more is no finding: the whole interval must lie above the base's share.
-        broken = [s for s in told if (s[name]["low"] or 0.0) > before]
+        broken = [s for s in told if direction(metric(s["over_base"], name)) == "above"]
         yield Finding(
             status="shown" if broken else "against",
             claim=f"{len(broken)} of {len(told)} sound settings with {span} {some} more often than "
             "the base does."
             if broken
-            else f"No sound setting with {span} {one} more often than the base does.",
+            else f"No sound setting with {span} is shown to {some} more often than the base does.",
             evidence=f"Largest share: {say_percent(metric(worst, name))}, at "
-            f"{_setting_words(worst)}, n = {_n(metric(worst, name))}; before training "
-            f"{100.0 * before:.1f} %.{_least_broken(broken) if broken else ''}",
+            f"{_setting_words(worst)}, n = {_n(metric(worst, name))}; over the base "
+            f"{say_points(metric(worst['over_base'], name))}."
+            f"{_least_broken(broken) if broken else ''}",
         )
     rate = _contrasts(results, "fixed_learning_rate", "nll")
     product = _contrasts(results, "fixed_product", "nll")
@@ -360,8 +361,8 @@ def _maps(results: JSON) -> Iterator[Block]:
         alt="Heat maps of four numbers over alpha/r and learning rate or their product",
         caption="Means over seeds; the palest colour is the base's own number. Above, each row has "
         "one learning rate; below, one (alpha/r) x learning rate, so that the learning rate falls "
-        "as alpha/r grows. If scale mattered by itself, rows below would change as those above "
-        f"do. Before training: NLL {fixed(before, 3)}, same action "
+        "as alpha/r grows: if the two could stand for each other, such a row would have one "
+        f"colour. Before training: NLL {fixed(before, 3)}, same action "
         f"{fixed(100.0 * _value(base['arguments']), 0)} %.",
         draw=lambda: draw_heat_maps(
             panels, [name for _, name, _ in rows], [f"{r:g}" for r in ratios], "alpha/r", gaps

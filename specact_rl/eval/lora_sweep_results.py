@@ -49,6 +49,9 @@ PER_ROW: dict[str, Callable[[MeasuredRow], float]] = {
 }
 """Means over the rows."""
 
+OVER_BASE = ("nll", "unparsed", "unfinished", "leaked")
+"""What is compared with the model before training."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -82,6 +85,7 @@ def sweep_results(records: Sequence[CellRecord], seed: int = 0) -> dict[str, Any
     """
     settings = settings_of(records)
     rows = records[0].measured.rows
+    bases = {record.weights: record for record in records if record.cell is None}
     return {
         "num_rows": len(rows),
         "num_tasks": len({row.task_id for row in rows}),
@@ -102,6 +106,7 @@ def sweep_results(records: Sequence[CellRecord], seed: int = 0) -> dict[str, Any
                 "num_steps": setting.records[0].num_steps,
                 "seconds": round(sum(r.seconds for r in setting.records), 1),
                 **_numbers(setting.records, setting.rows, seed),
+                "over_base": _over_base(setting, bases[setting.cell.weights], seed),
                 "examples": _examples(setting),
             }
             for setting in settings.values()
@@ -213,43 +218,56 @@ def _groups(
 
 def _contrast(kind: str, a: Setting, b: Setting, column: str, seed: int) -> dict[str, Any]:
     """The number of a minus that of b, on the rows of their common seeds."""
-    pairs = list(_common_rows(a, b))
-    fields = {
+    found = list(_common_rows(a, b))
+    difference = _difference([pair for _, pair in found], column, seed)
+    return {
         "kind": kind,
         "column": column,
         "a": _cell_fields(a.cell),
         "b": _cell_fields(b.cell),
-        "num_seeds": len({seed for seed, _, _ in pairs}),
+        "num_seeds": len({seed for seed, _ in found}),
+        "difference": asdict(difference),
     }
+
+
+_RowPair = tuple[MeasuredRow, MeasuredRow]
+
+
+def _difference(pairs: Sequence[_RowPair], column: str, seed: int) -> MetricValue:
+    """First minus second of each pair; two rows of a pair are of one step."""
     if not pairs:
-        missing = MetricValue(value=None, n=0, note="no seed in common that did not diverge")
-        return fields | {"difference": asdict(missing)}
-    tasks = [row.task_id for _, row, _ in pairs]
+        return MetricValue(value=None, n=0, note="no seed in common that did not diverge")
+    tasks, rng = [row.task_id for row, _ in pairs], np.random.default_rng(seed)
     if column in PER_TOKEN:
         read = PER_TOKEN[column]
         drawn = cluster_bootstrap(
             {
-                "difference": [read(x) - read(y) for _, x, y in pairs],
-                "tokens": [x.num_tokens for _, x, _ in pairs],
+                "difference": [read(x) - read(y) for x, y in pairs],
+                "tokens": [x.num_tokens for x, _ in pairs],
             },
             tasks,
-            rng=np.random.default_rng(seed),
+            rng=rng,
             num_resamples=NUM_RESAMPLES,
         )
-        found = drawn.value(lambda t: t["difference"] / t["tokens"], n=len(pairs))
-    else:
-        value: Callable[[MeasuredRow], Any] = PER_ROW.get(column) or RATES[column]
-        found = paired_cluster_bootstrap(
-            [float(value(x)) for _, x, _ in pairs],
-            [float(value(y)) for _, _, y in pairs],
-            tasks,
-            rng=np.random.default_rng(seed),
-            num_resamples=NUM_RESAMPLES,
-        )
-    return fields | {"difference": asdict(found)}
+        return drawn.value(lambda t: t["difference"] / t["tokens"], n=len(pairs))
+    value: Callable[[MeasuredRow], Any] = PER_ROW.get(column) or RATES[column]
+    return paired_cluster_bootstrap(
+        [float(value(x)) for x, _ in pairs],
+        [float(value(y)) for _, y in pairs],
+        tasks,
+        rng=rng,
+        num_resamples=NUM_RESAMPLES,
+    )
 
 
-def _common_rows(a: Setting, b: Setting) -> Iterator[tuple[int, MeasuredRow, MeasuredRow]]:
+def _over_base(setting: Setting, base: CellRecord, seed: int) -> dict[str, Any]:
+    """Against the model before training over the same weights, on the same rows."""
+    before = {row.step_id: row for row in base.measured.rows}
+    pairs = [(row, before[row.step_id]) for row in setting.rows]
+    return {column: asdict(_difference(pairs, column, seed)) for column in OVER_BASE}
+
+
+def _common_rows(a: Setting, b: Setting) -> Iterator[tuple[int, _RowPair]]:
     others = {r.cell.seed: r for r in b.records if r.cell is not None}
     for record in a.records:
         if record.cell is None or record.cell.seed not in others:
@@ -257,4 +275,4 @@ def _common_rows(a: Setting, b: Setting) -> Iterator[tuple[int, MeasuredRow, Mea
         other = {row.step_id: row for row in others[record.cell.seed].measured.rows}
         for row in record.measured.rows:
             if row.step_id in other:
-                yield record.cell.seed, row, other[row.step_id]
+                yield record.cell.seed, (row, other[row.step_id])

@@ -77,6 +77,8 @@ def findings(results):
 def test_numbers_are_means_over_tokens_rows_and_known_rows():
     results = sweep_results([record(), record(cell(), unfinished=6)])
     [setting] = results["settings"]
+    assert setting["over_base"]["unfinished"]["value"] == pytest.approx(6 / 30)
+    assert setting["over_base"]["nll"]["value"] == 0.0
     # mean of nll is 2 + .01 * 14.5, for 5 tokens a row on average
     assert setting["nll"]["value"] == pytest.approx(2.145 / 5)
     assert setting["kl"]["value"] == pytest.approx(0.5 / 5)
@@ -111,7 +113,7 @@ def test_same_product_is_told_from_same_learning_rate():
 
 def test_further_cells_move_no_interval():
     first = [record(), record(cell(ratio=0.1), nll=1.0), record(cell(ratio=2.0))]
-    further = [*first, record(cell(ratio=2.0, weights="nf4"), nll=4.0)]
+    further = [*first, record(weights="nf4"), record(cell(ratio=2.0, weights="nf4"), nll=4.0)]
     one, other = sweep_results(first), sweep_results(further)
     assert one["settings"] == other["settings"][:2]
     assert contrasts(one, "fixed_learning_rate") == contrasts(other, "fixed_learning_rate")
@@ -143,7 +145,7 @@ def test_settings_that_break_more_than_the_base_are_counted():
     assert "Largest share: 67 %" in broken.evidence
     assert "smallest scale x learning rate among them is 0.01, at" in broken.evidence  # 1 * .01
     assert any(c.startswith("2 of 3 sound settings") and "garble" in c for c in found)
-    assert any(c.startswith("No sound setting") and "leaks" in c for c in found)
+    assert any(c.startswith("No sound setting") and "leak" in c for c in found)
 
 
 def test_diverged_training_is_shown_as_such_and_has_no_difference():
