@@ -85,10 +85,8 @@ def _verdicts(results: JSON) -> Iterator[Finding]:
         if found:
             yield _fault_verdict(results, fault, found)
     yield from _range_verdicts(results)
-    for kind, what in (("nf4", "4-bit weights"), ("rslora", "rsLoRA at the same alpha")):
-        found = _contrasts(results, kind, "nll")
-        if found:
-            yield _against_verdict(results, kind, what, found)
+    yield from _against_verdict(results, "nf4", "Over 4-bit weights")
+    yield from _against_verdict(results, "rslora", "With rsLoRA at the same alpha")
 
 
 def _fault_verdict(results: JSON, fault: str, found: Sequence[JSON]) -> Finding:
@@ -175,27 +173,31 @@ def _scale_verdict(where: str, found: Sequence[JSON]) -> Finding:
     )
 
 
-def _against_verdict(results: JSON, kind: str, what: str, found: Sequence[JSON]) -> Finding:
+def _against_verdict(results: JSON, kind: str, what: str) -> Iterator[Finding]:
+    """Of settings whose counterpart is whole: in ruins differences are large and mean nothing."""
+    garbled = [
+        _setting_words(s)
+        for s in results["settings"]
+        if direction(metric(s["over_base"], "unparsed")) == "above"
+    ]
+    found = [c for c in _contrasts(results, kind, "nll") if _setting_words(c["b"]) not in garbled]
+    if not found:
+        return
     most = max(found, key=lambda c: abs(_value(c["difference"])))
     difference = metric(most, "difference")
-    broken = _contrasts(results, kind, "unfinished")
-    ends = max(broken, key=lambda c: _value(c["difference"])) if broken else None
     side = direction(difference)
-    effect = {"above": "cost likelihood", "below": "gain likelihood"}.get(
-        side, "not shown to differ"
-    )
-    more = (
-        ""
-        if ends is None
-        else f" Turns without an end: {say_points(metric(ends, 'difference'))} at most."
-    )
-    verb = {"above": "costs", "below": "gains"}.get(side)
-    claim = f"{what} {verb} likelihood" if verb else f"{what}: {effect}"
-    return Finding(
+    effect = {"above": "worse", "below": "better"}.get(side, "not shown to be better or worse")
+    ends = [
+        f" Turns without an end: {say_points(metric(c, 'difference'))}."
+        for c in _contrasts(results, kind, "unfinished")
+        if c["a"] == most["a"]
+    ]
+    yield Finding(
         status=_status(difference) if side == "open" else "shown",
-        claim=f"{claim[0].upper()}{claim[1:]}.",
-        evidence=f"Held-out NLL {say(difference, 'nats', signed=True, most=4)} at "
-        f"{_setting_words(most['a'])}, n = {_n(difference)}; the largest of {len(found)}.{more}",
+        claim=f"{what}, the held-out likelihood is {effect}.",
+        evidence=f"NLL {say(difference, 'nats', signed=True, most=4)} at "
+        f"{_setting_words(most['a'])}, n = {_n(difference)}; the largest of {len(found)} whose "
+        f"counterpart is not garbled.{''.join(ends)}",
     )
 
 

@@ -16,14 +16,14 @@ SOUND = EndCheck(num_rows=9, num_ending=9, num_trained=9, pad_is_stop=False, sto
 NUM_TASKS = 30
 
 
-def measured(nll=2.0, unfinished=0, leaked=0):
+def measured(nll=2.0, slope=0.01, unfinished=0, leaked=0):
     """Two rows a task, of 4 and of 6 tokens; the first rows are broken in so many tasks."""
     rows = [
         MeasuredRow(
             step_id=f"{task}/{step}",
             task_id=str(task),
             num_tokens=4 + 2 * step,
-            nll=nll + 0.01 * task,
+            nll=nll + slope * task,
             stop_nll=0.1,
             kl=0.5,
             finished=task >= unfinished,
@@ -146,6 +146,19 @@ def test_settings_that_break_more_than_the_base_are_counted():
     assert "smallest scale x learning rate among them is 0.01, at" in broken.evidence  # 1 * .01
     assert any(c.startswith("2 of 3 sound settings") and "garble" in c for c in found)
     assert any(c.startswith("No sound setting") and "leak" in c for c in found)
+
+
+def test_4_bit_weights_are_judged_where_the_training_without_them_is_whole():
+    records = [record(), record(weights="nf4")]
+    records += [record(cell()), record(cell(weights="nf4"), slope=0.02)]
+    ruined = {"ratio": 2.0}
+    records += [record(cell(**ruined), nll=9.0, unfinished=30)]
+    records += [record(cell(**ruined, weights="nf4"), nll=5.0, slope=0.02, unfinished=30)]
+    found = findings(sweep_results(records))
+    # .01 * 14.5 a row of 5 tokens; what is gained in the ruins does not count
+    verdict = found["Over 4-bit weights, the held-out likelihood is worse."]
+    assert verdict.evidence.startswith("NLL +0.029 nats")
+    assert "alpha/r = 0.5" in verdict.evidence
 
 
 def test_diverged_training_is_shown_as_such_and_has_no_difference():
