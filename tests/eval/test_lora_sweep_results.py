@@ -157,7 +157,7 @@ def test_4_bit_weights_are_judged_where_the_training_without_them_is_whole():
     found = findings(sweep_results(records))
     # .01 * 14.5 a row of 5 tokens; what is gained in the ruins does not count
     verdict = found["Over 4-bit weights, the held-out likelihood is worse."]
-    assert verdict.evidence.startswith("NLL +0.029 nats")
+    assert verdict.evidence.startswith("NLL +0.0290 nats")
     assert "alpha/r = 0.5" in verdict.evidence
 
 
