@@ -43,6 +43,11 @@ FAULTS = {
     "end_missing": "stop token missing from packed rows",
     "stop_unknown": "stop token not known to the decoder",
 }
+_SHORT = {
+    "end_masked": "stop masked",
+    "end_missing": "stop missing",
+    "stop_unknown": "stop unknown to the decoder",
+}
 NOT_CORRECTED = (
     "Differences are paired: same seeds, same held-out rows; intervals resample whole tasks and "
     "take the trained models as given. Not corrected for the number of comparisons. NLL and KL are "
@@ -85,6 +90,7 @@ def _verdicts(results: JSON) -> Iterator[Finding]:
         if found:
             yield _fault_verdict(results, fault, found)
     yield from _range_verdicts(results)
+    yield from _source_verdict(results)
     yield from _against_verdict(results, "nf4", "Over 4-bit weights")
     yield from _against_verdict(results, "rslora", "With rsLoRA at the same alpha")
 
@@ -108,7 +114,7 @@ def _fault_verdict(results: JSON, fault: str, found: Sequence[JSON]) -> Finding:
         status="shown" if seen else _status(difference),
         claim=claim,
         evidence=f"At {_setting_words(most['a'])}: {say_points(difference)} against the same "
-        f"training without the fault, n = {_n(difference)}; the largest of {len(found)}."
+        f"training without the fault, n = {_n(difference)}{_of(found)}."
         f"{''.join(more)}",
     )
 
@@ -169,7 +175,37 @@ def _scale_verdict(where: str, found: Sequence[JSON]) -> Finding:
         claim=f"{where}, alpha/r = {most['a']['ratio']:g} {effect} than {most['b']['ratio']:g}.",
         evidence=f"Held-out NLL {say(difference, 'nats', signed=True, most=4)}, "
         f"{_setting_words(most['a'])} against {_setting_words(most['b'])}, "
-        f"n = {_n(difference)}; the largest of {len(found)}.",
+        f"n = {_n(difference)}{_of(found)}.",
+    )
+
+
+def _source_verdict(results: JSON) -> Iterator[Finding]:
+    """The question that the sweep is made for: the largest alpha/r over 4-bit weights."""
+    told = [
+        s
+        for s in results["settings"]
+        if s["fault"] == "none" and s["weights"] == "nf4" and not s["rslora"]
+    ]
+    largest = max((s["ratio"] for s in told), default=None)
+    told = sorted((s for s in told if s["ratio"] == largest), key=lambda s: s["learning_rate"])
+    if not told:
+        return
+    bad = [s for s in told if direction(metric(s["over_base"], "unparsed")) == "above"]
+    whole = [s for s in told if s not in bad]
+    said = [
+        f"{verb} at learning rate " + ", ".join(f"{s['learning_rate']:g}" for s in each)
+        for verb, each in (("does not garble", whole), ("garbles", bad))
+        if each
+    ]
+    yield Finding(
+        status="note",
+        claim=f"alpha/r = {largest:g} over 4-bit weights {' and '.join(said)}.",
+        evidence=" ".join(
+            f"Learning rate {s['learning_rate']:g}: {say_percent(metric(s, 'unparsed'))} of the "
+            f"turns cannot be read, {say_percent(metric(s, 'leaked'))} leak, "
+            f"n = {_n(metric(s, 'unparsed'))}."
+            for s in told
+        ),
     )
 
 
@@ -196,8 +232,8 @@ def _against_verdict(results: JSON, kind: str, what: str) -> Iterator[Finding]:
         status=_status(difference) if side == "open" else "shown",
         claim=f"{what}, the held-out likelihood is {effect}.",
         evidence=f"NLL {say(difference, 'nats', signed=True, most=4)} at "
-        f"{_setting_words(most['a'])}, n = {_n(difference)}; the largest of {len(found)} whose "
-        f"counterpart is not garbled.{''.join(ends)}",
+        f"{_setting_words(most['a'])}, n = {_n(difference)}{_of(found)}; counterparts "
+        f"that are garbled are left out.{''.join(ends)}",
     )
 
 
@@ -232,7 +268,7 @@ def _same(a: JSON, b: JSON) -> bool:
 
 
 _HEADERS = [
-    "setting", "trained over", "alpha/r", "learning rate", "seeds", "held-out NLL",
+    "setting", "trained over", "alpha/r", "learning rate", "seeds", "held-out NLL", "by seed",
     "of the stop token", "KL to base", "no end, %", "leaks, %", "repeated 4-grams, %",
     "distinct-2", "parsed, %", "type, %", "tool, %", "arguments, %", "acceptable, %",
 ]  # fmt: skip
@@ -250,11 +286,14 @@ def _row(s: JSON, *, fault: bool = False) -> tuple[Cell, ...]:
             words(len(s["seeds"])),
         ]
     if fault:
-        head = [words(FAULTS.get(s["fault"], "none")), *head]
+        head = [words(_SHORT.get(s["fault"], "none")), *head]
     distinct = s["distinct"]
     return (
         *head,
         cell(metric(s, "nll"), most=4),
+        words(
+            ", ".join(fixed(v, 3) for v in s["nll_by_seed"]) if len(s["nll_by_seed"]) > 1 else ""
+        ),
         cell(metric(s, "stop_nll"), most=4),
         cell(metric(s, "kl"), most=4),
         percent(metric(s, "unfinished")),
@@ -446,6 +485,10 @@ def _value(found: JSON) -> float:
     """A stored metric's value; NaN where the training diverged."""
     value = found["value"]
     return math.nan if value is None else float(value)
+
+
+def _of(found: Sequence[JSON]) -> str:
+    return f"; the largest of {len(found)}" if len(found) > 1 else ""
 
 
 def _n(value: MetricValue | None) -> str:
