@@ -50,8 +50,9 @@ _SHORT = {
 }
 NOT_CORRECTED = (
     "Differences are paired: same seeds, same held-out rows; intervals resample whole tasks and "
-    "take the trained models as given. Not corrected for the number of comparisons. NLL and KL are "
-    "in nats a token of the reference turns, stop token included; turns are generated greedily."
+    "take the trained models as given: how far seeds differ is in the tables. Not corrected for "
+    "the number of comparisons. NLL and KL are in nats a token of the reference turns, stop token "
+    "included; turns are generated greedily."
 )
 
 
@@ -99,7 +100,9 @@ def _fault_verdict(results: JSON, fault: str, found: Sequence[JSON]) -> Finding:
     most = max(found, key=lambda c: _value(c["difference"]))
     difference = metric(most, "difference")
     seen = direction(difference) == "above"
-    effect = "special tokens leak into the turns" if fault == "stop_unknown" else "turns do not end"
+    effect = (
+        "more turns show special tokens" if fault == "stop_unknown" else "more turns have no end"
+    )
     claim = f"With the {FAULTS[fault]}, {'' if seen else 'it is not shown that '}{effect}."
     more = [
         f" {what}: {say(metric(c, 'difference'), unit, signed=True, **how)}."

@@ -125,13 +125,15 @@ def test_fault_is_held_against_the_same_training_without_it():
     results = sweep_results(records)
     difference = contrasts(results, "end_masked")["unfinished"]["difference"]
     assert difference["value"] == pytest.approx(12 / 30)
-    claim = "With the stop token masked out of the loss, turns do not end."
+    claim = "With the stop token masked out of the loss, more turns have no end."
     assert findings(results)[claim].status == "shown"
 
 
 def test_fault_without_effect_is_not_said_to_have_one():
     records = [record(), record(cell()), record(cell(fault="end_masked"))]
-    claim = "With the stop token masked out of the loss, it is not shown that turns do not end."
+    claim = (
+        "With the stop token masked out of the loss, it is not shown that more turns have no end."
+    )
     assert findings(sweep_results(records))[claim].status == "open"
 
 
