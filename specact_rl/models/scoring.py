@@ -141,6 +141,29 @@ def forward_continuations(
     return results
 
 
+def continuation_states(
+    model: nn.Module, prompts: Sequence[StepPrompt], continuations: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Last hidden states from which the tokens of one continuation per prompt are predicted.
+
+    The first is that of the prompt's last token, whose head output is about the first token.
+
+    Returns:
+        Per prompt, shape (tokens of its continuation, hidden size).
+
+    Raises:
+        ValueError: Lengths differ, or a continuation is empty.
+    """
+    _check(prompts, [[ids] for ids in continuations])
+    parts = ModelParts.of(model)
+    trees = [TokenTree.of([ids[:-1]]) for ids in continuations]
+    results: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for batch, chosen, states in _tree_states(parts, prompts, trees):
+        for prompt, nodes in zip(chosen, states, strict=True):
+            results[batch.positions[prompt]] = torch.cat([batch.hidden[prompt][None], nodes])
+    return results
+
+
 def classify_continuations(
     model: nn.Module,
     prompts: Sequence[StepPrompt],

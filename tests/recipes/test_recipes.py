@@ -530,6 +530,8 @@ def test_every_config_parses(config, argument_types):
     script = recipe_of(config)
     paths = ["--dataset_dir", "DATA", "--model_name_or_path", "MODEL", "--output_dir", "OUT"]
     argv = ["--config", str(config), *(paths if script.stem != "pretrain_base" else [])]
+    if script.stem == "lora_scaling_sweep":
+        argv += ["--rollouts_dir", "ROLLOUTS"]
     if config.parent.name == "qwen3":
         argv += ["--use_cpu"]  # parsing asks the machine whether it has bf16
     parsed = parse_arguments(argument_types[script], config, argv)
