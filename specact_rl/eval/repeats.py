@@ -132,14 +132,14 @@ class Repeated:
     """One per run; None, or without a value, where a run has none."""
 
     @property
-    def known(self) -> list[float]:
-        """The values that are there."""
-        return [m.value for m in self.values if m is not None and m.value is not None]
+    def known(self) -> list[MetricValue]:
+        """Those of the values that are there."""
+        return [m for m in self.values if m is not None and m.value is not None]
 
     @property
     def num_hold(self) -> int:
         """Runs whose value is on the predicted side."""
-        return sum(map(self.claim.holds, self.known))
+        return sum(self.claim.holds(m.value) for m in self.known if m.value is not None)
 
     @property
     def num_shown(self) -> int:
@@ -154,20 +154,28 @@ class Repeated:
 
     @property
     def mean(self) -> MetricValue:
-        """Mean over runs, with Student's t interval."""
+        """Mean over runs, with its interval."""
         return mean_over_runs(self.known)
 
 
-def mean_over_runs(values: Sequence[float]) -> MetricValue:
-    """Mean of one value a run, with Student's t interval.
+def mean_over_runs(values: Sequence[MetricValue]) -> MetricValue:
+    """Mean of one value a run, with Student's t interval over the runs.
 
     It takes runs as independent draws of a value that is about normal. Only the first is sure:
-    they share the bases they start from and the settings that were chosen before.
+    they share the bases they start from and the settings that were chosen before. Where the runs'
+    own intervals give the mean a wider one, it is that: rates of few tasks lie on a grid, and
+    runs that agree on it by chance show no spread.
+
+    Args:
+        values: One per run, each with a value; their intervals, 95 %, may be missing.
     """
-    x = np.array(values)
+    x = np.array([m.value for m in values], dtype=np.float64)
     if x.size < 2:
         return MetricValue(value=None, n=x.size, note="fewer than two runs have a value")
     half = stats.t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    widths = [m.high - m.low for m in values if m.high is not None and m.low is not None]
+    if len(widths) == x.size:
+        half = max(half, math.sqrt(sum(width**2 for width in widths)) / 2 / x.size)
     center = float(x.mean())
     return MetricValue(value=center, low=center - half, high=center + half, n=x.size)
 
@@ -245,9 +253,9 @@ def _table(found: Sequence[Repeated], runs: Sequence[JSON]) -> Table:
         caption=(
             "Differences of shares are in percentage points. In brackets: 95 % intervals over a "
             "run's tasks; for the mean, Student's t over the runs, which takes them as independent "
-            "draws of about normal values, from the same bases and settings. Holds: the value is "
-            "on the predicted side. Shown: the whole interval is. A run without a value does "
-            "neither."
+            "draws of about normal values, from the same bases and settings, or what the runs' own "
+            "intervals give it, where that is wider. Holds: the value is on the predicted side. "
+            "Shown: the whole interval is. A run without a value does neither."
         ),
     )
 

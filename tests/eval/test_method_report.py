@@ -89,7 +89,18 @@ def test_the_mean_over_seeds_has_students_interval(results):
     assert found["value"] == pytest.approx(0.1)
     assert found["high"] - found["value"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)
     assert row["num_seeds"] == 3
-    assert (row["num_above"], row["num_shown_below"]) == (3, 0)
+    assert row["counts"]["arguments"]["above"] == 3
+    assert row["counts"]["acceptable"]["shown_below"] == 0
+
+
+def test_seeds_that_agree_on_a_few_episodes_keep_the_width_of_their_intervals(results):
+    [row] = results["means"]
+    found = row["minus_start"]["success"]
+    own = [seed["methods"][1]["minus_start"]["success"] for seed in results["seeds"]]
+    assert {value["value"] for value in own} == {0.25}
+    pooled = sum((value["high"] - value["low"]) ** 2 for value in own) ** 0.5 / 3
+    assert found["high"] - found["low"] == pytest.approx(pooled)
+    assert pooled > 0.1
 
 
 def test_a_seed_without_a_method_is_left_out_of_its_mean(results):

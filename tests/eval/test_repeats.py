@@ -10,7 +10,8 @@ from scipy import stats
 
 from specact_rl.cli import main
 from specact_rl.errors import ConfigError
-from specact_rl.eval.repeats import CLAIMS, repeated_claims, repeats_page
+from specact_rl.eval.repeats import CLAIMS, mean_over_runs, repeated_claims, repeats_page
+from specact_rl.metrics.values import MetricValue
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "report" / "results.json"
 
@@ -33,7 +34,7 @@ def test_claim_holds_by_its_sign_and_is_shown_by_its_interval():
     row = claim_of(
         repeated_claims([run_of(0, 0.02), run_of(1, 0.005), run_of(2, -0.03)]), "DPO beats SFT"
     )
-    assert row.known == [0.02, 0.005, -0.03]
+    assert [m.value for m in row.known] == [0.02, 0.005, -0.03]
     assert (row.num_hold, row.num_shown) == (2, 1)
 
 
@@ -43,6 +44,15 @@ def test_mean_has_students_interval():
     assert row.mean.value == pytest.approx(0.02)
     assert row.mean.high - 0.02 == pytest.approx(0.01 * stats.t.ppf(0.975, 1))
     assert stats.t.ppf(0.975, 1) == pytest.approx(math.tan(0.475 * math.pi))
+
+
+def test_a_mean_of_runs_that_agree_is_as_wide_as_their_own_intervals_make_it():
+    runs = [MetricValue(value=0.02, low=-0.02, high=0.06, n=60) for _ in range(4)]
+    mean = mean_over_runs(runs)
+    # four errors of .04 / 1.96 each: half of one
+    assert (mean.low, mean.high) == (pytest.approx(0.0), pytest.approx(0.04))
+    bare = [MetricValue(value=0.02, n=60), *runs[1:]]
+    assert mean_over_runs(bare).high == pytest.approx(0.02)
 
 
 def test_claim_below_a_bound_holds_below_it_only():
