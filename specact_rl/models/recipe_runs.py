@@ -281,7 +281,7 @@ def open_run(
         raise ConfigError("output_dir must be given: the folder of the finished checkpoint")
     _check_options(training, model)
     model_path = _local_model(model)
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, arguments.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     renderer = Renderer(tokenizer=tokenizer, catalogue=arguments.catalogue)
@@ -369,8 +369,9 @@ def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
     for name in ("chat_template_path", "eos_token", "pad_token"):
         if getattr(training, name, None) is not None:
             raise ConfigError(
-                f"{name} must not be set: prompts are rendered by the model's own tokenizer, here "
-                "and at inference; change that one and save it with the model"
+                f"{name} must not be set: it would change the trainer's tokenizer alone, while "
+                "prompts are rendered by the model's own, here and at inference; set chat_template "
+                "for another template, or change the tokenizer's tokens and save it with the model"
             )
 
 
