@@ -79,10 +79,9 @@ def hub_base(tmp_path):
 
 def test_base_is_rendered_with_the_presets_template_and_a_trained_model_with_its_own(hub_base):
     artifacts = Artifacts(preset=find_preset("qwen3"), seed=0, folders=Folders(root=hub_base))
-    assert artifacts.base_renderer(hub_base).tokenizer.chat_template == chat_template(
-        QWEN3_TRAINING
-    )
-    assert artifacts.renderer(hub_base).tokenizer.chat_template == chat_template("qwen3")
+    as_base, as_trained = artifacts.base_renderer(hub_base), artifacts.renderer(hub_base)
+    assert as_base.tokenizer.chat_template == chat_template(QWEN3_TRAINING)
+    assert as_trained.tokenizer.chat_template == chat_template("qwen3")
 
 
 def test_base_that_was_trained_with_another_template_is_refused(hub_base):
