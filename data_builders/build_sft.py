@@ -41,7 +41,7 @@ def main() -> None:
     from specact_rl.models.loading import load_tokenizer
 
     with logging_to_stderr(), exit_on_error(parser):
-        source = source_of(args, load_tokenizer(args.tokenizer))
+        source = source_of(args, load_tokenizer(args.tokenizer, args.chat_template))
         build_sft(source, target=args.target)
     sys.stdout.write(f"{args.out}\n")
 

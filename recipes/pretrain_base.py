@@ -9,20 +9,22 @@ again. Corpus, tokenizer and model follow from the seed.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import Trainer, TrainingArguments
 
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.errors import ConfigError
-from specact_rl.models.loading import load_tokenizer, save_checkpoint_info
+from specact_rl.models.cards import changed_settings
+from specact_rl.models.finite_loss import stop_at_bad_loss
+from specact_rl.models.loading import load_tokenizer
 from specact_rl.models.pretraining import (
     CorpusDataset,
     MuonWithAdamW,
     PadCollator,
     corpus_texts,
+    save_base,
 )
 from specact_rl.models.recipe_arguments import parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import last_checkpoint
@@ -30,7 +32,6 @@ from specact_rl.models.tiny import new_model, qwen3_config, train_tokenizer
 from specact_rl.models.training_progress import ProgressFile
 from specact_rl.programs import default_config
 from specact_rl.rendering import Renderer
-from specact_rl.store import file_hash, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ def main() -> None:
         ARGUMENTS, default_config("pretrain_base_1m"), prog="pretrain_base"
     )
     started = time.time()
+    training.logging_nan_inf_filter = False  # stop_at_bad_loss looks, and does not go on
     if arguments.tokenizer_dir is not None:
         tokenizer = load_tokenizer(str(arguments.tokenizer_dir))
     else:
@@ -97,22 +99,17 @@ def main() -> None:
         ),
         callbacks=[ProgressFile(Path(training.output_dir))],
     )
+    stop_at_bad_loss(trainer, dataset.names)
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(training.output_dir)))
-    model.to(torch.bfloat16).save_pretrained(training.output_dir)
-    tokenizer.save_pretrained(training.output_dir)
-    save_checkpoint_info(Path(training.output_dir), renderer)
-    write_json(
-        Path(training.output_dir) / "pretraining.json",
-        {
-            "num_episodes": arguments.num_episodes,
-            "corpus_tokens": dataset.num_tokens,
-            "num_steps": trainer.state.global_step,
-            "num_epochs": trainer.state.epoch,
-            "seed": training.seed,
-            "weights_sha256": file_hash(Path(training.output_dir) / "model.safetensors"),
-            "seconds": round(time.time() - started),
-            "log": trainer.state.log_history,
-        },
+    changed = changed_settings(asdict(arguments), PretrainArguments)
+    save_base(
+        trainer,
+        renderer,
+        dataset,
+        changed,
+        recipe="pretrain_base",
+        name=f"base_{arguments.size}",
+        started=started,
     )
 
 

@@ -49,6 +49,9 @@ class Preset:
     num_side_by_side: int
     """Recipes that train at a time, where they need not wait for one another. Tiny models gain
     little from a second core, and much of a short training is a single-threaded start."""
+    chat_template: str = "own"
+    """What its models are trained with and keep: a name of `models.chat_templates`, or "own" for
+    their tokenizers' own. The configs of its recipes say the same, for use without a run."""
 
 
 _TINY = Preset(
@@ -111,6 +114,8 @@ _QWEN3 = Preset(
     max_pairs_per_task=8,
     dtype="bfloat16",
     num_side_by_side=1,
+    # The hub's own writes an empty thought into each turn, and shows earlier turns without.
+    chat_template="qwen3_instruct_2507_training",
 )
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_TINY, _SMOKE, _QWEN3)}

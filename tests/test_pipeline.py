@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from specact_rl.cli import main
 from specact_rl.eval.evaluate import run_all
@@ -23,6 +24,7 @@ from specact_rl.pipeline.artifacts import JUDGED, Artifacts
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.plan import plan_run
 from specact_rl.presets import PRESETS, find_preset, model_path
+from specact_rl.programs import programs_root
 from specact_rl.store import file_hash, read_manifest
 
 TIMES = {
@@ -228,6 +230,16 @@ def test_folder_of_a_run_with_shipped_bases_is_refused_to_one_from_scratch(smoke
 @pytest.mark.parametrize("name", PRESETS)
 def test_splits_of_a_preset_sum_to_one(name):
     assert sum(find_preset(name).fractions.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("recipe", ["sft_proposer", "train_verifier", "train_reward_model"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_of_what_starts_from_a_base_renders_as_the_preset_does(name, recipe):
+    preset = find_preset(name)
+    path = programs_root() / "recipes" / "configs" / preset.configs / f"{recipe}.yaml"
+    config = yaml.safe_load(path.read_text())
+    assert config["catalogue"] == preset.catalogue
+    assert config.get("chat_template", "own") == preset.chat_template
 
 
 @pytest.mark.parametrize("size", ["1m", "4m"])

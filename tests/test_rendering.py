@@ -9,7 +9,8 @@ from trl.data_utils import apply_chat_template
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.errors import ModelError
-from specact_rl.models.tiny import qwen3_chat_template, train_tokenizer
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
+from specact_rl.models.tiny import train_tokenizer
 from specact_rl.rendering import (
     Renderer,
     RolloutTokens,
@@ -46,7 +47,7 @@ SAY = Action(type="final_answer", text="Done, f3 is moved.")
 
 # family: chat template, stop token
 FAMILIES = {
-    "qwen3": (qwen3_chat_template(), "<|im_end|>"),
+    "qwen3": (chat_template(QWEN3_TRAINING), "<|im_end|>"),
     "hermes": ((TEMPLATES / "hermes.jinja").read_text(), "<|im_end|>"),
     "llama31": ((TEMPLATES / "llama31.jinja").read_text(), "<|eot_id|>"),
     "mistral": ((TEMPLATES / "mistral.jinja").read_text(), "</s>"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _PLAN_OPTIONS = ("json", "utilisation", "device_memory", "device_tflops")
-_PRESET_OPTIONS = ("cheap_base", "strong_base", "verifier_base", "num_tasks")
+_PRESET_OPTIONS = ("cheap_base", "strong_base", "verifier_base", "chat_template", "num_tasks")
 
 
 def add_run(subparsers: Subparsers) -> None:
@@ -50,6 +50,12 @@ def add_run(subparsers: Subparsers) -> None:
         ("verifier", "what verifier and reward model start from"),
     ):
         bases.add_argument(f"--{role}-base", metavar="BASE", help=what)
+    bases.add_argument(
+        "--chat-template",
+        metavar="NAME",
+        help="what all models are trained with: own (that of their tokenizers), a name of TRL's, "
+        "or a .jinja file (default of qwen3: qwen3_instruct_2507_training, else own)",
+    )
     bases.add_argument(
         "--num-tasks",
         type=int,

@@ -97,6 +97,13 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, split: SplitName) -
         help="folder or hub id of the model to be trained; its chat template makes the rows",
     )
     parser.add_argument(
+        "--chat-template",
+        default="own",
+        metavar="NAME",
+        help="another one, which the model is then trained with: a name of TRL's, or a .jinja file "
+        "(default: own)",
+    )
+    parser.add_argument(
         "--catalogue",
         choices=["compact", "template"],
         default="template",

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.chat_templates import OWN, chat_template
 
 # hidden size, intermediate size, layers, query heads, whether input and output share an embedding
 _SHAPES = {
@@ -56,8 +57,11 @@ def config_of(base: str) -> tuple[PreTrainedConfig, str]:
     return found, "cache"
 
 
-def tokenizer_at_hand(base: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a folder or of a model in the cache; None where it would be a download."""
+def tokenizer_at_hand(base: str, template: str = OWN) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder or of a model in the cache; None where it would be a download.
+
+    `template` names the chat template that it gets, as in `load_tokenizer`.
+    """
     hub_id, _, revision = base.partition("@")
     here = Path(base).is_dir()
     try:
@@ -69,7 +73,11 @@ def tokenizer_at_hand(base: str) -> PreTrainedTokenizerBase | None:
         )
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, PreTrainedTokenizerBase) else None
+    if not isinstance(found, PreTrainedTokenizerBase):
+        return None
+    if template != OWN:
+        found.chat_template = chat_template(template)
+    return found
 
 
 def _table_config(hub_id: str) -> Qwen3Config:

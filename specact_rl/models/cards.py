@@ -47,11 +47,13 @@ _LIMITS = {
         "A reward is no probability and has no zero; thresholds on it need a calibrator."
     ),
 }
-_SHARED_LIMITS = (
+_OF_ITS_DATA = (
     "What it learnt holds for actions like those of its data set, proposed by models like those "
-    "that proposed them. `specact.json` says which chat template and tool catalogue it was trained "
-    "on; `specact_rl` refuses others, other programs do not notice. No license is stated: those of "
-    "the base model and of the data hold."
+    "that proposed them."
+)
+_TEMPLATE = (
+    "`specact.json` says which chat template and tool catalogue it was trained on; `specact_rl` "
+    "refuses others, other programs do not notice."
 )
 
 
@@ -75,45 +77,96 @@ class ModelFacts:
 def model_card(log: Mapping[str, Any], facts: ModelFacts) -> str:
     """The card, from what `train_log.json` says and `facts`."""
     kind = {None: "writes", 1: "reward model"}.get(facts.num_labels, "verifier")
+    origin = log["origin"]
+    return _card(
+        log,
+        facts.name,
+        kind,
+        _USES[kind],
+        [
+            ("run", f"`{log['run_hash']}`"),
+            ("base model", f"`{origin['base_model_id']}`"),
+            ("data set", f"`{facts.dataset}`, {log['num_rows']:,} rows"),
+            ("data set's SHA-256", f"`{origin['dataset_hash'] or 'no manifest'}`"),
+            ("rows' SHA-256", f"`{origin['rows_sha256']}`"),
+            ("weights (SHA-256 over those of their files)", f"`{facts.weights_sha256}`"),
+            ("optimizer steps", f"{log['num_steps']:,}"),
+            ("tokens seen", f"{log['num_tokens']:,}"),
+            ("processes", log["num_processes"]),
+            ("seconds", f"{log['seconds']:,}"),
+        ],
+        facts.changed,
+        f"{_LIMITS[kind]} {_OF_ITS_DATA} {_TEMPLATE} No license is stated: those of the base model "
+        "and of the data hold.",
+        base=facts.base,
+    )
+
+
+def base_card(log: Mapping[str, Any], name: str, changed: Mapping[str, Mapping[str, Any]]) -> str:
+    """The card of a tiny base, from what `pretraining.json` says.
+
+    Args:
+        log: That file, and the `command`.
+        name: Its title.
+        changed: As in `ModelFacts`.
+    """
+    return _card(
+        log,
+        name,
+        "writes",
+        "A start for the recipes of `specact_rl`: a language model of the texts that its workspace "
+        "makes up, small enough to train on a CPU. Not fine-tuned.",
+        [
+            ("base model", f"none: random weights of seed {log['seed']}"),
+            ("corpus", f"{log['num_episodes']:,} scripted episodes"),
+            ("tokens of the corpus", f"{log['corpus_tokens']:,}"),
+            ("corpus' SHA-256 (tokens and labels)", f"`{log['corpus_sha256']}`"),
+            ("weights' SHA-256", f"`{log['weights_sha256']}`"),
+            ("optimizer steps", f"{log['num_steps']:,}"),
+            ("passes through the corpus", f"{log['num_epochs']:.3g}"),
+            ("seconds of the last start", f"{log['seconds']:,}"),
+        ],
+        changed,
+        f"{_LIMITS['writes']} It knows no text but that of the workspace, in English, with its "
+        f"handles of a letter and a digit. {_TEMPLATE} No license is stated: that of `specact_rl`, "
+        "which made all of its texts, holds.",
+    )
+
+
+def _card(
+    log: Mapping[str, Any],
+    name: str,
+    kind: str,
+    what: str,
+    made_from: Sequence[tuple[str, object]],
+    changed: Mapping[str, Mapping[str, Any]],
+    limits: str,
+    *,
+    base: str | None = None,
+) -> str:
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation" if kind == "writes" else "text-classification",
         tags=["specact_rl", "speculative-actions", "tool-use", log["recipe"]],
-        base_model=facts.base,
-        base_model_relation="finetune" if facts.base else None,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
     )
-    origin = log["origin"]
     return card_text(
         data,
-        facts.name,
+        name,
         {
-            "": _USES[kind],
-            "Made from": table(
-                ("", ""),
-                [
-                    ("recipe", f"`{log['recipe']}`"),
-                    ("run", f"`{log['run_hash']}`"),
-                    ("base model", f"`{origin['base_model_id']}`"),
-                    ("data set", f"`{facts.dataset}`, {log['num_rows']:,} rows"),
-                    ("data set's SHA-256", f"`{origin['dataset_hash'] or 'no manifest'}`"),
-                    ("rows' SHA-256", f"`{origin['rows_sha256']}`"),
-                    ("weights (SHA-256 over those of their files)", f"`{facts.weights_sha256}`"),
-                    ("optimizer steps", f"{log['num_steps']:,}"),
-                    ("tokens seen", f"{log['num_tokens']:,}"),
-                    ("processes", log["num_processes"]),
-                    ("seconds", f"{log['seconds']:,}"),
-                ],
-            ),
+            "": what,
+            "Made from": table(("", ""), [("recipe", f"`{log['recipe']}`"), *made_from]),
             "Use": _USE[kind],
             "Command": "Folders by their last part.\n\n"
             + shown_command(f"recipes/{log['recipe']}.py", log["command"][1:]),
             "Settings": "What is not the default.\n\n"
-            + yaml_block({part: values for part, values in facts.changed.items() if values}),
+            + yaml_block({part: values for part, values in changed.items() if values}),
             "Metrics": _metrics(log["log"]),
             "Versions": table(("", ""), list(log["versions"].items())),
             "Intended use": "Research. Do not let it act without somebody or something that checks "
             "what cannot be taken back.",
-            "Limits": f"{_LIMITS[kind]} {_SHARED_LIMITS}",
+            "Limits": limits,
         },
     )
 

@@ -99,6 +99,20 @@ def infinite_weights(model: torch.nn.Module | None) -> list[str]:
     ]
 
 
+def refuse_infinite_weights(model: torch.nn.Module | None) -> None:
+    """See that what is to be saved has no infinite or undefined weights.
+
+    Raises:
+        DegenerateResultError: It has.
+    """
+    broken = infinite_weights(model)
+    if broken:
+        raise DegenerateResultError(
+            f"training diverged: {len(broken)} tensors have infinite or undefined weights, the "
+            f"first is {broken[0]!r}; lower learning_rate or max_grad_norm"
+        )
+
+
 def _kept(inputs: Any) -> Any:
     """What rows are known by later: tokens and masks, or rows as they are."""
     if not isinstance(inputs, Mapping):

@@ -19,6 +19,7 @@ from specact_rl.envs.episodes import Episode, expert_policy, run_episode
 from specact_rl.envs.trl import REWARDS
 from specact_rl.envs.workspace.environment import TASK_ID, Workspace
 from specact_rl.errors import ConfigError, ModelError
+from specact_rl.models.chat_templates import QWEN3_TRAINING
 from specact_rl.models.recipe_arguments import RecipeArguments
 from specact_rl.models.training import check_columns, row_place
 from specact_rl.rendering import Renderer
@@ -152,7 +153,8 @@ def check_room(task_ids: Sequence[str], renderer: Renderer, path: str, training:
                 raise ModelError(
                     f"the template must keep earlier turns as they were sampled, but of {task_id} "
                     f"step {step.index} reads an earlier turn otherwise than it was written. Train "
-                    "the proposer with a template that keeps them, such as TRL's training templates"
+                    "the proposer with a template that keeps them (sft_proposer.py's "
+                    f"chat_template: {QWEN3_TRAINING})"
                 )
             if turn_limit and len(turn) > turn_limit:
                 raise ConfigError(

@@ -29,6 +29,7 @@ from transformers import (
 
 from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import ModelSize
+from specact_rl.models.chat_templates import OWN, chat_template
 from specact_rl.models.prefix import unwrap
 from specact_rl.models.weight_files import check_whole, tensor_shapes
 from specact_rl.rendering import Renderer
@@ -86,17 +87,23 @@ def local_model(name: str, revision: str | None = None) -> Path:
     return path
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, template: str = OWN) -> PreTrainedTokenizerBase:
     """Tokenizer of a local folder or hub id.
 
+    Args:
+        path: Of the checkpoint.
+        template: Name of the chat template that it gets; see `chat_templates`.
+
     Raises:
-        ModelError: There is none.
+        ModelError: There is none, or no such template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"no tokenizer can be loaded from {str(path)!r}: {error}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if template != OWN:
+        tokenizer.chat_template = chat_template(template)
     return tokenizer
 
 
@@ -273,7 +280,7 @@ def check_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
     )
     raise ModelError(
         f"{path}: prompts must be rendered as in training, but these differ: {differing}. Use the "
-        "tokenizer saved with the checkpoint and its catalogue mode"
+        "tokenizer saved with the checkpoint, its own chat_template and its catalogue mode"
     )
 
 

@@ -1,18 +1,29 @@
-"""Pretraining of tiny bases: corpus episodes as token rows, and the optimizer that suits them."""
+"""Pretraining of tiny bases: corpus as token rows, the optimizer that suits it, what is left."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.errors import ModelError
+from specact_rl.models.cards import base_card, changed_settings
+from specact_rl.models.finite_loss import refuse_infinite_weights
+from specact_rl.models.loading import save_checkpoint_info
+from specact_rl.models.recipe_runs import library_versions, training_settings
 from specact_rl.rendering import Renderer, compact_catalogue
+from specact_rl.store import file_hash, write_json
+from specact_rl.store.cards import CARD
 from specact_rl.types import Rollout
 
 IGNORED = -100
@@ -56,8 +67,34 @@ class CorpusDataset(Dataset[dict[str, list[int]]]):
 
     def __init__(self, renderer: Renderer, num_episodes: int) -> None:
         """Roll out and tokenise `num_episodes` episodes."""
-        self._rows = [corpus_row(renderer, rollout) for rollout in corpus_rollouts(num_episodes)]
+        self._pad = renderer.tokenizer.pad_token_id
+        self._rows: list[dict[str, list[int]]] = []
+        self._task_ids: list[str] = []
+        for rollout in corpus_rollouts(num_episodes):
+            self._rows.append(corpus_row(renderer, rollout))
+            self._task_ids.append(rollout.task_id)
         self.num_tokens = sum(len(row["input_ids"]) for row in self._rows)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all tokens and labels."""
+        digest = hashlib.sha256()
+        for row in self._rows:
+            digest.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+        return digest.hexdigest()
+
+    def names(self, batches: Sequence[Any]) -> str:
+        """Episodes that some of `PadCollator`'s batches were made of, by number and task."""
+        lines = [line for batch in batches for line in batch["input_ids"].tolist()]
+        found = [
+            f"{i} (task {task_id})"
+            for i, (row, task_id) in enumerate(zip(self._rows, self._task_ids, strict=True))
+            if any(self._is_line(row["input_ids"], line) for line in lines)
+        ]
+        return f"episodes {', '.join(found)} of the corpus"
+
+    def _is_line(self, ids: list[int], line: list[int]) -> bool:
+        return line[: len(ids)] == ids and set(line[len(ids) :]) <= {self._pad}
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -126,3 +163,54 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups = [group]
             part.state = self.state
+
+
+def save_base(
+    trainer: Trainer,
+    renderer: Renderer,
+    dataset: CorpusDataset,
+    changed: Mapping[str, Any],
+    *,
+    recipe: str,
+    name: str,
+    started: float,
+) -> None:
+    """Leave weights in bfloat16, tokenizer, log and card in the trainer's `output_dir`.
+
+    Args:
+        trainer: Has been trained.
+        renderer: Of the corpus.
+        dataset: The corpus.
+        changed: The recipe's own settings that are not the defaults.
+        recipe: Its name.
+        name: Of the base, for its card: the folder may have another name until all is done.
+        started: When, in seconds since the epoch.
+
+    Raises:
+        DegenerateResultError: Weights are infinite or undefined; nothing is left then.
+    """
+    refuse_infinite_weights(trainer.model)
+    folder = Path(str(trainer.args.output_dir))
+    model = cast(PreTrainedModel, trainer.model)
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    renderer.tokenizer.save_pretrained(folder)
+    save_checkpoint_info(folder, renderer)
+    log = {
+        "recipe": recipe,
+        "num_episodes": len(dataset),
+        "corpus_tokens": dataset.num_tokens,
+        "corpus_sha256": dataset.digest,
+        "num_steps": trainer.state.global_step,
+        "num_epochs": trainer.state.epoch,
+        "seed": trainer.args.seed,
+        "weights_sha256": file_hash(folder / "model.safetensors"),
+        "seconds": round(time.time() - started),
+        "versions": library_versions(),
+        "log": trainer.state.log_history,
+    }
+    write_json(folder / "pretraining.json", log)
+    own = changed_settings(training_settings(trainer.args), TrainingArguments)
+    # The card alone, where folders go by their last part: a base may be shipped.
+    log = log | {"command": sys.argv}
+    card = base_card(log, name, {"arguments": changed, "training": own})
+    (folder / CARD).write_text(card, encoding="utf-8")

@@ -20,6 +20,7 @@ import yaml
 from trl.scripts.utils import TrlParser
 
 from specact_rl.errors import ConfigError, SpecActError
+from specact_rl.models.chat_templates import OWN
 from specact_rl.rendering import CatalogueMode
 
 # TRL turns these on, which small CPU runs want off; a config turns them on again.
@@ -35,6 +36,13 @@ class RecipeArguments:
     catalogue: CatalogueMode = field(
         default="compact",
         metadata={"help": "Where prompts list their tools: compact (system message) or template."},
+    )
+    chat_template: str = field(
+        default=OWN,
+        metadata={
+            "help": "Template that the model is trained with and keeps: own (its tokenizer's), a "
+            "name of TRL's, or a .jinja file. One that was trained here keeps the one it has."
+        },
     )
     num_processes: int = field(
         default=1, metadata={"help": "Processes the launcher was told to start; fewer is an error."}

@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from accelerate.utils import DistributedType
 from peft import PeftModel, TaskType
 from transformers import (
@@ -40,9 +39,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.model_config import ModelConfig
 
 from specact_rl import __version__
-from specact_rl.errors import ConfigError, DegenerateResultError
+from specact_rl.errors import ConfigError
 from specact_rl.models.cards import ModelFacts, changed_settings, model_card
-from specact_rl.models.finite_loss import infinite_weights, row_names, stop_at_bad_loss
+from specact_rl.models.finite_loss import refuse_infinite_weights, row_names, stop_at_bad_loss
 from specact_rl.models.loading import (
     Dtype,
     check_checkpoint_info,
@@ -148,7 +147,7 @@ class RecipeRun:
         """
         saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
         main = trainer.is_world_process_zero()
-        _check_finite(trainer.model)
+        refuse_infinite_weights(trainer.model)
         if main:
             shutil.rmtree(saving, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
@@ -187,7 +186,6 @@ class RecipeRun:
         merged.save_pretrained(saving)
 
     def _log(self, trainer: Trainer) -> dict[str, Any]:
-        packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
         return {
             "run_hash": content_hash(self.origin),
             "recipe": self.recipe,
@@ -199,11 +197,7 @@ class RecipeRun:
             "num_steps": trainer.state.global_step,
             "num_tokens": trainer.state.num_input_tokens_seen,
             "seconds": round(time.time() - self.started, 3),
-            "versions": {
-                "specact_rl": __version__,
-                "python": platform.python_version(),
-                **{p: version(p) for p in packages},
-            },
+            "versions": library_versions(),
             "log": [_finite(entry) for entry in trainer.state.log_history],
         }
 
@@ -235,6 +229,23 @@ class RecipeRun:
             os.replace(path, self.output_dir / path.name)
         sync(self.output_dir)
         _remove_scaffold(self.output_dir)
+
+
+def library_versions() -> dict[str, str]:
+    """Of what a training depends on, by name."""
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    return {
+        "specact_rl": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def training_settings(training: TrainingArguments) -> dict[str, Any]:
+    """What a result depends on, as JSON: all but places and how loud it is."""
+    settings = training.to_dict()  # type: ignore[no-untyped-call]
+    kept = {k: v for k, v in settings.items() if k not in _WHERE_AND_HOW_LOUD}
+    return cast(dict[str, Any], json.loads(json.dumps(kept, default=str)))
 
 
 class _SayBase(TrainerCallback):
@@ -281,7 +292,7 @@ def open_run(
         raise ConfigError("output_dir must be given: the folder of the finished checkpoint")
     _check_options(training, model)
     model_path = _local_model(model)
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, arguments.chat_template)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     renderer = Renderer(tokenizer=tokenizer, catalogue=arguments.catalogue)
@@ -369,8 +380,9 @@ def _check_options(training: TrainingArguments, model: ModelConfig) -> None:
     for name in ("chat_template_path", "eos_token", "pad_token"):
         if getattr(training, name, None) is not None:
             raise ConfigError(
-                f"{name} must not be set: prompts are rendered by the model's own tokenizer, here "
-                "and at inference; change that one and save it with the model"
+                f"{name} must not be set: it would change the trainer's tokenizer alone, while "
+                "prompts are rendered by the model's own, here and at inference; set chat_template "
+                "for another template, or change the tokenizer's tokens and save it with the model"
             )
 
 
@@ -405,11 +417,10 @@ def _origin(
     """What decides the result. Two runs with the same origin are the same run."""
     rows = arguments.dataset_dir / f"{arguments.split}.parquet"
     manifest = arguments.dataset_dir / "manifest.json"
-    settings = training.to_dict()  # type: ignore[no-untyped-call]
     options = {
         "arguments": {k: v for k, v in asdict(arguments).items() if k != "dataset_dir"},
         "model": {k: v for k, v in asdict(model).items() if not k.startswith("model_")},
-        "training": {k: v for k, v in settings.items() if k not in _WHERE_AND_HOW_LOUD},
+        "training": training_settings(training),
     }
     if not rows.is_file():
         raise ConfigError(
@@ -465,15 +476,6 @@ def last_checkpoint(folder: Path) -> str | None:
         if not (path / "trainer_state.json").is_file():  # written last: saving was interrupted
             shutil.rmtree(path, ignore_errors=True)
     return cast("str | None", get_last_checkpoint(str(folder)))  # type: ignore[no-untyped-call]
-
-
-def _check_finite(model: torch.nn.Module | None) -> None:
-    broken = infinite_weights(model)
-    if broken:
-        raise DegenerateResultError(
-            f"training diverged: {len(broken)} tensors have infinite or undefined weights, the "
-            f"first is {broken[0]!r}; lower learning_rate or max_grad_norm"
-        )
 
 
 def _finite(entry: Mapping[str, Any]) -> dict[str, Any]:

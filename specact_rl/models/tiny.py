@@ -5,7 +5,6 @@ Knows the Qwen3 special tokens and chat template; nothing of where the texts com
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import re
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from specact_rl.errors import ModelError
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
 
 TinySize = Literal["1m", "4m"]
 
@@ -85,24 +84,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         tokenizer_object=_with_plain_marks(tokenizer),
         pad_token=PAD_TOKEN,
         eos_token=STOP_TOKEN,
-        chat_template=qwen3_chat_template(),
+        chat_template=chat_template(QWEN3_TRAINING),
         clean_up_tokenization_spaces=False,
         model_max_length=MAX_POSITIONS,
     )
-
-
-def qwen3_chat_template() -> str:
-    """Qwen3's non-thinking chat template as TRL trains with it (assistant turns marked).
-
-    Raises:
-        ModelError: The installed TRL has no such file.
-    """
-    # Read as a file: the module of TRL that holds it as a constant takes seconds to import.
-    name = "chat_templates/qwen3_instruct_2507_training.jinja"
-    try:
-        return importlib.resources.files("trl").joinpath(name).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ModelError(f"trl must ship {name}, as versions from 1.16 do; upgrade trl") from error
 
 
 def qwen3_config(vocab_size: int, size: TinySize) -> Qwen3Config:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from specact_rl.errors import ConfigError, ModelError
+from specact_rl.models.chat_templates import QWEN3_TRAINING
 from specact_rl.models.training import TokenRow, check_columns, row_place, token_rows
 from specact_rl.rendering import Renderer, check_prompt
 from specact_rl.types import Message, Rollout, StepRecord, ToolSpec
@@ -101,8 +102,9 @@ def trajectory_row(
         if length is None or tokens.ids[length : length + len(turn)] != turn:
             raise ModelError(
                 f"{where}: a turn must read in its episode as it does at inference, but message "
-                f"{end} does not: the chat template changes earlier turns. Use one that keeps "
-                "them (TRL's training templates do), or pairs of single actions (level: step)"
+                f"{end} does not: the chat template changes earlier turns. Train the "
+                f"proposer with one that keeps them (sft_proposer.py's chat_template: "
+                f"{QWEN3_TRAINING}), or take pairs of single actions (level: step)"
             )
         stop = length + len(turn)
         under_loss[length:stop] = [True] * len(turn)

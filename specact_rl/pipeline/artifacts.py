@@ -17,6 +17,7 @@ from specact_rl.eval.joined import Outcomes, Ranked
 from specact_rl.eval.replay import Judged
 from specact_rl.mining.build_rollouts import read_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
+from specact_rl.models.chat_templates import OWN
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import (
     Dtype,
@@ -90,13 +91,24 @@ class Artifacts:
         )
 
     def renderer(self, path: str | Path) -> Renderer:
-        """The renderer of a checkpoint's tokenizer.
+        """The renderer of a trained checkpoint's tokenizer.
 
         Raises:
             ModelError: It renders otherwise than the one that the checkpoint was trained with.
         """
+        return self._renderer(path, OWN)
+
+    def base_renderer(self, path: str | Path) -> Renderer:
+        """The renderer of a model that is trained from a base: with the preset's chat template.
+
+        Raises:
+            ModelError: The base was trained with another one already.
+        """
+        return self._renderer(path, self.preset.chat_template)
+
+    def _renderer(self, path: str | Path, template: str) -> Renderer:
         catalogue = cast(CatalogueMode, self.preset.catalogue)
-        renderer = Renderer(tokenizer=load_tokenizer(path), catalogue=catalogue)
+        renderer = Renderer(tokenizer=load_tokenizer(path, template), catalogue=catalogue)
         check_checkpoint_info(path, renderer)
         return renderer
 

@@ -17,27 +17,30 @@ def adapted_preset(
     cheap_base: str | None = None,
     strong_base: str | None = None,
     verifier_base: str | None = None,
+    chat_template: str | None = None,
     num_tasks: int | None = None,
 ) -> Preset:
-    """The preset with other bases or another number of tasks; None leaves what it has.
+    """The preset with other bases, template or number of tasks; None leaves what it has.
 
     Args:
         preset: What is changed.
         cheap_base: Folder, hub id, `id@revision`, or `builtin:1m` / `builtin:4m`.
         strong_base: Likewise.
         verifier_base: Likewise.
+        chat_template: As `Preset.chat_template`.
         num_tasks: In-family tasks over all splits. Those held out and those rolled out twice go
             with it; those ranked and those run live shrink with it. None of them below one.
 
     Raises:
         ConfigError: No task.
     """
-    bases = {
+    changes = {
         "cheap_base": cheap_base,
         "strong_base": strong_base,
         "verifier_base": verifier_base,
+        "chat_template": chat_template,
     }
-    given = {name: base for name, base in bases.items() if base is not None}
+    given = {name: value for name, value in changes.items() if value is not None}
     preset = replace(preset, **given)  # type: ignore[arg-type]
     if num_tasks is None:
         return preset

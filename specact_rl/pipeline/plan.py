@@ -224,7 +224,7 @@ def _path(base: str) -> str:
 def _renderer(preset: Preset) -> tuple[Renderer, float | None, str]:
     """A renderer, characters of a token where it is not the run's own, and that in words."""
     catalogue = cast(CatalogueMode, preset.catalogue)
-    tokenizer = tokenizer_at_hand(_path(preset.cheap_base))
+    tokenizer = tokenizer_at_hand(_path(preset.cheap_base), preset.chat_template)
     if tokenizer is not None:
         return Renderer(tokenizer=tokenizer, catalogue=catalogue), None, "by the base's tokenizer"
     words = f"at {CHARACTERS_PER_TOKEN} characters each (assumed: the base's tokenizer is not here)"

@@ -136,6 +136,9 @@ def plan_workload(
     tasks = set(draw_tasks(inside, preset.num_ranked_tasks, seed))
     ranked = [r for r in inside if r.task_id in tasks]
     per_task = sum(len(r.steps) for r in ranked) / max(1, len(tasks))
+    if not exact:  # tasks of more than one policy are a larger part of these than of the run
+        steps = sum(len(r.prompts) * r.weight["test"] for r in planned if not r.out_of_family)
+        per_task = steps / test_tasks
     candidates, tokens = _candidates(ranked[:_RANKED_ROLLOUTS], renderer, scale)
     return Workload(
         rollouts=planned,

@@ -7,6 +7,8 @@ import pytest
 
 from specact_rl.cli import main
 from specact_rl.errors import ConfigError, ModelError
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
+from specact_rl.models.loading import load_tokenizer, save_checkpoint_info
 from specact_rl.pipeline.artifacts import Artifacts, finished_run
 from specact_rl.pipeline.bases import adapted_preset
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
@@ -65,6 +67,28 @@ def change_template(folder):
 
 def test_model_with_the_template_of_its_training_is_loaded(artifacts):
     assert artifacts.model("cheap").size.num_params > 0
+
+
+@pytest.fixture
+def hub_base(tmp_path):
+    """A base that has the hub's template, and has not been trained here."""
+    folder = tmp_path / "hub"
+    load_tokenizer(model_path("builtin:1m"), "qwen3").save_pretrained(folder)
+    return folder
+
+
+def test_base_is_rendered_with_the_presets_template_and_a_trained_model_with_its_own(hub_base):
+    artifacts = Artifacts(preset=find_preset("qwen3"), seed=0, folders=Folders(root=hub_base))
+    as_base, as_trained = artifacts.base_renderer(hub_base), artifacts.renderer(hub_base)
+    assert as_base.tokenizer.chat_template == chat_template(QWEN3_TRAINING)
+    assert as_trained.tokenizer.chat_template == chat_template("qwen3")
+
+
+def test_base_that_was_trained_with_another_template_is_refused(hub_base):
+    artifacts = Artifacts(preset=find_preset("qwen3"), seed=0, folders=Folders(root=hub_base))
+    save_checkpoint_info(hub_base, artifacts.renderer(hub_base))
+    with pytest.raises(ModelError, match=r"hub/specact\.json: .* differ: chat_template \(trained"):
+        artifacts.base_renderer(hub_base)
 
 
 def test_model_that_was_let_go_is_loaded_again(artifacts):

@@ -66,10 +66,11 @@ def test_command_line_puts_bases_and_tasks_in_the_presets_place(monkeypatch, tmp
         lambda preset, out, **named: asked.append((preset, named)),
     )
     monkeypatch.setattr("specact_rl.eval.report.terminal_summary", lambda *_: None)
-    options = ["--cheap-base", "org/a@1", "--verifier-base", "org/c", "--num-tasks", "5"]
+    options = ["--cheap-base", "org/a@1", "--verifier-base", "org/c"]
+    options += ["--chat-template", "own", "--num-tasks", "5"]
     assert main(["run", "--preset", "qwen3", "--out", str(tmp_path), *options]) == 0
     [(preset, named)] = asked
     bases = (preset.cheap_base, preset.strong_base, preset.verifier_base)
     assert bases == ("org/a@1", "Qwen/Qwen3-8B", "org/c")
-    assert preset.num_tasks == 5
-    assert named["command"][-6:] == options
+    assert (preset.num_tasks, preset.chat_template) == (5, "own")
+    assert named["command"][-8:] == options

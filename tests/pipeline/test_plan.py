@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from specact_rl.cli import main
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
+from specact_rl.models.loading import load_tokenizer
 from specact_rl.pipeline import workload
 from specact_rl.pipeline.bases import adapted_preset
-from specact_rl.pipeline.plan import TRAINING, RecipeSettings, fit_of, plan_run
-from specact_rl.presets import find_preset
+from specact_rl.pipeline.plan import TRAINING, RecipeSettings, _renderer, fit_of, plan_run
+from specact_rl.pipeline.run import planned_episodes
+from specact_rl.presets import find_preset, model_path
 
 GB = 1_000_000_000
 
@@ -91,6 +94,16 @@ def test_memory_is_tight_where_the_reserve_may_not_fit():
     assert fits == ["no", "tight", "yes"]
 
 
+def test_tokens_are_counted_in_the_template_that_is_trained_with(tmp_path):
+    """The hub's would write an empty thought into every turn."""
+    load_tokenizer(model_path("builtin:1m"), "qwen3").save_pretrained(tmp_path)
+    preset = adapted_preset(find_preset("qwen3"), cheap_base=str(tmp_path))
+    renderer, _, _ = _renderer(preset)
+    assert renderer.tokenizer.chat_template == chat_template(QWEN3_TRAINING)
+    renderer, _, _ = _renderer(replace(preset, chat_template="own"))
+    assert renderer.tokenizer.chat_template == chat_template("qwen3")
+
+
 def test_some_tasks_stand_for_all(monkeypatch):
     preset = adapted_preset(find_preset("tiny"), num_tasks=120)
     all_of_them = plan_run(preset, seed=0, device_memory=GB, device_rate=1e12)
@@ -105,6 +118,20 @@ def test_some_tasks_stand_for_all(monkeypatch):
         counted = [s for s in all_of_them.stages if s.what == what and "propose" in s.stage]
         assert planned[0].bound == "about"
         assert planned[0].rows == pytest.approx(counted[0].rows, rel=0.25)
+
+
+def test_tasks_of_two_policies_are_not_more_of_the_ranked_steps_than_they_are_of_the_run(
+    monkeypatch,
+):
+    preset = replace(
+        adapted_preset(find_preset("tiny"), num_tasks=60), num_tasks_twice=12, num_ranked_tasks=21
+    )
+    plans, (renderer, _, _) = planned_episodes(preset, 0), _renderer(preset)
+    all_of_them = workload.plan_workload(preset, 0, plans, renderer, None)
+    monkeypatch.setattr(workload, "PLANNED_TASKS", 12)  # all of which both policies did
+    some = workload.plan_workload(preset, 0, plans, renderer, None)
+    assert all_of_them.exact
+    assert some.ranked_steps == pytest.approx(all_of_them.ranked_steps, rel=0.15)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

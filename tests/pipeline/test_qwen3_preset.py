@@ -13,6 +13,7 @@ import torch
 from transformers import Qwen3Config
 
 from specact_rl.models import tied
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
 from specact_rl.models.loading import load_tokenizer
 from specact_rl.models.tiny import new_model
 from specact_rl.presets import model_path
@@ -24,11 +25,11 @@ CHEAP_TURN, STRONG_TURN = "Which priority?", "Done"
 
 
 def cut_down(folder, *, layers, seed, turn=None):
-    """A Qwen3 with the qwen3 template, random but for its one turn; widths fit blocks of nf4.
+    """A Qwen3 with the hub's template, random but for its one turn; widths fit blocks of nf4.
 
     Without a turn, input and output share their embedding, as in 1.7B and 4B.
     """
-    tokenizer = load_tokenizer(model_path("builtin:1m"))
+    tokenizer = load_tokenizer(model_path("builtin:1m"), "qwen3")
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -108,6 +109,8 @@ def test_qwen3_preset_of_local_folders_runs_to_its_report_and_survives_a_kill(tm
     for role in ("cheap", "strong", "verifier", "reward_model", "cheap_dpo"):
         trained = json.loads((out / "models" / role / "train_log.json").read_text())
         options = trained["origin"]["options"]["model"]
+        template = (out / "models" / role / "chat_template.jinja").read_text()
+        assert template == chat_template(QWEN3_TRAINING)
         assert options["use_peft"]
         assert options["load_in_4bit"] == (role in ("verifier", "reward_model"))
     # every stage is found again

@@ -1,15 +1,19 @@
 """What a run writes down about itself: what it is, and how long its stages took."""
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.chat_templates import QWEN3_TRAINING, chat_template
+from specact_rl.models.loading import load_tokenizer
 from specact_rl.pipeline import run as run_module
+from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.run import Run, _claim
+from specact_rl.presets import find_preset, model_path
 
 IDENTITY = {"preset": "smoke", "seed": 0}
 
@@ -41,6 +45,26 @@ def attempt(folders, monkeypatch):
         return run.stage_times
 
     return attempt
+
+
+def test_recipes_are_told_the_template_that_their_rows_were_made_with(folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run_module, "launch", lambda trainings, **_: asked.extend(trainings))
+    artifacts = Artifacts(preset=find_preset("qwen3"), seed=0, folders=folders)
+    run = Run(artifacts=artifacts, progress=silent, command=[], own_bases=[])
+    base = folders.root / "base"
+    load_tokenizer(model_path("builtin:1m"), "qwen3").save_pretrained(base)
+    (base / "config.json").write_text("{}")
+    run.build(asked.append, "sft", "train_proposer", base=str(base))
+    run.train("train", ("sft_proposer", "cheap", folders.root, "sft"))
+    source, training = asked
+    assert training.arguments["chat_template"] == QWEN3_TRAINING
+    assert source.renderer.tokenizer.chat_template == chat_template(QWEN3_TRAINING)
+
+
+@contextmanager
+def silent(*_):
+    yield lambda done: None
 
 
 def stage(seconds, complete):

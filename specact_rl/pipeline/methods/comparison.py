@@ -31,6 +31,7 @@ from specact_rl.mining.build_rows import build_preferences, build_sft
 from specact_rl.mining.build_unpaired import build_kto, build_weighted
 from specact_rl.mining.chunks import PROPOSALS_FILE
 from specact_rl.mining.data_sets import DataSource
+from specact_rl.models.chat_templates import OWN
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import load_causal_lm, model_id
 from specact_rl.models.recipe_runs import TRAIN_LOG
@@ -341,6 +342,9 @@ class Comparison:
             "save_steps": "20",
             **({} if torch.cuda.is_available() else {"use_cpu": "true"}),
         }
+        template = self.run.preset.chat_template  # which the start has
+        if self.settings(method).get("chat_template", OWN) != template:
+            arguments["chat_template"] = template
         identity = content_hash(
             [
                 self.settings(method),
