@@ -347,21 +347,3 @@ def _matrix(
         return _number(getattr(found[proposal.proposal_id], name))
 
     return np.array([[value(p) for p in row] for row in columns.proposals], dtype=np.float64)
-
-
-def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArray) -> IntArray:
-    """Prompt tokens a model has to read at each step where it is called, shape (n,).
-
-    What it read at its last call in the same rollout is cached, and a rollout's prompts extend one
-    another; a model that is seldom called has more to catch up on when it is. A prompt shorter than
-    what was read last does not extend it and is read anew. 0 where not called.
-    """
-    tokens = np.zeros_like(prompt_tokens)
-    positions = np.flatnonzero(called)
-    before = np.zeros(positions.size, dtype=np.int64)
-    if positions.size > 1:
-        same = rollouts[positions[1:]] == rollouts[positions[:-1]]
-        before[1:] = np.where(same, prompt_tokens[positions[:-1]], 0)
-    unread = prompt_tokens[positions] - before
-    tokens[positions] = np.where(unread < 0, prompt_tokens[positions], unread)
-    return tokens
