@@ -90,6 +90,8 @@ def test_every_step_of_the_splits_is_proposed_at_and_labelled(rollouts, proposal
     assert len(table) == 2 * manifest.counts["steps"] > 0
     assert {p.label_source for p in table} == {"cost_to_go"}
     assert sum(bool(p.acceptable) for p in table) > 0
+    effective = [p.num_distinct for p in table if p.sample == 1]
+    assert sum(effective) == manifest.counts["distinct"] > manifest.counts["steps"]
 
 
 def test_verifier_rows_are_built_of_the_folder(rollouts, proposals, tmp_path, monkeypatch, capsys):
