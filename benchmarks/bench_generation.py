@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from specact_rl.envs.corpus import corpus_rollouts
-from specact_rl.eval.outcomes import num_distinct
+from specact_rl.eval.outcomes import counting_distinct
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import load_causal_lm, load_tokenizer
 from specact_rl.presets import model_path
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["1m", "4m"])
     args = parser.parse_args()
     rollouts = list(corpus_rollouts(args.rollouts))
+    steps = [step for rollout in rollouts for step in rollout.each_step()]
     ways = {
         "one": Sampling(max_new_tokens=args.max_new_tokens),
         "several": Sampling(max_new_tokens=args.max_new_tokens, num_samples=args.samples),
@@ -53,8 +54,8 @@ def main() -> None:
                 proposed = lm.propose_over(rollouts, sampling)
                 if run:  # the first round warms up
                     seconds[name].append(time.perf_counter() - started)
-                rows = [proposal for samples in proposed for proposal in samples]
-                actions[name] = num_distinct(rollouts, rows) / len(proposed)
+                counted = map(counting_distinct, proposed, (step.tools for step in steps))
+                actions[name] = statistics.fmean(rows[-1].num_distinct or 0 for rows in counted)
             if run:
                 print(f"{size}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()))
         for name in ("several", "distinct"):

@@ -211,6 +211,9 @@ class Proposal:
     tool_seconds: float | None = None
     """Wall seconds that the environment took to execute it when it was labelled; None where it was
     not executed, and where a log does not say."""
+    num_distinct: int | None = None
+    """Distinct parsable actions among the samples of its model at the step up to this one: in the
+    last one's row the effective k. None in logs, and in tables from before."""
 
     @property
     def parsed(self) -> bool:

@@ -89,7 +89,12 @@ def calibration_rows(
     judged = {
         name: system
         for name, system in systems.items()
-        if system.gated and system.num_proposals == 1 and name in gates and test.has(system)
+        if system.gated
+        and system.num_proposals == 1
+        and name in gates
+        and test.has(system)
+        # Others' scores are no probabilities of being right, and have no calibration to look at.
+        and system.target == "acceptable"
     }
     found = {name: on_test.rows(system, gates[name]) for name, system in judged.items()}
     found = {name: rows for name, rows in found.items() if rows.y.size}

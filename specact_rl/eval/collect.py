@@ -24,7 +24,6 @@ from specact_rl.eval.outcomes import (
     generated_proposals,
     in_shards,
     looking_first,
-    num_distinct,
     ranked_proposals,
     rollout_of,
     split_rows,
@@ -107,11 +106,7 @@ def collect_proposals(
         counts = _Counts()
         rows = iter_shards(stage.path / _SHARDS, Proposal)
         write_table(stage.path / PROPOSALS_FILE, counts.over(rows))
-        works = _with_proposals(
-            _rollouts(rollouts_dir, splits, tasks), stage.path / PROPOSALS_FILE, None
-        )
-        distinct = sum(num_distinct([work.rollout], work.proposals) for work in works)
-        stage.counts |= {**counts.of_proposals(), "distinct": distinct}
+        stage.counts |= counts.of_proposals()
 
     _fill_together(
         team,
@@ -163,12 +158,16 @@ class _Counts:
 
     def __init__(self) -> None:
         names = ("steps", "proposals", "unparsable", "acceptable", "unknown_label", "unanswered")
-        self._found = Counter(dict.fromkeys(names, 0))
+        self._found = Counter(dict.fromkeys((*names, "distinct"), 0))
 
     def over(self, proposals: Iterator[Proposal]) -> Iterator[Proposal]:
         """The proposals themselves."""
-        last = None
+        last: str | None = None
+        distinct = 0  # of the step so far
         for p in proposals:
+            if p.step_id != last:
+                distinct = 0
+            so_far = p.num_distinct or 0
             self._found.update(
                 steps=p.step_id != last,
                 proposals=1,
@@ -176,8 +175,9 @@ class _Counts:
                 acceptable=bool(p.acceptable),
                 unknown_label=p.acceptable is None,
                 unanswered=is_unanswered(p),
+                distinct=so_far - distinct,
             )
-            last = p.step_id
+            last, distinct = p.step_id, so_far
             yield p
 
     def of_proposals(self) -> dict[str, int]:

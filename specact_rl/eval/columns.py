@@ -189,6 +189,8 @@ class ProposalColumns:
     unparsable. Of this process alone. Shape (n, k)."""
     first_of_its_kind: BoolArray
     """Shape (n, k): False for an unparsable proposal or one that repeats an earlier sample."""
+    num_distinct: IntArray
+    """Distinct parsable actions of a step, the effective k, shape (n,)."""
     action_types: np.ndarray
     """"" where the proposal is not one action, shape (n, k)."""
     tools: np.ndarray
@@ -240,6 +242,11 @@ class ProposalColumns:
         )
         flat = [p for row in rows for p in row]
         actions = [p.action for p in flat]
+        first_of_its_kind = first_of_their_kind(keys)
+        distinct = [row[-1].num_distinct for row in rows]
+        num_distinct = (
+            first_of_its_kind.sum(axis=1) if None in distinct else np.array(distinct)
+        ).astype(np.int64)
 
         return cls(
             model_id=models.pop(),
@@ -252,7 +259,8 @@ class ProposalColumns:
                 for level in LEVELS
             },
             keys=keys,
-            first_of_its_kind=first_of_their_kind(keys),
+            first_of_its_kind=first_of_its_kind,
+            num_distinct=num_distinct,
             action_types=array((action.type if action else "" for action in actions), np.str_),
             tools=array((action.tool or "" if action else "" for action in actions), np.str_),
             effects=array(
@@ -281,6 +289,7 @@ class ProposalColumns:
             levels={level: reached[keep] for level, reached in self.levels.items()},
             keys=self.keys[keep],
             first_of_its_kind=self.first_of_its_kind[keep],
+            num_distinct=self.num_distinct[keep],
             action_types=self.action_types[keep],
             tools=self.tools[keep],
             effects=self.effects[keep],
@@ -347,21 +356,3 @@ def _matrix(
         return _number(getattr(found[proposal.proposal_id], name))
 
     return np.array([[value(p) for p in row] for row in columns.proposals], dtype=np.float64)
-
-
-def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArray) -> IntArray:
-    """Prompt tokens a model has to read at each step where it is called, shape (n,).
-
-    What it read at its last call in the same rollout is cached, and a rollout's prompts extend one
-    another; a model that is seldom called has more to catch up on when it is. A prompt shorter than
-    what was read last does not extend it and is read anew. 0 where not called.
-    """
-    tokens = np.zeros_like(prompt_tokens)
-    positions = np.flatnonzero(called)
-    before = np.zeros(positions.size, dtype=np.int64)
-    if positions.size > 1:
-        same = rollouts[positions[1:]] == rollouts[positions[:-1]]
-        before[1:] = np.where(same, prompt_tokens[positions[:-1]], 0)
-    unread = prompt_tokens[positions] - before
-    tokens[positions] = np.where(unread < 0, prompt_tokens[positions], unread)
-    return tokens

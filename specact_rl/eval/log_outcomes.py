@@ -188,6 +188,7 @@ def _as_sample(proposal: Proposal, name: str, sample: int) -> Proposal:
         proposal_id=proposal_id(proposal.step_id, name, proposal.mode, sample),
         model_id=name,
         sample=sample,
+        num_distinct=None,  # which was among the samples of one model
     )
 
 

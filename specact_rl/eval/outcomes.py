@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from specact_rl.actions.canonical import action_hash
+from specact_rl.actions.canonical import proposal_hash
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.labels import ActionLabel, StepLabeller, labeller_of
 from specact_rl.eval.team import ALONE, Team
@@ -25,7 +25,7 @@ from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import score_candidates
 from specact_rl.rendering import Renderer
 from specact_rl.store import RowCache, append_shard, done_shards
-from specact_rl.types import Proposal, Rollout, Score, proposal_id
+from specact_rl.types import Proposal, Rollout, Score, ToolSpec, proposal_id
 from specact_rl.verifiers.base import Verifier, items_of, scores_of
 
 CHUNK_ROLLOUTS = 48
@@ -46,20 +46,20 @@ def generated_proposals(
     return [
         _labelled(proposal, labellers[i].label(step.index, proposal.action))
         for (i, step), samples in zip(steps, proposed, strict=True)
-        for proposal in samples
+        for proposal in counting_distinct(samples, step.tools)
     ]
 
 
-def num_distinct(rollouts: Sequence[Rollout], proposals: Sequence[Proposal]) -> int:
-    """Distinct parsable actions over all steps: what so many proposals are worth to a verifier."""
-    tools = {rollout.rollout_id: rollout.tools for rollout in rollouts}
-    return len(
-        {
-            (p.step_id, action_hash(p.action, tools[p.step_id.rpartition("/")[0]]))
-            for p in proposals
-            if p.action is not None
-        }
-    )
+def counting_distinct(samples: Sequence[Proposal], tools: Sequence[ToolSpec]) -> list[Proposal]:
+    """A model's samples at one step, from the first on, with `num_distinct`."""
+    seen: set[str] = set()
+    counted = []
+    for proposal in samples:
+        found = proposal_hash(proposal, tools)
+        if found is not None:
+            seen.add(found)
+        counted.append(dataclasses.replace(proposal, num_distinct=len(seen)))
+    return counted
 
 
 def _labelled(proposal: Proposal, label: ActionLabel) -> Proposal:
@@ -116,6 +116,7 @@ def ranked_proposals(lm: LanguageModel, rollouts: Sequence[Rollout]) -> list[Pro
                     num_completion_tokens=sum(len(candidate) for candidate in tokens),
                     seconds=seconds,
                     tool_seconds=label.tool_seconds,
+                    num_distinct=1,
                 )
             )
     return proposals

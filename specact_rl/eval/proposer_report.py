@@ -46,7 +46,7 @@ def proposer_row(
             for group, here in groups.items()
         },
         "num_samples": columns.acceptable.shape[1],
-        "num_distinct": float(sampled.first_of_its_kind.sum(axis=1).mean()),
+        "num_distinct": float(sampled.num_distinct.mean()),
         "coverage": coverage,
         "effective_k": _effective_k(coverage),
     }

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specact_rl.eval.columns import ProposalColumns, StepTable, catch_up_tokens
+from specact_rl.eval.columns import ProposalColumns, StepTable
+from specact_rl.metrics.call_costs import catch_up_tokens
 from specact_rl.metrics.cost import NO_MODEL, ModelSize
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
 from specact_rl.policy.gates import Gate

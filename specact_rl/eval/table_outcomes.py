@@ -323,6 +323,7 @@ class _Joined:
         prompt = floats(counts, "num_prompt_tokens")
         completion = floats(counts, "num_completion_tokens")
         known = not (np.isnan(prompt).any() or np.isnan(completion).any())
+        first_of_its_kind = first_of_their_kind(keys)
         levels = self.table.levels
         return ProposalColumns(
             model_id=self.outcomes.plan.models[role],
@@ -337,7 +338,8 @@ class _Joined:
                 for level in LEVELS
             },
             keys=keys,
-            first_of_its_kind=first_of_their_kind(keys),
+            first_of_its_kind=first_of_its_kind,
+            num_distinct=first_of_its_kind.sum(axis=1),
             action_types=self.words("action_type", at),
             tools=self.words("tool", at),
             effects=self.words("effect", at),

@@ -12,7 +12,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from specact_rl.metrics.cost import Count
 from specact_rl.metrics.values import BoolArray, FloatArray, IntArray
+
+
+def num_cached(prompt_tokens: Count, before: Count) -> Count:
+    """How many of a prompt's tokens a model has read already.
+
+    A rollout's prompts extend one another. A prompt that is shorter than what was read last does
+    not extend it, and is read anew.
+
+    Args:
+        prompt_tokens: Length of the prompt, one number or an array.
+        before: Length of the prompt at the model's last call in the rollout; 0 if there is none.
+    """
+    cached: Count = before * (prompt_tokens >= before)
+    return cached
+
+
+def catch_up_tokens(prompt_tokens: IntArray, rollouts: IntArray, called: BoolArray) -> IntArray:
+    """Prompt tokens a model has to read at each step where it is called, shape (n,).
+
+    What it read at its last call in the same rollout is cached (`num_cached`); a model that is
+    seldom called has more to catch up on when it is. 0 where not called.
+    """
+    tokens = np.zeros_like(prompt_tokens)
+    positions = np.flatnonzero(called)
+    prompt, before = prompt_tokens[positions], np.zeros(positions.size, dtype=np.int64)
+    same = rollouts[positions[1:]] == rollouts[positions[:-1]]
+    before[1:] = np.where(same, prompt[:-1], 0)
+    tokens[positions] = prompt - num_cached(prompt, before)
+    return tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from specact_rl.metrics.call_costs import num_cached
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import Sampling, step_prompt
 from specact_rl.policy.asking import ActionModel, LiveVerifier, TimedJudgements, judge_timed
@@ -75,7 +76,7 @@ class TokenLedger:
     """The tokens of one episode's calls, cached prefixes not paid twice.
 
     A model pays for the prompt beyond its last call in the episode, and for all new tokens: the
-    rule of the replay. It assumes that an episode's prompts extend one another.
+    rule of the replay (`num_cached`).
     """
 
     _read: dict[Role, int] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class TokenLedger:
             if call.size is None:
                 return None
             end = call.num_prompt_tokens
-            total += call.size.flops(min(end, self._read.get(call.role, 0)), end)
+            total += call.size.flops(num_cached(end, self._read.get(call.role, 0)), end)
             total += sum(call.size.flops(end, end + new) for new in call.new_tokens)
             self._read[call.role] = end
         return total

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from specact_rl.actions.canonical import proposal_hash
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.loading import (
     checkpoint_renderer,
@@ -75,7 +76,8 @@ class ClassifierVerifier:
 class StrongJudge:
     """How the strong model likes the proposal beside its own best action (system C).
 
-    Log-odds are log p(proposal) - log p(own greedy action): 0 where both are the same. For small
+    Log-odds are log p(proposal) - log p(own greedy action), and exactly 0 where both are the same
+    action: two batches round differently, which would rank such proposals by noise. For small
     models, which cannot answer a question about a proposal in words.
     """
 
@@ -99,9 +101,10 @@ class StrongJudge:
         )
         log_odds = []
         for item, logprob in zip(distinct, logprobs, strict=True):
-            own = self.own[item.step.step_id].logprob
-            assert own is not None  # generated proposals carry their log-probability
-            log_odds.append(float(logprob[0]) - own)
+            own, tools = self.own[item.step.step_id], item.step.tools
+            assert own.logprob is not None  # generated proposals carry their log-probability
+            same = proposal_hash(own, tools) == proposal_hash(item.proposal, tools)
+            log_odds.append(0.0 if same else float(logprob[0]) - own.logprob)
         return spread(places, log_odds, _token_counts(distinct, continuations))
 
 

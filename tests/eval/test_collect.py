@@ -23,7 +23,7 @@ from specact_rl.models.language_model import LanguageModel
 from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.rendering import Renderer
 from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
-from specact_rl.types import Proposal, Score
+from specact_rl.types import Action, Proposal, Score
 from specact_rl.verifiers import ClassifierVerifier, SampleAgreement
 from specact_rl.verifiers.models import StrongJudge
 
@@ -90,6 +90,8 @@ def test_every_step_of_the_splits_is_proposed_at_and_labelled(rollouts, proposal
     assert len(table) == 2 * manifest.counts["steps"] > 0
     assert {p.label_source for p in table} == {"cost_to_go"}
     assert sum(bool(p.acceptable) for p in table) > 0
+    effective = [p.num_distinct for p in table if p.sample == 1]
+    assert sum(effective) == manifest.counts["distinct"] > manifest.counts["steps"]
 
 
 def test_verifier_rows_are_built_of_the_folder(rollouts, proposals, tmp_path, monkeypatch, capsys):
@@ -309,7 +311,9 @@ def test_scores_in_other_numbers_are_other_scores(rollouts, proposals, tmp_path)
 def test_a_verifier_that_depends_on_more_than_its_name_is_not_cached(rollouts, proposals, tmp_path):
     model = LanguageModel.load(BASE)
     table = read_table(proposals / "proposals.parquet", Proposal)
-    own = {p.step_id: p for p in table if p.sample == 0}
+    # Of an action that is none of the proposals: what is its own has no score but 0.
+    other = Action(type="final_answer", text="none of these")
+    own = {p.step_id: replace(p, action=other) for p in table if p.sample == 0}
     judge = StrongJudge(verifier_id="j", model=model.model, renderer=model.renderer, own=own)
     dearer = replace(
         judge, own={step: replace(p, logprob=p.logprob + 1.0) for step, p in own.items()}

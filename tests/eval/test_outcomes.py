@@ -344,9 +344,26 @@ def test_tables_join_to_arrays(generated, rollouts, renderer):
     assert (columns.levels["arguments"] <= columns.same_state).all()
 
 
+def test_the_table_says_how_many_samples_differ_as_the_join_counts_it(generated, rollouts):
+    table = StepTable.of(rollouts)
+    kept = {step.step_id for step in table.steps}
+    rows = [p for p in generated if p.step_id in kept]
+    columns = ProposalColumns.of(table, rows)
+    counted = columns.first_of_its_kind.cumsum(axis=1)
+    stored = [[p.num_distinct for p in row] for row in columns.proposals]
+    np.testing.assert_array_equal(stored, counted)
+    assert len(set(counted[:, -1].tolist())) > 1  # not all steps have as many
+    before = ProposalColumns.of(table, [replace(p, num_distinct=None) for p in rows])
+    of_first = ProposalColumns.of(table, [p for p in rows if p.sample == 0])
+    for found, expected in ((columns, -1), (before, -1), (of_first, 0)):
+        np.testing.assert_array_equal(found.num_distinct, counted[:, expected])
+    # It is read from the table, not counted anew.
+    more = ProposalColumns.of(table, [replace(p, num_distinct=7) for p in rows])
+    assert (more.num_distinct == 7).all()
+
+
 def test_equal_actions_of_a_step_count_once_and_unparsable_ones_never(make):
-    rollout = make.rollout([make.say("Done"), make.say("Done")])
-    first, second = rollout.each_step()
+    first, second = make.rollout([make.say("Done"), make.say("Done")]).each_step()
     rank = [
         make.call("rank", ticket="t1", level="low"),
         make.call("rank", level="low", ticket="t1"),
@@ -359,4 +376,8 @@ def test_equal_actions_of_a_step_count_once_and_unparsable_ones_never(make):
         make.proposal(second, "broken", None, sample=1),
         make.proposal(second, "broken", None, sample=2),
     ]
-    assert outcomes.num_distinct([rollout], proposals) == 3
+    found = [
+        [p.num_distinct for p in outcomes.counting_distinct(proposals[3 * i : 3 * i + 3], s.tools)]
+        for i, s in enumerate((first, second))
+    ]
+    assert found == [[1, 1, 2], [1, 1, 1]]

@@ -13,7 +13,6 @@ from specact_rl.eval.baselines import markov_actions, matches, nearest_actions
 from specact_rl.eval.columns import (
     ProposalColumns,
     StepTable,
-    catch_up_tokens,
     score_matrix,
     score_seconds,
 )
@@ -23,6 +22,7 @@ from specact_rl.eval.replay import (
     offered_proposals,
     run_system,
 )
+from specact_rl.metrics.call_costs import catch_up_tokens
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.policy.calibrators import PlattCalibrator
 from specact_rl.policy.gates import Gate

@@ -38,6 +38,7 @@ def columns(model_id, acceptable, parsed=None):
         levels={},
         keys=np.where(parsed, np.arange(1, n * k + 1).reshape(n, k), 0),
         first_of_its_kind=parsed,
+        num_distinct=parsed.sum(axis=1),
         action_types=np.full((n, k), "tool_call"),
         tools=np.full((n, k), "look"),
         effects=np.full((n, k), "read"),

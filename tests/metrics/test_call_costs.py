@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from specact_rl.eval.columns import catch_up_tokens
-from specact_rl.metrics.call_costs import CallCosts
+from specact_rl.metrics.call_costs import CallCosts, catch_up_tokens
 from specact_rl.metrics.cost import ModelSize
 
 

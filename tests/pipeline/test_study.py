@@ -128,7 +128,10 @@ def test_a_verifier_of_the_difference_stands_beside_the_one_of_being_right(pair,
     accuracies = [system(results, name)["acceptable"]["value"] for name in ("D-diff", "D")]
     assert rows[0]["difference"]["value"] == pytest.approx(accuracies[0] - accuracies[1])
     # Its scores are no probabilities of being right, so that no calibration of them is shown.
-    assert "D-diff" not in [row["system"] for row in results["replay"]["verifiers"]]
+    found = results["replay"]["calibration"]
+    parts = [found[part] for part in ("verifiers", "drift", "recalibration")]
+    for rows in (results["replay"]["verifiers"], *parts):
+        assert {row["system"] for row in rows} & {"D", "D-diff", "D-diff-half"} == {"D"}
     page = (pair[1] / "report" / "report.md").read_text()
     assert "trained on the gain over the strong model (D-diff)" in page
 

@@ -17,6 +17,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix
 from specact_rl.eval.outcomes import verifier_scores
 from specact_rl.eval.replay import Judged, run_system
+from specact_rl.metrics.call_costs import catch_up_tokens
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import LanguageModel, Sampling, step_prompt
 from specact_rl.models.scoring import score_candidates
@@ -371,6 +372,26 @@ def test_a_models_prompt_is_read_from_its_last_call_on():
     # 151 + 152 and 151 + 152 + 153 tokens at 4 each; the prompt's last 20 attend to 131 to 150
     attended = 151 + 152 + 151 + 152 + 153 + sum(range(131, 151))
     assert ledger.flops([call("proposer", 150, 2, 3, width=1)]) == 2 * 25 + 4 * attended
+
+
+def test_a_prompt_that_was_cut_is_read_anew_live_as_in_the_replay():
+    prompts = [30, 20, 26, 26]
+    ledger = TokenLedger()
+    calls = [
+        ModelCall(
+            role="strong",
+            size=ModelSize(num_params=1),
+            num_prompt_tokens=tokens,
+            new_tokens=(),
+            seconds=0.0,
+        )
+        for tokens in prompts
+    ]
+    found = [ledger.flops([call]) for call in calls]
+    assert found == [2 * 30, 2 * 20, 2 * 6, 0]
+    once = np.zeros(len(prompts), dtype=np.int64)
+    replayed = catch_up_tokens(np.array(prompts), once, np.ones(len(prompts), dtype=bool))
+    assert found == (2 * replayed).tolist()
 
 
 def test_language_model_proposes_what_it_generates(table, renderer):

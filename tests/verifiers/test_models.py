@@ -104,11 +104,19 @@ def make_judge(causal_lm, items, renderer, own_action):
 
 
 def test_judge_is_undecided_about_its_own_action(causal_lm, items, renderer):
-    items = items[:8]
     judge = make_judge(causal_lm, items, renderer, lambda item: item.step.reference)
     judged = judge.judge(items)
-    same = [item.proposal.sample in (0, 2) for item in items]
-    np.testing.assert_allclose(judged.log_odds[same], 0.0, atol=1e-4)
+    same = np.array([item.proposal.sample in (0, 2) for item in items])
+    # Exactly, though the two log-probabilities came out of different batches.
+    assert (judged.log_odds[same] == 0.0).all()
+    assert (judged.log_odds[~same] != 0.0).all()
+
+
+def test_judge_is_undecided_about_its_own_action_in_another_spelling(causal_lm, items, renderer):
+    items = [item for item in items if item.proposal.sample == 1][:2]
+    spelt = Action(type="final_answer", text="done: T1 Ann.")
+    judge = make_judge(causal_lm, items, renderer, lambda item: spelt)
+    assert judge.judge(items).log_odds.tolist() == [0.0, 0.0]
 
 
 def test_judge_compares_the_proposal_with_its_own_action(causal_lm, items, renderer):
