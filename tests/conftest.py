@@ -3,6 +3,7 @@
 Offline: no hub, and no host but this one unless marked `network`.
 """
 
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -40,6 +41,14 @@ OUTGOING = ("connect", "connect_ex", "sendto")
 
 class NetworkBlockedError(RuntimeError):
     """Not an OSError: libraries take those for "offline" and go on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_not_collected():
+    # After each training accelerate looks for garbage among all objects that there are. What is
+    # imported is by far the most of them, took longer than a tiny training, and never is garbage.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
