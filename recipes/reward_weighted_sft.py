@@ -18,6 +18,7 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.fast_training import PackingArguments
 from specact_rl.models.fitting import check_fits_device
 from specact_rl.models.recipe_arguments import RecipeArguments, parse_arguments, recipe_errors
 from specact_rl.models.recipe_runs import open_run
@@ -59,12 +60,14 @@ class WeightedArguments(RecipeArguments):
             raise ConfigError(f"temperature must be above 0, got {self.temperature!r}")
 
 
-ARGUMENTS = (WeightedArguments, SFTConfig, ModelConfig)
+ARGUMENTS = (WeightedArguments, SFTConfig, ModelConfig, PackingArguments)
 
 
 def main() -> None:
     """Parse, check, train, save."""
-    arguments, training, model = parse_arguments(ARGUMENTS, default_config("reward_weighted_sft"))
+    arguments, training, model, packing = parse_arguments(
+        ARGUMENTS, default_config("reward_weighted_sft")
+    )
     check_weighted_loss(training)
     run = open_run("reward_weighted_sft", arguments, training, model)
     if run is None:
@@ -106,6 +109,7 @@ def main() -> None:
         processing_class=run.tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
+        pack_batches=packing.pack_batches,
     )
     check_trained_tokens(trainer, rows, num_rows=len(rows))
     run.train(trainer)

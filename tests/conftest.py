@@ -3,6 +3,7 @@
 Offline: no hub, and no host but this one unless marked `network`.
 """
 
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -19,9 +20,8 @@ from types import SimpleNamespace
 import hypothesis
 import pytest
 
-from specact_rl.actions.serialise import action_message, action_text
-from specact_rl.types import Action, Proposal, Rollout, StepRecord, ToolSpec, proposal_id
 from tests.fake_server import ChatServer
+from tests.records import call, make_proposal, make_rollout, make_step, say
 
 BASE = Path(__file__).resolve().parents[1] / "specact_rl" / "models" / "bases" / "1m"
 
@@ -41,6 +41,14 @@ OUTGOING = ("connect", "connect_ex", "sendto")
 
 class NetworkBlockedError(RuntimeError):
     """Not an OSError: libraries take those for "offline" and go on."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_not_collected():
+    # After each training accelerate looks for garbage among all objects that there are. What is
+    # imported is by far the most of them, took longer than a tiny training, and never is garbage.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,96 +92,13 @@ def _is_local(family, address):
         return False
 
 
-def _schema(*names, **properties):
-    properties = {name: {"type": "string"} for name in names} | properties
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-TOOLS = [
-    ToolSpec(name="read_file", parameters=_schema("file"), effect="read", action_type="file_read"),
-    ToolSpec(name="delete_file", parameters=_schema("file"), effect="irreversible"),
-    ToolSpec(name="find", parameters=_schema("query"), effect="read", action_type="retrieval"),
-    ToolSpec(
-        name="rank",
-        parameters=_schema("ticket", level={"type": "string", "enum": ["low", "high"]}),
-        effect="write",
-    ),
-    ToolSpec(name="secret", parameters=_schema("file"), documented=False),
-]
-
-
-def call(tool, /, **arguments):
-    return Action(type="tool_call", tool=tool, arguments=arguments)
-
-
-def say(text):
-    return Action(type="ask_clarification" if text.endswith("?") else "final_answer", text=text)
-
-
-def make_rollout(
-    turns, *, task="t1", name=None, success=None, request="Tidy up f1 and f2.", policy="p", **fields
-):
-    """One step per turn: (what was done, what came back, reference), or the first alone.
-
-    What was done is an Action, or a string that could not be parsed.
-    """
-    messages = [{"role": "system", "content": "Help."}, {"role": "user", "content": request}]
-    steps = []
-    for index, turn in enumerate(turns):
-        done, reply, reference = (
-            (*turn, None, None)[:3] if isinstance(turn, tuple) else (turn, None, None)
-        )
-        parsed = isinstance(done, Action)
-        steps.append(
-            StepRecord(
-                index=index,
-                message_index=len(messages),
-                executed=done if parsed else None,
-                executed_text=None if parsed else done,
-                reference=reference,
-            )
-        )
-        messages.append(action_message(done) if parsed else {"role": "assistant", "content": done})
-        if reply is not None:
-            role = "tool" if parsed and done.tool else "user"
-            messages.append({"role": role, "content": reply})
-    values = {"family": "f", "trial": 0, "tools": TOOLS, "split": "train_verifier"} | fields
-    return Rollout(
-        rollout_id=name or f"{task}/{policy}/{values['trial']}",
-        task_id=task,
-        policy=policy,
-        messages=messages,
-        steps=steps,
-        success=success,
-        **values,
-    )
-
-
-def make_proposal(step, action, acceptable, *, sample=0, model="m", mode="generate", **fields):
-    """A proposal at a step; a string stands for text that could not be parsed."""
-    parsed = isinstance(action, Action)
-    unknown = dict.fromkeys(("same_state", "logprob", "num_candidates"))
-    counts = {"num_prompt_tokens": 1, "num_cached_tokens": 0, "num_completion_tokens": 1}
-    values = {"match_level": "none", "label_source": "test", "seconds": 0.0} | unknown | counts
-    return Proposal(
-        proposal_id=proposal_id(step.step_id, model, mode, sample),
-        step_id=step.step_id,
-        task_id=step.task_id,
-        model_id=model,
-        sample=sample,
-        mode=mode,
-        text=action_text(action) if parsed else action,
-        action=action if parsed else None,
-        parse_error=None if parsed else "unparsable",
-        acceptable=acceptable,
-        **(values | fields),
-    )
-
-
 @pytest.fixture(scope="session")
 def make():
-    """`make.rollout(turns)`, `make.proposal(step, action, label)`, `make.call`, `make.say`."""
-    return SimpleNamespace(rollout=make_rollout, proposal=make_proposal, call=call, say=say)
+    """`make.rollout(turns)`, `make.step(request)`, `make.proposal(step, action, label)`,
+    `make.call` and `make.say`; see `tests.records`."""
+    return SimpleNamespace(
+        rollout=make_rollout, step=make_step, proposal=make_proposal, call=call, say=say
+    )
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def run_audit(args: argparse.Namespace) -> int:
     """Print the page, and write it where asked to."""
     from rich.console import Console
 
-    from specact_rl.eval.audit import audit_page
+    from specact_rl.eval.audit_page import audit_page
     from specact_rl.eval.published import read_published
     from specact_rl.eval.report.markdown import page_markdown
     from specact_rl.eval.report.terminal import print_page

@@ -19,15 +19,12 @@ from specact_rl.eval.replay import Judged, SystemRun, offered_proposals, run_sys
 from specact_rl.eval.threshold_curves import fallback_costs
 from specact_rl.metrics.call_costs import CallCosts
 from specact_rl.metrics.cost import AssumedCosts
-from specact_rl.metrics.frontier import (
+from specact_rl.metrics.frontier import agreement_rates, convex_hull, hull_quality, pareto_set
+from specact_rl.metrics.gate_curves import (
     GateTable,
-    agreement_rates,
     average_recovered_gap,
     call_share_for_gap,
-    convex_hull,
     envelope_share,
-    hull_quality,
-    pareto_set,
     recovered_gap,
     why_no_gap,
 )

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.fast_training import PackedSFTTrainer
 from specact_rl.models.training import row_place
 
 logger = logging.getLogger(__name__)
@@ -221,8 +221,8 @@ class CollateWeights:
         return {**self.collate([dict(row) for row in rows]), WEIGHT_COLUMN: weights}
 
 
-class WeightedSFTTrainer(SFTTrainer):
-    """TRL's SFT trainer, with each row's log-probability multiplied by its weight.
+class WeightedSFTTrainer(PackedSFTTrainer):
+    """SFT's trainer, with each row's log-probability multiplied by its weight.
 
     Nothing else differs: token counts, accumulation over batches and processes, and metrics (which
     are not weighted) are TRL's. With weights of 1 its loss is SFT's.

@@ -13,7 +13,8 @@ import pytest
 
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.store import open_stage, read_manifest, read_table, write_table
-from specact_rl.types import Action, Proposal, Rollout, proposal_id
+from specact_rl.types import Action, Rollout
+from tests.records import make_proposal
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -41,27 +42,7 @@ def run(name, *args):
 def wrong_and_right(step):
     lie = Action(type="final_answer", text="Answer: nothing")
     for sample, (action, label) in enumerate([(step.reference, True), (lie, False)]):
-        yield Proposal(
-            proposal_id=proposal_id(step.step_id, "m", "generate", sample),
-            step_id=step.step_id,
-            task_id=step.task_id,
-            model_id="m",
-            sample=sample,
-            mode="generate",
-            text="",
-            action=action,
-            parse_error=None,
-            match_level="none",
-            same_state=None,
-            acceptable=label,
-            label_source="test",
-            logprob=None,
-            num_candidates=None,
-            num_prompt_tokens=1,
-            num_cached_tokens=0,
-            num_completion_tokens=1,
-            seconds=0.0,
-        )
+        yield make_proposal(step, action, label, sample=sample)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from transformers import Qwen3Config
 
 from specact_rl.envs.collect import plan_episodes
 from specact_rl.mining.build_rollouts import collect_rollouts, read_rollouts
@@ -26,6 +25,7 @@ from specact_rl.models.tiny import new_model
 from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, write_table
 from specact_rl.types import Action
+from tests.tiny_models import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -41,18 +41,7 @@ def world(tmp_path_factory, make):
     """A model of a few thousand random weights, and a folder of each builder."""
     root = tmp_path_factory.mktemp("world")
     tokenizer = load_tokenizer(TOKENIZER)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    config = tiny_config(tokenizer, num_hidden_layers=1, initializer_range=0.02)
     new_model(config, seed=0).save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
     shares = {"train_proposer": 0.5, "train_verifier": 0.5}

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 
@@ -26,6 +26,7 @@ from specact_rl.envs.workspace.environment import Workspace
 from specact_rl.errors import ConfigError
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.rendering import Renderer, compact_catalogue
+from tests.tiny_models import tiny_config
 
 TASKS = [f"ws-{seed:06d}" for seed in range(60)]
 BROKEN = "<tool_call>{"
@@ -295,20 +296,7 @@ def test_turn_without_a_stop_token_ends_the_episode(read_turn, text):
 def tiny_model(tokenizer):
     """30k random weights."""
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+    config = tiny_config(tokenizer, hidden_size=32, intermediate_size=48, initializer_range=0.02)
     return Qwen3ForCausalLM(config)
 
 

@@ -9,14 +9,9 @@ from scipy import stats
 
 from specact_rl import cli
 from specact_rl.errors import ConfigError
-from specact_rl.eval.audit import (
-    audit_page,
-    findings,
-    fitting_counts,
-    implied_strong,
-    true_cost,
-    unpaired_z,
-)
+from specact_rl.eval.audit import fitting_counts, implied_strong, true_cost, unpaired_z
+from specact_rl.eval.audit_findings import findings
+from specact_rl.eval.audit_page import audit_page
 from specact_rl.eval.published import Published, read_published
 
 SOURCE = Path(__file__).parents[1] / "fixtures" / "audit" / "source_report.yaml"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer, Qwen3ForSequenceClassification
 
 from specact_rl import cli
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
@@ -26,6 +26,7 @@ from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Action, Proposal, Score
 from specact_rl.verifiers import ClassifierVerifier, SampleAgreement
 from specact_rl.verifiers.models import StrongJudge
+from tests.tiny_models import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -43,17 +44,7 @@ def rollouts(tmp_path_factory):
 def save_verifier(folder, num_labels):
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        num_labels=num_labels,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = tiny_config(tokenizer, num_hidden_layers=1, num_labels=num_labels)
     Qwen3ForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_checkpoint_info(folder, Renderer(tokenizer=tokenizer, catalogue="compact"))

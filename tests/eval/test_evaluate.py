@@ -17,7 +17,8 @@ from specact_rl.metrics.frontier import gate_skill
 from specact_rl.metrics.resampling import cluster_codes
 from specact_rl.policy.fitting import fitting_half
 from specact_rl.policy.systems import SYSTEMS
-from specact_rl.types import Action, Proposal, Step
+from specact_rl.types import Action
+from tests.records import make_proposal, make_step
 
 NUM_TASKS, STEPS_PER_TASK, SAMPLES = 48, 6, 3
 NAN = float("nan")
@@ -27,16 +28,11 @@ def make_table():
     """Two thirds of the tasks are of families that were trained on."""
     ids = [(task, index) for task in range(NUM_TASKS) for index in range(STEPS_PER_TASK)]
     steps = [
-        Step(
-            step_id=f"{task}/{index}",
-            rollout_id=str(task),
+        make_step(
+            f"do {task}",
+            name=f"{task}/{index}",
             task_id=f"task-{task:02d}",
-            family="f",
             split="test",
-            index=index,
-            history=[{"role": "user", "content": f"do {task}"}],
-            tools=[],
-            executed=None,
             reference=Action(type="final_answer", text=f"right {index}"),
         )
         for task, index in ids
@@ -63,24 +59,16 @@ def make_columns(table, role, right, parsed, unknown=()):
             text = f"right {step.index}" if right[i, k] else f"wrong {min(k, 1)}"
             label = None if i in unknown else bool(right[i, k] and parsed[i, k])
             rows.append(
-                Proposal(
-                    proposal_id=f"{step.step_id}@{role}:{k}",
-                    step_id=step.step_id,
-                    task_id=step.task_id,
-                    model_id=role,
+                make_proposal(
+                    step,
+                    Action(type="final_answer", text=text) if parsed[i, k] else text,
+                    label,
                     sample=k,
-                    mode="generate",
-                    text=text,
-                    action=Action(type="final_answer", text=text) if parsed[i, k] else None,
-                    parse_error=None if parsed[i, k] else "broken",
+                    model=role,
                     match_level="arguments" if label else "none",
                     same_state=label,
-                    acceptable=label,
-                    label_source="test",
                     logprob=-1.0,
-                    num_candidates=None,
                     num_prompt_tokens=20 + 10 * step.index,
-                    num_cached_tokens=0,
                     num_completion_tokens=5,
                     seconds=0.1,
                 )

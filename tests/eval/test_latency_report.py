@@ -15,7 +15,8 @@ from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.latency.simulator import Trace, sequential, speculative
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import PANEL, SYSTEMS, System
-from specact_rl.types import Action, Proposal, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
+from tests.records import make_proposal, make_step
 
 TASKS, LENGTH = 30, 4
 TOOLS = [
@@ -28,19 +29,15 @@ SIZES = {"cheap": ModelSize(num_params=1), "strong": ModelSize(num_params=10)}
 
 
 def step_of(task, index):
-    return Step(
-        step_id=f"{task}/{index}", rollout_id=str(task), task_id=f"t{task:02d}", family="f",
-        split="test", index=index, history=[], tools=TOOLS, executed=None, reference=None,
-    )  # fmt: skip
+    return make_step(
+        name=f"{task}/{index}", task_id=f"t{task:02d}", split="test", history=[], tools=TOOLS
+    )
 
 
 def proposal_of(step, role, sample, action, *, right, seconds, price=None, tool=None):
-    return Proposal(
-        proposal_id=f"{step.step_id}@{role}:{sample}", step_id=step.step_id,
-        task_id=step.task_id, model_id=role, sample=sample, mode="generate", text="",
-        action=action, parse_error=None if action else "broken", match_level="none",
-        same_state=None, acceptable=right, label_source="test", logprob=None, num_candidates=None,
-        num_prompt_tokens=10 * (step.index + 1), num_cached_tokens=0, num_completion_tokens=2,
+    return make_proposal(
+        step, action or "", right, sample=sample, model=role, text="",
+        num_prompt_tokens=10 * (step.index + 1), num_completion_tokens=2,
         seconds=seconds, price=price, tool_seconds=tool,
     )  # fmt: skip
 

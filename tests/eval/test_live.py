@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
+from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.serialise import action_text
@@ -17,14 +17,13 @@ from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
 from specact_rl.policy.asking import RememberingModel, RememberingVerifier
-from specact_rl.policy.calibrators import PlattCalibrator
-from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS
-from specact_rl.policy.thresholds import ThresholdChoice
 from specact_rl.rendering import Renderer
-from specact_rl.types import Proposal, proposal_id
 from specact_rl.verifiers import ClassifierVerifier, ProposerConfidence
+from tests.gates import make_gate
+from tests.records import make_proposal
+from tests.tiny_models import tiny_config
 
 TASKS = [f"ws-{seed:06d}" for seed in range(4)]
 BROKEN = "<tool_call>"
@@ -38,18 +37,7 @@ def renderer():
 
 def tiny_model(kind, renderer, **options):
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        tie_word_embeddings=True,
-        initializer_range=0.5,
-        **options,
-    )
+    config = tiny_config(renderer.tokenizer, **options)
     return kind(config).eval()
 
 
@@ -91,48 +79,18 @@ class ExpertModel:
             rollout = run_episode(Workspace.from_task_id(step.task_id), expert_policy, "expert")
             text = action_text(rollout.steps[step.index].executed)
         parsed = parse_action(text, step.tools, step.history)
-        return Proposal(
-            proposal_id=proposal_id(step.step_id, self.model_id, "generate", 0),
-            step_id=step.step_id,
-            task_id=step.task_id,
-            model_id=self.model_id,
-            sample=0,
-            mode="generate",
+        return make_proposal(
+            step,
+            parsed.action or text,
+            model=self.model_id,
             text=text,
-            action=parsed.action,
             parse_error=parsed.error,
-            match_level="none",
-            same_state=None,
-            acceptable=None,
             label_source="none",
             logprob=-0.1,
-            num_candidates=None,
             num_prompt_tokens=100 + 10 * step.index,
-            num_cached_tokens=0,
             num_completion_tokens=7,
             seconds=0.25,
         )
-
-
-def make_gate(proposer_id, threshold, verifier_id="proposer_logprob"):
-    choice = ThresholdChoice(
-        threshold=threshold,
-        rule="utility",
-        num_rows=10,
-        num_accepted=5,
-        num_errors=1,
-        feasible=True,
-        message="",
-    )
-    return Gate.from_choice(
-        PlattCalibrator(slope=1.0, intercept=0.0),
-        choice,
-        verifier_id=verifier_id,
-        proposer_id=proposer_id,
-        calibration_hash="abc",
-        num_fit_rows=10,
-        seed=0,
-    )
 
 
 def gated(proposer, strong, renderer, threshold):
@@ -142,7 +100,7 @@ def gated(proposer, strong, renderer, threshold):
         proposer=proposer,
         verifier=ProposerConfidence(),
         renderer=renderer,
-        gate=make_gate(proposer.model_id, threshold),
+        gate=make_gate(threshold, proposer_id=proposer.model_id, verifier_id="proposer_logprob"),
         sampling=Sampling(),
     )
 
@@ -160,7 +118,7 @@ def sampling_system(lm, renderer, seed):
         proposer=lm,
         verifier=ProposerConfidence(),
         renderer=renderer,
-        gate=make_gate(lm.model_id, 1e-7),
+        gate=make_gate(1e-7, proposer_id=lm.model_id, verifier_id="proposer_logprob"),
         sampling=Sampling(num_samples=3, max_new_tokens=6, seed=seed),
     )
 
@@ -173,7 +131,7 @@ def acting(num_proposals, lm, verifier, renderer):
         proposer=lm,
         verifier=verifier,
         renderer=renderer,
-        gate=make_gate(lm.model_id, 0.1, "classifier"),
+        gate=make_gate(0.1, proposer_id=lm.model_id, verifier_id="classifier"),
         sampling=Sampling(num_samples=num_proposals, max_new_tokens=6),
     )
 

@@ -13,13 +13,11 @@ from specact_rl.eval.model_policies import ModelPolicies
 from specact_rl.metrics.cost import TokenPrice
 from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import Sampling
-from specact_rl.policy.calibrators import PlattCalibrator
-from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS
-from specact_rl.policy.thresholds import ThresholdChoice
 from specact_rl.verifiers.server_judge import ServerJudge
 from tests.fake_server import body, cut, hang_up, judge_answer, slow, status, text_answer
+from tests.gates import make_gate
 
 TASKS = [f"ws-{seed:06d}" for seed in range(4)]
 PRICES = {
@@ -66,24 +64,7 @@ def make_system(server, monkeypatch):
                 model.keeping(folder / f"{i}.jsonl")
                 for i, model in enumerate((cheap, strong, judge))
             )
-        choice = ThresholdChoice(
-            threshold=0.5,
-            rule="utility",
-            num_rows=10,
-            num_accepted=5,
-            num_errors=1,
-            feasible=True,
-            message="",
-        )
-        gate = Gate.from_choice(
-            PlattCalibrator(slope=1.0, intercept=0.0),
-            choice,
-            verifier_id=judge.verifier_id,
-            proposer_id=cheap.model_id,
-            calibration_hash="abc",
-            num_fit_rows=10,
-            seed=0,
-        )
+        gate = make_gate(0.5, verifier_id=judge.verifier_id, proposer_id=cheap.model_id)
         gated = SYSTEMS[name].gated
         return LiveSystem(
             system=SYSTEMS[name],

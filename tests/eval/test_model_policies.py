@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3ForSequenceClassification
+from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
 from specact_rl.envs import collect
 from specact_rl.envs.collect import plan_episodes
@@ -16,24 +16,14 @@ from specact_rl.mining.build_rollouts import collect_rollouts, read_rollouts
 from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
 from specact_rl.rendering import Renderer
+from tests.tiny_models import tiny_config
 
 
 def save_model(folder, kind=Qwen3ForCausalLM, seed=0, catalogue="compact"):
     """Random weights; some of its turns end in time and are an answer, others are cut off."""
     tokenizer = train_tokenizer(["read file f3 of the ticket t1; done", "Which file?"], 300)
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        tie_word_embeddings=True,
-        initializer_range=0.5,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = tiny_config(tokenizer)
     model = kind(config)
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids(STOP_TOKEN)] *= 4.0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.serialise import action_text
@@ -36,6 +36,7 @@ from specact_rl.rendering import Renderer, compact_catalogue
 from specact_rl.store import RowCache, read_shards
 from specact_rl.types import Proposal, Score
 from specact_rl.verifiers import ProposerConfidence, SampleAgreement
+from tests.tiny_models import tiny_config
 
 SAMPLING = Sampling(num_samples=3, max_new_tokens=24, seed=1)
 
@@ -58,19 +59,13 @@ def renderer(rollouts):
 def lm(rollouts, renderer):
     """20k weights that have learned a little: some texts parse, some are right."""
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
+    config = tiny_config(
+        renderer.tokenizer,
         hidden_size=32,
         intermediate_size=32,
         num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
         max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        pad_token_id=renderer.tokenizer.pad_token_id,
-        eos_token_id=renderer.tokenizer.eos_token_id,
-        bos_token_id=None,
+        initializer_range=0.02,
     )
     model = Qwen3ForCausalLM(config)
     rows = [

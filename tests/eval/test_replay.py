@@ -24,11 +24,10 @@ from specact_rl.eval.replay import (
 )
 from specact_rl.metrics.call_costs import catch_up_tokens
 from specact_rl.metrics.cost import ModelSize
-from specact_rl.policy.calibrators import PlattCalibrator
-from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import SYSTEMS, System
-from specact_rl.policy.thresholds import ThresholdChoice
-from specact_rl.types import Action, Proposal, Rollout, Score, Step, StepRecord, ToolSpec
+from specact_rl.types import Action, Rollout, Score, StepRecord, ToolSpec
+from tests.gates import make_gate
+from tests.records import make_proposal, make_step
 
 CHEAP, STRONG, VERIFIER = 3, 100, 10
 SIZES = {n: ModelSize(num_params=n) for n in (CHEAP, STRONG, VERIFIER)}
@@ -72,47 +71,20 @@ def rollout(name, num_steps, unreachable=(), out_of_family=False):
 
 
 def proposal(step, sample, action, *, model="cheap", acceptable=True, tokens=5, prompt=10):
-    return Proposal(
-        proposal_id=f"{step.step_id}@{model}:{sample}",
-        step_id=step.step_id,
-        task_id=step.task_id,
-        model_id=model,
+    return make_proposal(
+        step,
+        action or "",
+        acceptable,
         sample=sample,
-        mode="generate",
+        model=model,
         text="",
-        action=action,
-        parse_error=None if action else "broken",
         match_level="arguments" if acceptable else "type",
         same_state=acceptable,
-        acceptable=acceptable,
         label_source="cost_to_go",
         logprob=None if action is None else -1.0,
-        num_candidates=None,
         num_prompt_tokens=prompt,
-        num_cached_tokens=0,
         num_completion_tokens=tokens,
         seconds=1.0,
-    )
-
-
-def make_gate(threshold):
-    choice = ThresholdChoice(
-        threshold=threshold,
-        rule="utility",
-        num_rows=2,
-        num_accepted=1,
-        num_errors=0,
-        feasible=True,
-        message="",
-    )
-    return Gate.from_choice(
-        PlattCalibrator(slope=1.0, intercept=0.0),
-        choice,
-        verifier_id="v",
-        proposer_id="cheap",
-        calibration_hash="h",
-        num_fit_rows=2,
-        seed=0,
     )
 
 
@@ -467,18 +439,7 @@ def step_after(tool, request="go", reference=None, content="ok"):
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": content},
         ]
-    return Step(
-        step_id="s",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=messages,
-        tools=[TOOL],
-        executed=None,
-        reference=reference,
-    )
+    return make_step(history=messages, tools=[TOOL], reference=reference)
 
 
 def test_markov_baseline_says_what_followed_the_last_tool_most_often():

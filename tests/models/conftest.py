@@ -12,7 +12,8 @@ VOCAB = 40
 STOP = 2
 
 
-def make_model(model_class, attention, lora, seed=0):
+def make_model(model_class, attention, lora, seed=0, targets=("q_proj", "v_proj"), **options):
+    """`lora`: with an adapter on `targets` that changes what it is on."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=VOCAB,
@@ -22,18 +23,18 @@ def make_model(model_class, attention, lora, seed=0):
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=4,
-        tie_word_embeddings=True,
         pad_token_id=0,
         eos_token_id=STOP,
         num_labels=2,
         initializer_range=0.5,  # far from uniform, so that errors show
         attn_implementation=attention,
+        **{"tie_word_embeddings": True} | options,
     )
     model = model_class(config)
     if lora:
         task = "CAUSAL_LM" if model_class is Qwen3ForCausalLM else "SEQ_CLS"
         adapter = LoraConfig(
-            task_type=task, r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+            task_type=task, r=2, target_modules=[*targets], init_lora_weights=False
         )
         model = get_peft_model(model, adapter)
     return model.eval()

@@ -16,6 +16,7 @@ from specact_rl.models.fast_training import (
     PackedSFTTrainer,
     pack_batches_of,
 )
+from specact_rl.models.reward_weights import WEIGHT_COLUMN, WeightedSFTTrainer
 from specact_rl.models.tiny import train_tokenizer
 
 from .conftest import VOCAB, make_model
@@ -98,13 +99,13 @@ def dpo(options, tokenizer, monkeypatch):
     return build
 
 
-def step_of(trainer, numbers):
-    """Loss, gradients and metrics of these rows."""
+def step_of(trainer, numbers, **columns):
+    """Loss, gradients and metrics of these rows; `columns` go into the batch as they are."""
     data = trainer.train_dataset
     names = [name for name in data.column_names if name != "prompt"]
     batch = trainer.data_collator([{name: data[i][name] for name in names} for i in numbers])
     trainer.model.train()
-    loss = trainer.compute_loss(trainer.model, batch)
+    loss = trainer.compute_loss(trainer.model, batch | columns)
     loss.backward()
     gradients = {
         name: weight.grad
@@ -114,9 +115,9 @@ def step_of(trainer, numbers):
     return loss.item(), gradients, {k: v[-1] for k, v in trainer._metrics["train"].items()}
 
 
-def assert_same_step(packed, plain, numbers):
-    loss, gradients, metrics = step_of(packed, numbers)
-    expected_loss, expected, expected_metrics = step_of(plain, numbers)
+def assert_same_step(packed, plain, numbers, **columns):
+    loss, gradients, metrics = step_of(packed, numbers, **columns)
+    expected_loss, expected, expected_metrics = step_of(plain, numbers, **columns)
     assert loss == pytest.approx(expected_loss, abs=1e-5)
     assert metrics == pytest.approx(expected_metrics, abs=1e-4)
     assert gradients.keys() == expected.keys() != set()
@@ -144,6 +145,15 @@ def num_packed(monkeypatch):
 def test_sft_step_is_that_of_trl(lora, size, sft, num_packed):
     model = make_lm(lora)
     assert_same_step(sft(PackedSFTTrainer, model), sft(SFTTrainer, model), range(size))
+    assert len(num_packed) == 1
+
+
+@KINDS
+def test_weighted_sft_step_is_that_without_packing(lora, sft, num_packed):
+    model = make_lm(lora)
+    packed, plain = (sft(WeightedSFTTrainer, model, pack_batches=pack) for pack in (True, False))
+    weights = torch.tensor([0.0, 7.5, 0.01, 1.0, 1.0, 3.0, 0.2, 0.0, 2.0])
+    assert_same_step(packed, plain, range(9), **{WEIGHT_COLUMN: weights})
     assert len(num_packed) == 1
 
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from specact_rl.models.generation import generate
 from specact_rl.models.language_model import LanguageModel, Sampling, step_prompt
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.rendering import Renderer
+from tests.tiny_models import tiny_config
 
 LIMIT = 12
 
@@ -20,21 +21,10 @@ def tiny_lm():
     renderer = Renderer(tokenizer=train_tokenizer(["read_file f1"], 330), catalogue="compact")
     stop = renderer.tokenizer.eos_token_id
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        tie_word_embeddings=True,
-        eos_token_id=stop,
-        initializer_range=0.5,
-    )
+    config = tiny_config(renderer.tokenizer)
     model = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
-        model.model.embed_tokens.weight[stop] *= 3.0
+        model.model.embed_tokens.weight[stop] *= 4.0
     return LanguageModel(model_id="tiny", model=model, renderer=renderer)
 
 

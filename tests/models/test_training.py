@@ -28,7 +28,8 @@ from specact_rl.models.training import (
 )
 from specact_rl.rendering import Renderer
 from specact_rl.store import read_training_rows, write_training_rows
-from specact_rl.types import Action, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
+from tests import records
 
 OPEN = Action(type="file_read", tool="open", arguments={"file": "f1", "deep": {"a": [1, None]}})
 SEND = Action(type="tool_call", tool="send", arguments={"to": "Zoë"})
@@ -40,18 +41,7 @@ TOOLS = [
 
 
 def make_step(text):
-    return Step(
-        step_id="r/0",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=[{"role": "user", "content": text}],
-        tools=TOOLS,
-        executed=None,
-        reference=None,
-    )
+    return records.make_step(text, tools=TOOLS)
 
 
 @pytest.fixture

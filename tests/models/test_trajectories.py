@@ -8,7 +8,8 @@ from specact_rl.errors import ConfigError, ModelError
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.models.trajectories import LossOnTurns, side_rows
 from specact_rl.rendering import Renderer
-from specact_rl.types import Action, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
+from tests import records
 
 TOOLS = [ToolSpec(name="open", parameters={"type": "object", "properties": {"file": {}}})]
 OPEN = Action(type="file_read", tool="open", arguments={"file": "f1"})
@@ -23,18 +24,7 @@ def renderer():
 
 
 def make_step(text="Open f1"):
-    return Step(
-        step_id="r/0",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=[{"role": "user", "content": text}],
-        tools=TOOLS,
-        executed=None,
-        reference=None,
-    )
+    return records.make_step(text, tools=TOOLS)
 
 
 @pytest.fixture

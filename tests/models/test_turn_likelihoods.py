@@ -3,35 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from specact_rl.models import turn_likelihoods as module
 from specact_rl.models.training import TokenRow
 from specact_rl.models.turn_likelihoods import turn_likelihoods, turn_states
 from specact_rl.rendering import RolloutTokens
 
-VOCAB, STOP = 40, 2
+from .conftest import STOP, VOCAB, make_model
 
 
 def adapted(*targets):
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        pad_token_id=0,
-        eos_token_id=STOP,
-        initializer_range=0.5,  # far from uniform, so that errors show
+    return make_model(
+        Qwen3ForCausalLM, "sdpa", lora=True, targets=targets, tie_word_embeddings=False
     )
-    adapter = LoraConfig(
-        task_type="CAUSAL_LM", r=2, target_modules=[*targets], init_lora_weights=False
-    )
-    return get_peft_model(Qwen3ForCausalLM(config), adapter).eval()
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from specact_rl.pipeline import table_evaluation
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.table_evaluation import TableEvaluation, evaluate_table
 from specact_rl.policy.systems import SYSTEMS
-from specact_rl.types import Action, Proposal, Step
+from specact_rl.types import Action
+from tests.records import make_proposal, make_step
 
 MODELS = {"cheap": "small", "strong": "large"}
 NUM_RESAMPLES = 200
@@ -42,16 +43,12 @@ def objects(seed, num_tasks=60, steps_of_task=4):
     halves = {"calibration": range(num_tasks), "test": range(num_tasks, 2 * num_tasks)}
     for split, tasks in halves.items():
         steps = [
-            Step(
-                step_id=f"{task}/{index}",
-                rollout_id=str(task),
+            make_step(
+                f"do {task}",
+                name=f"{task}/{index}",
                 task_id=f"task-{task:03d}",
                 family="odd" if task % 2 else "even",
                 split=split,
-                index=index,
-                history=[{"role": "user", "content": f"do {task}"}],
-                tools=[],
-                executed=None,
                 reference=Action(type="final_answer", text="right"),
             )
             for task in tasks
@@ -110,24 +107,15 @@ def proposals(table, name, easy, k, rng):
             parsed = bool(rng.random() < 0.9)
             text = "right" if right else f"wrong {rng.integers(2)}"
             rows.append(
-                Proposal(
-                    proposal_id=f"{step.step_id}@{name}:{sample}",
-                    step_id=step.step_id,
-                    task_id=step.task_id,
-                    model_id=name,
+                make_proposal(
+                    step,
+                    Action(type="final_answer", text=text) if parsed else text,
+                    None if i % 17 == 3 else right and parsed,
                     sample=sample,
-                    mode="generate",
-                    text=text,
-                    action=Action(type="final_answer", text=text) if parsed else None,
-                    parse_error=None if parsed else "broken",
+                    model=name,
                     match_level="arguments" if right and parsed else "none",
                     same_state=right,
-                    acceptable=None if i % 17 == 3 else right and parsed,
-                    label_source="test",
-                    logprob=None,
-                    num_candidates=None,
                     num_prompt_tokens=20 + 10 * step.index,
-                    num_cached_tokens=0,
                     num_completion_tokens=int(rng.integers(3, 9)),
                     seconds=0.1,
                     tool_seconds=0.001 * (i % 5),

@@ -7,32 +7,22 @@ from specact_rl.errors import ConfigError
 from specact_rl.metrics.frontier import agreement_rates, gated_accuracy, oracle_gate, worst_gate
 from specact_rl.policy.calibrators import CALIBRATORS, PlattCalibrator
 from specact_rl.policy.gates import GATES, Gate, decide, reference_gate
-from specact_rl.policy.thresholds import ThresholdChoice, choose_by_accept_rate
+from specact_rl.policy.thresholds import choose_by_accept_rate
+from tests import gates
 
 
-def make_gate(threshold=0.6, calibrator=None, **overrides):
-    choice = ThresholdChoice(
-        threshold=threshold,
-        rule="accept_rate",
-        arguments={"accept_rate": 0.5},
-        num_rows=100,
-        num_accepted=50,
-        num_errors=5,
-        feasible=True,
-        message="accepts 50 of 100 rows",
-    )
-    arguments = {
-        "verifier_id": "linear@1",
-        "proposer_id": "cheap@2",
-        "calibration_hash": "abc",
-        "num_fit_rows": 80,
-        "seed": 3,
+def make_gate(threshold=0.6, **fields):
+    choice = {
+        "rule": "accept_rate",
+        "arguments": {"accept_rate": 0.5},
+        "num_rows": 100,
+        "num_accepted": 50,
+        "num_errors": 5,
+        "message": "accepts 50 of 100 rows",
     }
-    return Gate.from_choice(
-        calibrator or PlattCalibrator(slope=1.0, intercept=0.0),
-        choice,
-        **{**arguments, **overrides},
-    )
+    ids = {"verifier_id": "linear@1", "proposer_id": "cheap@2"}
+    values = ids | {"num_fit_rows": 80, "seed": 3} | fields
+    return gates.make_gate(threshold, choice=choice, **values)
 
 
 def test_decide_accepts_at_the_threshold_and_never_an_unscored_row():
@@ -49,7 +39,7 @@ def test_live_decisions_are_those_of_the_replay():
     for kind in CALIBRATORS.values():
         calibrator = kind.fit(z, y)
         choice = choose_by_accept_rate(calibrator.predict(z), y, accept_rate=0.4)
-        gate = make_gate(choice.threshold, calibrator)
+        gate = make_gate(choice.threshold, calibrator=calibrator)
         scores = [None, *z.tolist()]
         replay = gate.decide(gate.p_accept(scores))
         live = [gate.decide_one(score).accept for score in scores]

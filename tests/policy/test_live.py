@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from specact_rl.actions.parsing import parse_action
 from specact_rl.actions.serialise import action_text
@@ -23,13 +23,14 @@ from specact_rl.models.language_model import LanguageModel, Sampling, step_promp
 from specact_rl.models.scoring import score_candidates
 from specact_rl.models.tiny import train_tokenizer
 from specact_rl.policy.calibrators import PlattCalibrator
-from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem, ModelCall, TokenLedger
 from specact_rl.policy.systems import SYSTEMS, System
-from specact_rl.policy.thresholds import ThresholdChoice
 from specact_rl.rendering import Renderer
-from specact_rl.types import Proposal, proposal_id
+from specact_rl.types import proposal_id
 from specact_rl.verifiers import Judgements, SampleAgreement, StrongJudge
+from tests import gates
+from tests.records import make_proposal
+from tests.tiny_models import tiny_config
 
 BROKEN = '<tool_call>\n{"name": '
 CHEAP_SIZE, STRONG_SIZE, VERIFIER_SIZE = (
@@ -56,25 +57,17 @@ class ScriptedModel:
     def proposal(self, step, sample):
         text = self.texts[step.step_id][sample]
         parsed = parse_action(text, step.tools, step.history)
-        return Proposal(
-            proposal_id=proposal_id(step.step_id, self.model_id, "generate", sample),
-            step_id=step.step_id,
-            task_id=step.task_id,
-            model_id=self.model_id,
+        return make_proposal(
+            step,
+            parsed.action or text,
             sample=sample,
-            mode="generate",
+            model=self.model_id,
             text=text,
             finished=text != BROKEN,
-            action=parsed.action,
             parse_error=parsed.error,
-            match_level="none",
-            same_state=None,
-            acceptable=None,
             label_source="none",
             logprob=self.logprob,
-            num_candidates=None,
             num_prompt_tokens=len(self.renderer.prompt_ids(step)),
-            num_cached_tokens=0,
             num_completion_tokens=len(text) + sample,
             seconds=0.5,
         )
@@ -145,24 +138,8 @@ def script(steps, seed, num_broken):
 
 
 def make_gate(verifier_id, threshold):
-    choice = ThresholdChoice(
-        threshold=threshold,
-        rule="utility",
-        num_rows=10,
-        num_accepted=5,
-        num_errors=1,
-        feasible=True,
-        message="",
-    )
-    return Gate.from_choice(
-        PlattCalibrator(slope=1.0, intercept=-0.2),
-        choice,
-        verifier_id=verifier_id,
-        proposer_id="cheap",
-        calibration_hash="abc",
-        num_fit_rows=10,
-        seed=0,
-    )
+    calibrator = PlattCalibrator(slope=1.0, intercept=-0.2)
+    return gates.make_gate(threshold, calibrator=calibrator, verifier_id=verifier_id)
 
 
 def make_verifier(system, log_odds, renderer, own):
@@ -324,15 +301,7 @@ def test_strong_judge_is_undecided_about_what_the_strong_model_would_do(table, r
     # the gate's probability is sigmoid(-0.2).
     step = table.steps[0]
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
+    config = tiny_config(renderer.tokenizer, num_hidden_layers=1, initializer_range=0.02)
     model = Qwen3ForCausalLM(config).eval()
     completion = renderer.completion_ids(step.reference)
     logprob = score_candidates(model, [step_prompt(renderer, step)], [[completion]])[0][0]
@@ -396,15 +365,7 @@ def test_a_prompt_that_was_cut_is_read_anew_live_as_in_the_replay():
 
 def test_language_model_proposes_what_it_generates(table, renderer):
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(renderer.tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
+    config = tiny_config(renderer.tokenizer, num_hidden_layers=1, initializer_range=0.02)
     lm = LanguageModel(model_id="tiny", model=Qwen3ForCausalLM(config).eval(), renderer=renderer)
     sampling = Sampling(num_samples=2, max_new_tokens=3)
     step = table.steps[0]

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from transformers import Qwen3Config
 
 from specact_rl.models.loading import load_tokenizer, save_checkpoint_info
 from specact_rl.models.tiny import new_model, train_tokenizer
 from specact_rl.rendering import Renderer
 from specact_rl.store import write_training_rows
-from specact_rl.types import Action, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
+from tests import records
+from tests.tiny_models import tiny_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TOOLS = [
@@ -24,17 +25,12 @@ TOOLS = [
 
 def make_step(i):
     """Each has another length, so that a batch is padded."""
-    return Step(
-        step_id=f"r{i}/0",
-        rollout_id=f"r{i}",
+    return records.make_step(
+        f"Open f{i}" + " please" * i,
+        name=f"r{i}/0",
         task_id=f"t{i}",
-        family="f",
         split="train_proposer",
-        index=0,
-        history=[{"role": "user", "content": f"Open f{i}" + " please" * i}],
         tools=TOOLS,
-        executed=None,
-        reference=None,
     )
 
 
@@ -72,17 +68,10 @@ def wide_world(tmp_path_factory):
 def make_world(folder, hidden_size):
     base = folder / "base"
     tokenizer = train_tokenizer(['Open f1 please, {"file": "f1"}. Done.'], 320)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
+    config = tiny_config(
+        tokenizer,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=hidden_size // 4,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,
     )
     new_model(config, seed=0).save_pretrained(base)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen3Config
 from transformers.trainer_callback import DefaultFlowCallback
 
 from specact_rl.actions.serialise import action_text
@@ -22,6 +21,7 @@ from specact_rl.models.loading import check_checkpoint_info, load_tokenizer, sav
 from specact_rl.models.tiny import new_model, train_tokenizer
 from specact_rl.rendering import Renderer, compact_catalogue
 from specact_rl.store import write_training_rows
+from tests.tiny_models import tiny_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TASKS = [f"ws-{seed:06d}" for seed in range(3)]
@@ -43,19 +43,7 @@ def world(tmp_path_factory):
     texts += [str(message["content"]) for rollout in rollouts for message in rollout.messages]
     texts += [action_text(step.executed) for rollout in rollouts for step in rollout.steps]
     tokenizer = train_tokenizer(texts, 400)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    config = tiny_config(tokenizer, hidden_size=32, intermediate_size=48, initializer_range=0.02)
     model = new_model(config, seed=0)
     renderer = Renderer(tokenizer=tokenizer, catalogue="compact")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -140,7 +140,7 @@ def test_kto_of_one_class_is_refused_by_name(label, world, refused, tmp_path):
 def test_equal_rewards_are_fine_tuning(world, run_recipe, tmp_path, capfd):
     data = with_column(world, "sft_proposer", tmp_path / "data", reward=[0.25] * 8)
     runs = {
-        "sft_proposer": ["--pack_batches", "false"],  # packed ones round otherwise
+        "sft_proposer": [],
         "reward_weighted_sft": ["--dataset_dir", data, "--temperature", "0.1"],
     }
     options = ["--max_steps", "3", "--gradient_accumulation_steps", "2"]

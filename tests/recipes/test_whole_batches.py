@@ -12,7 +12,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from specact_rl.models.whole_batches import keep_batches_whole
 from specact_rl.store import write_training_rows
-from specact_rl.types import Action, Step
+from specact_rl.types import Action
+from tests.records import make_step
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ["sft_proposer", "dpo_proposer", "train_reward_model", "train_verifier"]
@@ -50,17 +51,11 @@ def data_of(world, tmp_path_factory):
 def _rows(renderer, num_rows):
     right, pairs, labelled = [], [], []
     for i in range(num_rows):
-        step = Step(
-            step_id=f"r{i}/0",
-            rollout_id=f"r{i}",
+        step = make_step(
+            f"Open f{i}" + " please" * (i * 3 % 17),
+            name=f"r{i}/0",
             task_id=f"t{i}",
-            family="f",
             split="train_proposer",
-            index=0,
-            history=[{"role": "user", "content": f"Open f{i}" + " please" * (i * 3 % 17)}],
-            tools=[],
-            executed=None,
-            reference=None,
         )
         turns = [
             Action(type="final_answer", text="Done." + " Open f1." * (i * 7 % 11)),

@@ -9,9 +9,10 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 
 from specact_rl.errors import ConfigError, ModelError
 from specact_rl.metrics.discrimination import auroc
-from specact_rl.types import Action, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
 from specact_rl.verifiers import VERIFIERS, EncoderVerifier
 from specact_rl.verifiers.base import Item
+from tests.records import make_step
 
 WORDS = (
     "find the red blue lamp door open close user tools query done wrong right : ( ) , ? a".split()
@@ -39,18 +40,8 @@ def encoder(tmp_path_factory):
 
 
 def item(propose, response, request="find the red lamp", tools=1):
-    step = Step(
-        step_id=f"{request}/0",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=[{"role": "user", "content": request}],
-        tools=[ToolSpec(name="open", description="open a door")] * tools,
-        executed=None,
-        reference=None,
-    )
+    tool = ToolSpec(name="open", description="open a door")
+    step = make_step(request, name=f"{request}/0", tools=[tool] * tools)
     proposal = propose(step, Action(type="final_answer", text=response))
     return Item(step=step, proposal=proposal, siblings=(proposal,))
 

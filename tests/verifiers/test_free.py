@@ -8,7 +8,7 @@ import pytest
 from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import NO_MODEL
 from specact_rl.metrics.discrimination import auroc
-from specact_rl.types import Action, Step
+from specact_rl.types import Action
 from specact_rl.verifiers import VERIFIERS
 from specact_rl.verifiers.base import Item, items_of
 from specact_rl.verifiers.features.step import step_features
@@ -17,6 +17,7 @@ from specact_rl.verifiers.free import (
     ProposerConfidence,
     SampleAgreement,
 )
+from tests.records import make_step
 
 
 def text(words):
@@ -31,12 +32,7 @@ def call(tool, **arguments):
 def step():
     """A request, a call that failed, and its result."""
     made = {"type": "function", "function": {"name": "close", "arguments": {"ticket": "t12"}}}
-    return Step(
-        step_id="s",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
+    return make_step(
         index=1,
         history=[
             {"role": "system", "content": "Use the tools, r9."},
@@ -44,9 +40,6 @@ def step():
             {"role": "assistant", "content": "", "tool_calls": [made]},
             {"role": "tool", "content": "error: stale, rev is r7"},
         ],
-        tools=[],
-        executed=None,
-        reference=None,
     )
 
 
@@ -136,24 +129,9 @@ def test_features_see_the_error_and_the_repetition(step, propose):
 
 
 def test_features_of_a_log_without_system_message_or_history(step, propose):
-    bare = Step(
-        step_id="s",
-        rollout_id="r",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=[],
-        tools=[],
-        executed=None,
-        reference=None,
-    )
+    bare = make_step(history=[])
     assert feature("in_request", bare, propose, text("hello")) == 0.0
-    request = Step(
-        **{f: getattr(bare, f) for f in bare.__slots__ if f != "history"},
-        history=[{"role": "user", "content": "hello"}],
-    )
-    assert feature("in_request", request, propose, text("hello")) == 1.0
+    assert feature("in_request", make_step("hello"), propose, text("hello")) == 1.0
 
 
 @pytest.fixture

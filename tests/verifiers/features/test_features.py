@@ -1,11 +1,12 @@
 """Hand features of responses, each against an example by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from specact_rl.types import Action, Proposal, Step, ToolSpec
+from specact_rl.types import Action, ToolSpec
 from specact_rl.verifiers.base import Item
 from specact_rl.verifiers.features import (
     feature_matrix,
@@ -13,6 +14,7 @@ from specact_rl.verifiers.features import (
     hand_features,
     has_response,
 )
+from tests.records import make_proposal, make_step
 
 TRIANGLE = ToolSpec(
     name="geometry.triangle_area",
@@ -52,39 +54,13 @@ def call(tool, **arguments):
 
 
 def item(*actions, request=REQUEST, tools=(TRIANGLE, HOTEL), text="[f()]", response=None):
-    step = Step(
-        step_id="t/0",
-        rollout_id="t",
-        task_id="t",
-        family="f",
-        split=None,
-        index=0,
-        history=[{"role": "user", "content": request}],
-        tools=list(tools),
-        executed=None,
-        reference=None,
-    )
-    proposal = Proposal(
-        proposal_id="p",
-        step_id="t/0",
-        task_id="t",
-        model_id="m",
-        sample=0,
-        mode="generate",
+    step = make_step(request, tools=list(tools))
+    proposal = make_proposal(
+        step,
+        actions[0] if len(actions) == 1 else text,
         text=text,
-        action=actions[0] if len(actions) == 1 else None,
         actions=[] if len(actions) == 1 else list(actions),
         parse_error=None if actions else "unreadable",
-        match_level="none",
-        same_state=None,
-        acceptable=None,
-        label_source="none",
-        logprob=None,
-        num_candidates=None,
-        num_prompt_tokens=None,
-        num_cached_tokens=0,
-        num_completion_tokens=None,
-        seconds=None,
     )
     messages = [{"role": "assistant", "content": text}] if response is None else response
     return Item(step=step, proposal=proposal, response=messages, siblings=(proposal,))
@@ -110,14 +86,10 @@ def test_all_items_have_the_same_names_in_the_same_order():
 
 def test_nothing_but_request_tools_and_response_is_looked_at():
     plain = item(call("hotel_booking", location="Rome"))
-    step = Step(
-        **{f: getattr(plain.step, f) for f in plain.step.__slots__}
-        | {"family": "parallel", "task_id": "parallel_7", "rollout_id": "x", "step_id": "y"}
-    )
-    proposal = Proposal(
-        **{f: getattr(plain.proposal, f) for f in plain.proposal.__slots__}
-        | {"model_id": "gpt", "task_id": "parallel_7", "acceptable": True, "logprob": -1.0}
-    )
+    other = {"family": "parallel", "task_id": "parallel_7", "rollout_id": "x", "step_id": "y"}
+    step = replace(plain.step, **other)
+    other = {"model_id": "gpt", "task_id": "parallel_7", "acceptable": True, "logprob": -1.0}
+    proposal = replace(plain.proposal, **other)
     named = Item(step=step, proposal=proposal, response=plain.response, siblings=())
     np.testing.assert_array_equal(feature_matrix([plain]), feature_matrix([named]))
 
