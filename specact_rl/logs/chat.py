@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from specact_rl.actions.serialise import message_action, wire_text
 from specact_rl.errors import RolloutFormatError
+from specact_rl.logs.result import Flag
 from specact_rl.store import canonical_json, content_hash
 from specact_rl.types import Message, Rollout, StepRecord, ToolSpec
 
@@ -47,6 +48,51 @@ def tool_spec(entry: Mapping[str, Any]) -> ToolSpec:
     if not isinstance(parameters, dict):
         raise TypeError(f"parameters must be an object, got {parameters!r}")
     return ToolSpec(name=name, description=description, parameters=parameters)
+
+
+def add_chat_rollouts(
+    rollouts: dict[str, Rollout],
+    rows: Iterable[tuple[str, dict[str, Any]]],
+    chat_row: Callable[[dict[str, Any], str], Mapping[str, Any]],
+    trials: Counter[tuple[str, str]],
+    dropped: Counter[str],
+    source: str,
+) -> list[Flag]:
+    """Add the rollout of each row; a row of another form is dropped, and the first one flagged.
+
+    Args:
+        rollouts: By id; added to.
+        rows: Path and line, and what is there.
+        chat_row: Brings a row and its place into the form that `chat_rollout` reads.
+        trials: As `chat_rollout`, likewise the next.
+        dropped: Also of rows of another form ("malformed_row"), and of those whose id was there
+            before ("duplicate_id").
+        source: What the rows are of, for the flag.
+
+    Returns:
+        No flag or one.
+
+    Raises:
+        RolloutFormatError: No row added a rollout, and one is of another form: the first of them.
+    """
+    before = len(rollouts)
+    problem: RolloutFormatError | None = None
+    for where, row in rows:
+        try:
+            rollout = chat_rollout(chat_row(row, where), where, trials, dropped)
+        except RolloutFormatError as error:
+            dropped["malformed_row"] += 1
+            problem = problem or error
+            continue
+        if rollout.rollout_id in rollouts:
+            dropped["duplicate_id"] += 1
+        else:
+            rollouts[rollout.rollout_id] = rollout
+    if problem is None:
+        return []
+    if len(rollouts) == before:
+        raise problem
+    return [Flag(kind="malformed_rows", group=source, detail=f"the first one: {problem}")]
 
 
 def chat_rollout(

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specact_rl.errors import RolloutFormatError
-from specact_rl.logs.chat import chat_rollout
+from specact_rl.logs.chat import add_chat_rollouts
 from specact_rl.logs.groups import finished
 from specact_rl.logs.reading import json_rows, json_value, no_rows
 from specact_rl.logs.result import Flag, ImportResult, files_with
@@ -43,24 +43,7 @@ def import_hf_chat(path: Path) -> ImportResult:
     for file in files_with(path, "**/*.parquet", "**/*.jsonl", "**/*.json"):
         if file.name in ("dataset_info.json", "state.json", "dataset_dict.json", "manifest.json"):
             continue
-        problem: RolloutFormatError | None = None
-        before = len(rollouts)
-        for where, row in _rows(file):
-            try:
-                rollout = chat_rollout(_chat_row(row, where), where, trials, dropped)
-            except RolloutFormatError as error:
-                dropped["malformed_row"] += 1
-                problem = problem or error
-                continue
-            if rollout.rollout_id in rollouts:
-                dropped["duplicate_id"] += 1
-            else:
-                rollouts[rollout.rollout_id] = rollout
-        if problem is not None and len(rollouts) == before:
-            raise problem
-        if problem is not None:
-            detail = f"the first one: {problem}"
-            flags.append(Flag(kind="malformed_rows", group=str(file), detail=detail))
+        flags += add_chat_rollouts(rollouts, _rows(file), _chat_row, trials, dropped, str(file))
     return finished(list(rollouts.values()), dropped, flags)
 
 

@@ -28,10 +28,10 @@ import yaml
 from specact_rl.actions.taxonomy import builtin_table, builtin_tables, read_tool_table
 from specact_rl.errors import ConfigError, RolloutFormatError
 from specact_rl.logs.anthropic import chat_row
-from specact_rl.logs.chat import chat_rollout
+from specact_rl.logs.chat import add_chat_rollouts
 from specact_rl.logs.groups import finished
 from specact_rl.logs.reading import json_rows, json_value
-from specact_rl.logs.result import Flag, Importer, ImportResult, files_with
+from specact_rl.logs.result import Importer, ImportResult, files_with
 from specact_rl.logs.tool_types import retyped
 from specact_rl.types import Rollout
 
@@ -84,29 +84,14 @@ def _import_mapped(path: Path, *, mapping: Mapping[str, Any], base: Path) -> Imp
     dropped: Counter[str] = Counter()
     trials: Counter[tuple[str, str]] = Counter()
     rollouts: dict[str, Rollout] = {}
-    problem: RolloutFormatError | None = None
-    for where, raw in _rows(path, mapping):
-        try:
-            row = _mapped(raw, mapping, where)
-            row["tools"] = row.get("tools") or tools or []
-            if mapping.get("format") == "anthropic":
-                row = chat_row(row, where, dropped)
-            rollout = chat_rollout(row, where, trials, dropped)
-        except RolloutFormatError as error:
-            dropped["malformed_row"] += 1
-            problem = problem or error
-            continue
-        if rollout.rollout_id in rollouts:
-            dropped["duplicate_id"] += 1
-        else:
-            rollouts[rollout.rollout_id] = rollout
-    if problem is not None and not rollouts:
-        raise problem
-    flags = [
-        Flag(kind="malformed_rows", group=str(path), detail=f"the first one: {error}")
-        for error in (problem,)
-        if error is not None
-    ]
+
+    def row_of(raw: dict[str, Any], where: str) -> dict[str, Any]:
+        row = _mapped(raw, mapping, where)
+        row["tools"] = row.get("tools") or tools or []
+        return chat_row(row, where, dropped) if mapping.get("format") == "anthropic" else row
+
+    rows = _rows(path, mapping)
+    flags = add_chat_rollouts(rollouts, rows, row_of, trials, dropped, str(path))
     return finished(_typed(list(rollouts.values()), mapping, base), dropped, flags)
 
 

@@ -103,7 +103,7 @@ def test_a_function_of_a_users_file_is_an_importer(tmp_path):
     assert file == tmp_path / "mine.py"
 
 
-@pytest.mark.parametrize("name", ["csv", "none.yaml", "none.py:read", ":read"])
+@pytest.mark.parametrize("name", ["csv", "none.yaml", "none.py:read", "native:read", ":read", ":"])
 def test_an_importer_that_is_not_there_is_refused_with_those_that_are(name):
     with pytest.raises(ConfigError, match="importer must be one of.*'bfcl'"):
         find_importer(name)

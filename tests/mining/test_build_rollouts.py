@@ -6,7 +6,6 @@ from specact_rl.envs.collect import plan_episodes
 from specact_rl.errors import ConfigError
 from specact_rl.mining.build_rollouts import (
     collect_rollouts,
-    find_importer,
     import_rollouts,
     parse_fractions,
     read_rollouts,
@@ -72,25 +71,6 @@ def test_a_chat_log_is_imported_with_what_it_dropped(tmp_path):
     assert manifest.dropped == {"empty_message": 1}
     assert (manifest.counts["steps"], manifest.counts["successes"]) == (2, 3)
     assert set(manifest.inputs) == {"chats.jsonl"}
-
-
-def test_a_users_own_importer_is_found_by_file_and_function(tmp_path):
-    (tmp_path / "mine.py").write_text("def read(path): return path.name\n")
-    importer, file = find_importer(f"{tmp_path / 'mine.py'}:read")
-    assert importer(tmp_path / "log") == "log"
-    assert file == tmp_path / "mine.py"
-
-
-@pytest.mark.parametrize("name", ["openai", "missing.py:read", "native:read", ":"])
-def test_unknown_importers_are_refused_with_the_known_ones(name):
-    with pytest.raises(ConfigError, match=r"importer must be one of \['native'"):
-        find_importer(name)
-
-
-def test_an_importer_file_without_the_function_is_refused(tmp_path):
-    (tmp_path / "mine.py").write_text("x = 1\n")
-    with pytest.raises(ConfigError, match="must define 'read'"):
-        find_importer(f"{tmp_path / 'mine.py'}:read")
 
 
 def test_fractions_that_are_no_distribution_are_a_users_error(tmp_path):
