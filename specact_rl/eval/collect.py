@@ -221,13 +221,15 @@ def collect_scores(
         ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
     answers = out_dir.with_name(f"{out_dir.name}.answers")
-    kept = answers / f"{content_hash([verifier.verifier_id, team.rank])}.jsonl"
-    verifier = keeping_answers(verifier, kept)
     origin = verifier.origin if isinstance(verifier, ClassifierVerifier | ServerJudge) else {}
 
     def judge(works: Sequence[Work]) -> list[list[Score]]:
+        rollouts = [work.rollout for work in works]
+        # Of the chunk, whoever takes it: the next time there may be another number of processes.
+        key = content_hash([verifier.verifier_id, rollouts[0].rollout_id])
+        judging = keeping_answers(verifier, answers / f"{key}.jsonl")
         proposals = list(chain.from_iterable(work.proposals for work in works))
-        scores = verifier_scores(verifier, [work.rollout for work in works], proposals, renderer)
+        scores = verifier_scores(judging, rollouts, proposals, renderer)
         return split_rows(scores, [len(work.proposals) for work in works])
 
     make: Maker[Score] = judge
