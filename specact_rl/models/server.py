@@ -241,7 +241,7 @@ class ModelServer:
         except OSError as error:
             raise ServerError(
                 f"{self.base_url}, model {self.model_name!r}: an answer cannot be kept in "
-                f"{self.kept}: {error.strerror or error}. Make room, or let the folder be written to"
+                f"{self.kept}: {error.strerror or error}. Make room there"
             ) from error
         self._known[key] = reply
 

@@ -1,6 +1,7 @@
 """A server as judge: what it is asked, what is made of its answers, and what goes wrong."""
 
 import json
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -379,3 +380,31 @@ def test_transformers_serve_gives_no_log_probabilities_and_is_refused(served, ma
     (item, *_) = make_items(replace(DONE, text="read f1 " * 400))
     with pytest.raises(ServerError, match=r"the verifier judge-.* needs the log-probabilities"):
         judge.judge([item])
+
+
+# What can be known before anything is judged
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [
+        (YES, None),
+        (text_answer("yes"), "needs the log-probabilities"),
+        (YES | {"usage": None}, "needs the tokens"),
+        (judge_answer(**{"<think>": -0.1}), "begins with '<think>'.*switch thinking off"),
+    ],
+)
+def test_one_question_tells_whether_a_model_can_judge(judge, server, make_items, answer, failure):
+    server.answer = lambda body: answer
+    found = judge.failure(make_items(DONE)[0].step)
+    assert found is None if failure is None else re.search(failure, found)
+    assert len(server.requests) == 1
+
+
+def test_refused_question_is_no_judge_and_a_server_that_is_gone_an_error(judge, server, make_items):
+    (item, *_) = make_items(DONE)
+    server.faults = [status(400, text="no logprobs here")]
+    assert "no logprobs here" in judge.failure(item.step)
+    server.faults = [status(401)]
+    with pytest.raises(ServerError, match="the server's key"):
+        judge.failure(item.step)
