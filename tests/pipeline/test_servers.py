@@ -1,7 +1,6 @@
 """Runs whose cheap or strong model, or both, are behind a server on this machine."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -174,6 +173,8 @@ def test_what_is_behind_servers_is_not_trained_and_the_report_says_so(finished):
     page = (finished.folder / "report" / "report.md").read_text()
     assert f"The strong model is {finished.url}#strong as it is: not trained" in page
     assert "Left out B-dpo, D-dpo: a server's model cannot be trained" in page
+    assert "prices are what servers are paid" in page
+    assert "dollars per 1,000 tasks" in page
 
 
 def test_all_systems_but_those_that_servers_cannot_have_are_evaluated(finished):
@@ -256,34 +257,33 @@ def test_other_model_may_be_one_of_this_machine(chat, tmp_path, role):
 
 @pytest.mark.slow
 def test_command_that_is_killed_asks_for_nothing_twice(chat, tmp_path):
-    sound, doomed, under_way = chat.answer, [], []
+    out, log, sound = tmp_path / "run", tmp_path / "log.txt", chat.answer
+    doomed, under_way = [], []
 
     def answer(body):
-        if doomed and len(chat.answered) >= doomed[0][1]:
-            process, _ = doomed.pop()
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            under_way.append(json.dumps(body))
+        if doomed and doomed[0].stage == list(read_json(out / "times.json"))[-1]:
+            doomed[0].left -= 1
+            if doomed[0].left == 0:
+                doomed[0].process.kill()
+                doomed.pop().process.wait()
+                under_way.append(json.dumps(body))
         return sound(body)
 
     chat.answer = answer
     command = [sys.executable, "-m", "specact_rl.cli", "run", "--preset", "smoke"]
-    command += ["--num-tasks", "16", "--out", str(tmp_path / "run"), "--concurrency", "1"]
+    command += ["--num-tasks", "16", "--out", str(out), "--concurrency", "1"]
     command += ["--strong-base", f"{chat.url}#strong", "--strong-price-per-million", "100,100"]
-    log = tmp_path / "log.txt"
-    for served in (30, 120, 200, None):  # of the fallback's answers, the judge's, live ones
+    stages = [("strong proposes", 20), ("verifiers judge", 20), ("live episodes", 1), (None, 0)]
+    for stage, left in stages:
         with log.open("w") as stream:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stream)
-            if served is not None:
-                doomed.append((process, served))
+            doomed.append(SimpleNamespace(process=process, stage=stage, left=left))
             code = process.wait()
-        assert code == (0 if served is None else -signal.SIGKILL), log.read_text()[-2000:]
-    answered = Counter(chat.answered)
+        assert code == (0 if stage is None else -signal.SIGKILL), log.read_text()[-2000:]
     assert len(under_way) == 3
-    for text in under_way:
-        answered[text] -= 1
-    assert set(answered.values()) <= {0, 1}
-    found = read_json(tmp_path / "run" / "evaluation" / "results.json")
+    answered = Counter(chat.answered) - Counter(under_way)
+    assert set(answered.values()) == {1}
+    found = read_json(out / "evaluation" / "results.json")
     assert set(SYSTEMS) == {row["name"] for row in found["replay"]["systems"]}
     assert "--strong-price-per-million 100,100" in found["meta"]["command"]
 
