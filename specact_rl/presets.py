@@ -18,7 +18,7 @@ class Preset:
 
     name: str
     cheap_base: str
-    """Folder, hub id, or `builtin:1m` / `builtin:4m`."""
+    """Folder, hub id, `builtin:1m` / `builtin:4m`, or `URL#NAME` of a server's model."""
     strong_base: str
     verifier_base: str
     catalogue: str

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -218,6 +219,22 @@ def test_records_that_were_added_are_recovered_without_the_line_that_was_cut_off
         assert recovered_jsonl(path, Score) == scores
     with pytest.raises(ValueError, match="not a JSON value"):
         append_jsonl(path, score(log_odds=math.nan))
+
+
+def test_line_that_finds_no_room_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    append_jsonl(path, score())
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_jsonl(path, score())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    append_jsonl(path, score())
+    assert recovered_jsonl(path, Score) == [score(), score()]
 
 
 def test_a_table_of_another_record_or_version_is_refused(tmp_path):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from specact_rl.cli.shared import EXIT_OK, logger, refuse_existing
 from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from specact_rl.cli.shared import Subparsers
-    from specact_rl.eval.joined import Outcomes
     from specact_rl.types import SplitName
 
 _MODEL_OPTIONS = {"cheap": "cheap", "strong": "strong", "cheap_dpo": "dpo"}
@@ -184,9 +182,19 @@ def _write_table(run: Path, path: Path) -> tuple[dict[str, str], int]:
     from specact_rl.pipeline.artifacts import finished_run
 
     artifacts = finished_run(run)
-    test = artifacts.outcomes("test")
-    outcomes = {"calibration": artifacts.outcomes("calibration"), "test": test}
-    count = export_outcomes(cast("Mapping[SplitName, Outcomes]", outcomes), path)
+    splits: tuple[SplitName, ...] = ("calibration", "test")
+    outcomes = {split: artifacts.outcomes(split) for split in splits}
+    if artifacts.servers.judge is not None:
+        # A table's strong_judge is the strong model itself, which acts at every step anyway.
+        logger.warning("left out C: a table cannot say what a server was paid for judging")
+        outcomes = {
+            split: replace(
+                each, judged={k: v for k, v in each.judged.items() if k[0] != "strong_judge"}
+            )
+            for split, each in outcomes.items()
+        }
+    test = outcomes["test"]
+    count = export_outcomes(outcomes, path)
     logger.info("wrote %d rows to %s", count, path)
     models = {role: columns.model_id for role, columns in test.columns.items()}
     return models, artifacts.seed

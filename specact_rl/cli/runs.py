@@ -6,11 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specact_rl.cli.shared import EXIT_FINDINGS, EXIT_OK
+from specact_rl.cli.shared import (
+    EXIT_FINDINGS,
+    EXIT_OK,
+    add_role_server_arguments,
+    role_arguments,
+    role_options,
+)
 from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
+    from specact_rl.pipeline.servers import Servers
+    from specact_rl.presets import Preset
 
 
 _PLAN_OPTIONS = ("json", "utilisation", "device_memory", "device_tflops")
@@ -41,8 +49,8 @@ def add_run(subparsers: Subparsers) -> None:
     )
     bases = parser.add_argument_group(
         "in the place of what the preset says",
-        "A base is a checkpoint folder, a hub id, or ID@REVISION. Nothing is fetched but the bases "
-        "named here or by the preset.",
+        "A base is a checkpoint folder, a hub id, or ID@REVISION; for cheap and strong also "
+        "URL#NAME, a server's model. Nothing is fetched but the bases named here or by the preset.",
     )
     for role, what in (
         ("cheap", "what the cheap proposer starts from"),
@@ -62,6 +70,7 @@ def add_run(subparsers: Subparsers) -> None:
         metavar="N",
         help="in-family tasks over all splits; the preset's other numbers of tasks go with it",
     )
+    add_role_server_arguments(parser)
     plan = parser.add_argument_group(
         "plan",
         "What the run will take, stage by stage: rows, tokens, FLOPs, memory, hours, and whether "
@@ -114,10 +123,12 @@ def run_run(args: argparse.Namespace) -> int:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     changes = {name: getattr(args, name) for name in _PRESET_OPTIONS}
     preset = adapted_preset(find_preset(args.preset), **changes)
+    servers = _servers(preset, args)
     command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
     command += ["--seed", str(args.seed), *(["--from-scratch"] if args.from_scratch else [])]
     for name, value in changes.items():
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    command += role_arguments(args)
     with progress_bars() as bar:
         results = run_preset(
             preset,
@@ -126,11 +137,19 @@ def run_run(args: argparse.Namespace) -> int:
             progress=bar,
             command=command,
             from_scratch=args.from_scratch,
+            servers=servers,
         )
     console = Console()
     terminal_summary(results, console)
     console.print(f"report: {args.out / 'report' / 'report.html'}", soft_wrap=True)
     return EXIT_OK
+
+
+def _servers(preset: Preset, args: argparse.Namespace) -> Servers:
+    from specact_rl.pipeline.servers import Servers
+
+    bases = {"cheap": preset.cheap_base, "strong": preset.strong_base}
+    return Servers.of(preset, role_options(bases, args))
 
 
 def _run_plan(args: argparse.Namespace) -> int:
@@ -149,9 +168,11 @@ def _run_plan(args: argparse.Namespace) -> int:
     if args.utilisation is not None and args.utilisation > 1.0:
         raise ConfigError(f"--utilisation must be a share, at most 1, got {args.utilisation!r}")
     changes = {name: getattr(args, name) for name in _PRESET_OPTIONS}
+    preset = adapted_preset(find_preset(args.preset), **changes)
     plan = plan_run(
-        adapted_preset(find_preset(args.preset), **changes),
+        preset,
         seed=args.seed,
+        servers=_servers(preset, args),
         utilisation=args.utilisation,
         device_memory=None if args.device_memory is None else round(args.device_memory * 1e9),
         device_rate=None if args.device_tflops is None else args.device_tflops * 1e12,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,24 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="environment variable whose value, if it has one, is sent to the server as the key "
         "(default: OPENAI_API_KEY)",
     )
+    _add_asking_arguments(server)
+    server.add_argument(
+        "--logprobs",
+        action="store_true",
+        default=None,
+        help="ask for log-probabilities, which the verifier proposer_logprob needs; a server that "
+        "gives none is refused",
+    )
+    server.add_argument(
+        "--price-per-million",
+        metavar="IN,OUT[,CACHED]",
+        help="US dollars per million prompt, completion and cached prompt tokens; fills in the "
+        "column price (cached: default as IN)",
+    )
+
+
+def _add_asking_arguments(server: argparse._ActionsContainer) -> None:
+    """How any server is asked."""
     server.add_argument(
         "--concurrency", type=int, metavar="N", help="requests at a time (default: 8)"
     )
@@ -82,25 +100,44 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 6, which waits about half a minute in all)",
     )
     server.add_argument(
-        "--logprobs",
-        action="store_true",
-        default=None,
-        help="ask for log-probabilities, which the verifier proposer_logprob needs; a server that "
-        "gives none is refused",
-    )
-    server.add_argument(
         "--unanswered",
         choices=["stop", "unparsable"],
         help="what becomes of a step at which the server always answers 400, 413, 422 or 500, say "
         "because its history is too long: the run ends, or the proposal is unparsable, with that "
         "as the reason (default: stop)",
     )
-    server.add_argument(
-        "--price-per-million",
-        metavar="IN,OUT[,CACHED]",
-        help="US dollars per million prompt, completion and cached prompt tokens; fills in the "
-        "column price (cached: default as IN)",
+
+
+def add_role_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the servers that have roles in a run. None where they are not given."""
+    server = parser.add_argument_group(
+        "if a base is URL#NAME",
+        "The model NAME of an OpenAI-compatible server has the role, cheap or strong, as it is: it "
+        "is not trained, and the strong one judges, too. What it cannot give is left out. Keys "
+        "come from environment variables and are written nowhere. Each server is asked once before "
+        "anything is trained, all answers are kept, and none is asked for twice.",
     )
+    for role in ROLES:
+        server.add_argument(
+            f"--{role}-api-key-env",
+            metavar="VARIABLE",
+            help=f"environment variable with the key of the {role} model's server (default: "
+            "OPENAI_API_KEY)",
+        )
+        server.add_argument(
+            f"--{role}-price-per-million",
+            metavar="IN,OUT[,CACHED]",
+            help="US dollars per million of its prompt, completion and cached prompt tokens "
+            "(cached: default as IN)",
+        )
+    server.add_argument(
+        "--logprobs",
+        action="store_true",
+        default=None,
+        help="ask the cheap model's server for log-probabilities, which D-logp, D-lin+ and E-lin+ "
+        "need; a server that gives none is refused",
+    )
+    _add_asking_arguments(server)
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,11 +165,49 @@ _SERVER_OPTIONS = ("concurrency", "timeout", "max_retries", "unanswered")
 """Of every server of the command."""
 
 
-def longest_proposal(model: str | None) -> int:
-    """Tokens that a proposal may have by default: a server's model may think first."""
+ROLES = ("cheap", "strong")
+"""Of a run's models that may be behind servers."""
+
+
+def role_options(bases: Mapping[str, str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Fields of the servers that the user gave, by role, refusing those of no server.
+
+    Args:
+        bases: Of the run by role, checkpoints' and servers'.
+        args: With the options.
+    """
     from specact_rl.models.server import is_server
 
-    return 1024 if model is not None and is_server(model) else 48
+    found: dict[str, dict[str, Any]] = {}
+    for role in ROLES:
+        own = [f"{role}_api_key_env", f"{role}_price_per_million"]
+        own += ["logprobs"] if role == "cheap" else []
+        if not is_server(bases[role]):
+            _refuse_options(args, own, f"the {role} model starts from {bases[role]!r}")
+            continue
+        given = _given(args, (*own, *_SERVER_OPTIONS))
+        found[role] = {name.removeprefix(f"{role}_"): value for name, value in given.items()}
+    if not found:
+        _refuse_options(args, _SERVER_OPTIONS, "no model of this run is behind one")
+    return found
+
+
+def role_arguments(args: argparse.Namespace) -> list[str]:
+    """The options of `add_role_server_arguments` as they were given, for the report."""
+    names = [f"{role}_{name}" for role in ROLES for name in ("api_key_env", "price_per_million")]
+    given: list[str] = ["--logprobs"] if args.logprobs else []
+    for name in (*names, *_SERVER_OPTIONS):
+        value = getattr(args, name)
+        given += [] if value is None else [_option(name), str(value)]
+    return given
+
+
+def longest_proposal(model: str | None) -> int:
+    """Tokens that a proposal may have by default: a server's model may think first."""
+    from specact_rl.models.chat_client import LONGEST_ANSWER
+    from specact_rl.models.server import is_server
+
+    return LONGEST_ANSWER if model is not None and is_server(model) else 48
 
 
 def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) -> Proposer:

@@ -34,6 +34,7 @@ from specact_rl.mining.build_rollouts import iter_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
+from specact_rl.models.server import ModelServer
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     RowCache,
@@ -72,7 +73,8 @@ def collect_proposals(
     Args:
         rollouts_dir: Steps to propose at.
         out_dir: Where the table goes, as `PROPOSALS_FILE`.
-        lm: Who proposes.
+        lm: Who proposes. A server's model that keeps its answers already goes on to; for another
+            one they are kept until the table is there.
         splits: Which tasks.
         sampling: How free text is drawn; None ranks the environment's candidates instead, which
             needs a `LanguageModel`.
@@ -138,7 +140,9 @@ def _propose_by(
         def generate(works: Sequence[Work]) -> list[list[Proposal]]:
             rollouts = [work.rollout for work in works]
             key = [rollouts_hash, proposer.model_id, sampling.arguments, rollouts[0].rollout_id]
-            kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
+            kept = proposer
+            if not isinstance(proposer, ModelServer) or proposer.kept is None:
+                kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
             counts = [len(rollout.steps) * sampling.num_samples for rollout in rollouts]
             return split_rows(generated_proposals(kept, rollouts, sampling), counts)
 
@@ -205,7 +209,7 @@ def collect_scores(
         rollouts_dir: The steps.
         proposals_dir: The proposals, in the order of the rollouts.
         out_dir: Where the scores go, as `SCORES_FILE`.
-        verifier: Who judges.
+        verifier: Who judges; of a server's answers as in `collect_proposals`.
         renderer: Of its prompts; None for verifiers that read no tokens of ours.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
@@ -221,13 +225,15 @@ def collect_scores(
         ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
     answers = out_dir.with_name(f"{out_dir.name}.answers")
-    kept = answers / f"{content_hash([verifier.verifier_id, team.rank])}.jsonl"
-    verifier = keeping_answers(verifier, kept)
     origin = verifier.origin if isinstance(verifier, ClassifierVerifier | ServerJudge) else {}
 
     def judge(works: Sequence[Work]) -> list[list[Score]]:
+        rollouts = [work.rollout for work in works]
+        # Of the chunk, whoever takes it: the next time there may be another number of processes.
+        key = content_hash([verifier.verifier_id, rollouts[0].rollout_id])
+        judging = keeping_answers(verifier, answers / f"{key}.jsonl")
         proposals = list(chain.from_iterable(work.proposals for work in works))
-        scores = verifier_scores(verifier, [work.rollout for work in works], proposals, renderer)
+        scores = verifier_scores(judging, rollouts, proposals, renderer)
         return split_rows(scores, [len(work.proposals) for work in works])
 
     make: Maker[Score] = judge

@@ -21,6 +21,8 @@ from specact_rl.types import Proposal, Rollout, Step
 
 logger = logging.getLogger(__name__)
 
+LONGEST_ANSWER = 1024
+"""Tokens that an answer may have where nothing else is said: a server's model may think first."""
 _NO_ANSWER = "no answer: "
 """How the `parse_error` of a proposal begins that the server refused or failed at."""
 
@@ -41,11 +43,23 @@ class ChatModel(ModelServer):
     logprobs: bool = False
     """Ask for log-probabilities, and refuse a server that gives none. They are its sum over the
     tokens it lists; whether the stop token is among them is the server's affair."""
+    longest: int | None = None
+    """Tokens that an answer may have, whatever the sampling says; None: as it says."""
 
     @property
     def origin(self) -> dict[str, Any]:
         """That nobody compared its prompts with ours, and what else its rows depend on."""
-        return self.server_origin | {"logprobs": self.logprobs}
+        longest = {} if self.longest is None else {"longest": self.longest}
+        return self.server_origin | {"logprobs": self.logprobs} | longest
+
+    def check(self, step: Step, sampling: Sampling) -> None:
+        """See that the server answers at a step, with all that is asked for.
+
+        Raises:
+            ServerError: It does not, whatever `unanswered` says.
+            ConfigError: As `propose`.
+        """
+        replace(self, unanswered="stop").propose([step], replace(sampling, num_samples=1))
 
     def propose_over(self, rollouts: Sequence[Rollout], sampling: Sampling) -> list[list[Proposal]]:
         """Proposals at each step of the rollouts; see `propose`."""
@@ -143,7 +157,7 @@ class ChatModel(ModelServer):
             "messages": wire_messages(step.history),
             # Not max_completion_tokens, which fewer servers know. The models that want only that
             # take no temperature either.
-            "max_tokens": sampling.max_new_tokens,
+            "max_tokens": self.longest or sampling.max_new_tokens,
             "temperature": 0.0,
         }
         tools = tool_dicts(step.tools)

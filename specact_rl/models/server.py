@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -191,29 +191,30 @@ class ModelServer:
     def ask(
         self, requests: Sequence[Request], take: Callable[[int, Reply | Refusal], bool]
     ) -> None:
-        """Have all requests answered, those that are not kept side by side.
+        """Have all requests answered, those that are not kept side by side, equal ones once.
 
         Args:
             requests: What is asked.
             take: Called once for each with its place and what came, in any order; says whether that
-                may be handed out again, and may raise a ServerError, such as the refusal that it
-                was handed.
+                may be handed out again, and may raise an error, such as the refusal that it was
+                handed.
 
         Raises:
-            ServerError: A request failed for good. Those under way were awaited, no other was
-                begun, and what came is in the file of `keeping`.
+            ServerError: A request failed for good, or an answer cannot be kept. Those under way
+                were awaited, no other was begun, and what came is in the file of `keeping`.
             ConfigError: `openai` is not installed, or the key is none.
+            Exception: What `take` raised, by itself, though others may have failed beside it.
         """
         self._recover()
-        keys = [content_hash(request.body) for request in requests]
-        missing = []
-        for place, key in enumerate(keys):
+        missing: dict[str, list[int]] = {}
+        for place, request in enumerate(requests):
+            key = content_hash(request.body)
             if key in self._known:
                 take(place, self._known[key])
             else:
-                missing.append(place)
+                missing.setdefault(key, []).append(place)
         if missing:
-            _run(self._ask_all(requests, keys, missing, take))
+            _run(self._ask_all(requests, missing, take))
 
     def dollars(self, usage: Usage | None) -> float | None:
         """What an answer cost; None where that cannot be told."""
@@ -232,39 +233,47 @@ class ModelServer:
                 self._known[row.request] = Reply(answer=answer, seconds=row.seconds)
 
     def _keep(self, key: str, reply: Reply) -> None:
-        if self.kept is not None:
-            text = reply.answer.model_dump_json(exclude_none=True)
+        if self.kept is None:
+            return
+        text = reply.answer.model_dump_json(exclude_none=True)
+        try:
             append_jsonl(self.kept, _Kept(request=key, answer=text, seconds=reply.seconds))
-            self._known[key] = reply
+        except OSError as error:
+            raise ServerError(
+                f"{self.base_url}, model {self.model_name!r}: an answer cannot be kept in "
+                f"{self.kept}: {error.strerror or error}. Make room there"
+            ) from error
+        self._known[key] = reply
 
     async def _ask_all(
         self,
         requests: Sequence[Request],
-        keys: Sequence[str],
-        missing: Sequence[int],
+        missing: Mapping[str, Sequence[int]],
         take: Callable[[int, Reply | Refusal], bool],
     ) -> None:
         """Ask for the answers that are missing; each is kept and handed on as it comes."""
-        waiting = iter(missing)
-        failures: list[ServerError] = []
+        waiting = iter(missing.items())
+        failures: list[Exception] = []
         async with self._client() as client:
 
             async def work() -> None:
-                for place in waiting:  # the workers share it: each takes the next
+                for key, places in waiting:  # the workers share it: each takes the next
                     try:
-                        reply = await self._reply(client, requests[place])
-                        lasts = take(place, reply)
-                    except ServerError as error:
-                        failures.append(error)
-                    else:
+                        reply = await self._reply(client, requests[places[0]])
+                        lasts = all([take(place, reply) for place in places])
                         if lasts and isinstance(reply, Reply):
-                            self._keep(keys[place], reply)
+                            self._keep(key, reply)
+                    except Exception as error:  # of any kind: a task group would wrap it
+                        failures.append(error)
                     if failures:
                         return
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.concurrency, len(missing))):
                     group.create_task(work())
+        for failure in failures:
+            if not isinstance(failure, ServerError):  # a fault of ours, with its own traceback
+                raise failure
         if failures:
             kept = ". What was answered is kept: the same again goes on from there"
             raise ServerError(f"{failures[0]}{kept if self.kept is not None else ''}")

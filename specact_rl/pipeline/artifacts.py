@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,11 +12,18 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from specact_rl.errors import ConfigError
-from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix, score_seconds
+from specact_rl.eval.columns import (
+    ProposalColumns,
+    StepTable,
+    score_matrix,
+    score_price,
+    score_seconds,
+)
 from specact_rl.eval.joined import Outcomes, Ranked
 from specact_rl.eval.replay import Judged
 from specact_rl.mining.build_rollouts import read_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
+from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.chat_templates import OWN
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import (
@@ -29,6 +36,7 @@ from specact_rl.models.loading import (
 )
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.pretraining import with_own_bases
+from specact_rl.pipeline.servers import Parts, Servers, asks_logprobs, judge_failure
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.systems import num_judged
 from specact_rl.presets import Preset
@@ -44,20 +52,7 @@ from specact_rl.verifiers import (
     Verifier,
 )
 from specact_rl.verifiers.base import items_of
-
-PROPOSERS = ("cheap", "strong", "cheap_dpo")
-"""Roles of the models that write actions."""
-JUDGED = (
-    ("proposer_logprob", "cheap"),
-    ("sample_agreement", "cheap"),
-    ("linear", "cheap"),
-    ("linear_with_confidence", "cheap"),
-    ("classifier", "cheap"),
-    ("reward_model", "cheap"),
-    ("strong_judge", "cheap"),
-    ("classifier", "cheap_dpo"),
-)
-"""Which verifier judges whose proposals."""
+from specact_rl.verifiers.server_judge import ServerJudge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +63,17 @@ class Artifacts:
     """With the bases that the run starts from."""
     seed: int
     folders: Folders
+    servers: Servers = field(default_factory=Servers)
+    """Keeping their answers in the folders."""
     _models: dict[str, LanguageModel] = field(default_factory=dict, init=False, repr=False)
-    _verifiers: dict[str, tuple[Verifier, Renderer]] = field(
+    _verifiers: dict[str, tuple[Verifier, Renderer | None]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    @property
+    def parts(self) -> Parts:
+        """Proposers, verifiers and systems of the run, as far as its servers allow."""
+        return Parts.of(self.servers, judge_failure(self.folders))
 
     def rollouts(self, *splits: SplitName) -> list[Rollout]:
         """Rollouts of some splits."""
@@ -112,7 +114,11 @@ class Artifacts:
         check_checkpoint_info(path, renderer)
         return renderer
 
-    def model(self, role: str) -> LanguageModel:
+    def model(self, role: str) -> LanguageModel | ChatModel:
+        """The model of a role: the trained one, or a server's."""
+        return self.servers.roles.get(role) or self.trained(role)
+
+    def trained(self, role: str) -> LanguageModel:
         """The trained model of a role."""
         if role not in self._models:
             path = self.folders.model(role)
@@ -127,20 +133,23 @@ class Artifacts:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def verifier(self, key: str) -> tuple[Verifier, Renderer]:
-        """A verifier and the renderer of its prompts."""
+    def verifier(self, key: str) -> tuple[Verifier, Renderer | None]:
+        """A verifier and the renderer of its prompts; None where a server renders them."""
         if key not in self._verifiers:
             self._verifiers[key] = self._make_verifier(key)
         return self._verifiers[key]
 
-    def _make_verifier(self, key: str) -> tuple[Verifier, Renderer]:
+    def _make_verifier(self, key: str) -> tuple[Verifier, Renderer | None]:
         if key == "classifier":
             return self._classifier("verifier", num_labels=2)
         if key == "reward_model":
             return self._classifier("reward_model", num_labels=1)
         if key == "strong_judge":
             return self._judge()
-        renderer = self.model("cheap").renderer
+        # These read no tokens, so that the trained verifier's will do for a server's proposals.
+        renderer = self.renderer(
+            self.folders.model("verifier" if self.servers.cheap is not None else "cheap")
+        )
         if key == "proposer_logprob":
             return ProposerConfidence(), renderer
         if key == "sample_agreement":
@@ -157,8 +166,10 @@ class Artifacts:
         )
         return verifier, renderer
 
-    def _judge(self) -> tuple[Verifier, Renderer]:
-        strong = self.model("strong")
+    def _judge(self) -> tuple[Verifier, Renderer | None]:
+        if self.servers.judge is not None:
+            return self.servers.judge, None
+        strong = self.trained("strong")
         judge = StrongJudge(
             verifier_id=f"judge-{strong.model_id}",
             model=strong.model,
@@ -187,27 +198,41 @@ class Artifacts:
 
     def outcomes(self, split: SplitName) -> Outcomes:
         """All outcome tables of one split, joined."""
-        table = StepTable.of(self.rollouts(split))
-        columns = {role: _columns(table, self.proposals(role)) for role in PROPOSERS}
+        table, parts = StepTable.of(self.rollouts(split)), self.parts
+        columns = {role: self._columns(table, role) for role in parts.proposers}
         judged = {}
-        for key, role in JUDGED:
+        for key, role in parts.judged:
             scores = read_table(self.folders.scores(key, role) / SCORES_FILE, Score)
+            verifier, num = self.verifier(key)[0], num_judged(key, role)
+            is_server = isinstance(verifier, ServerJudge)
             judged[key, role] = Judged(
                 verifier_id=scores[0].verifier_id,
-                size=self.verifier(key)[0].size,
-                shares_strong=key == "strong_judge",
-                log_odds=score_matrix(columns[role], scores, num_judged(key, role)),
-                seconds=score_seconds(columns[role], scores, num_judged(key, role)),
+                size=verifier.size,
+                shares_strong=key == "strong_judge" and not is_server,
+                log_odds=score_matrix(columns[role], scores, num),
+                seconds=score_seconds(columns[role], scores, num),
+                price=score_price(columns[role], scores, num) if is_server else None,
             )
         return Outcomes(
             table=table,
             columns=columns,
             judged=judged,
-            sizes={role: self.model(role).size for role in PROPOSERS},
+            sizes={role: self.model(role).size for role in parts.proposers},
         )
 
-    def ranked(self) -> Ranked:
-        """Ranked proposals of cheap and strong, on the test tasks where there are any."""
+    def _columns(self, table: StepTable, role: str) -> ProposalColumns:
+        columns = _columns(table, self.proposals(role))
+        if self.servers and role not in self.servers.roles:  # nobody is paid for it
+            return replace(columns, price=np.zeros_like(columns.price))
+        return columns
+
+    def ranked(self) -> Ranked | None:
+        """Ranked proposals of cheap and strong, on the test tasks where there are any.
+
+        None where both are behind servers.
+        """
+        if not self.servers.trained:
+            return None
         tasks = set(self.test_tasks(self.preset.num_ranked_tasks))
         table = StepTable.of(r for r in self.rollouts("test") if r.task_id in tasks)
         return Ranked(
@@ -216,7 +241,7 @@ class Artifacts:
                 role: _columns(
                     table, read_table(self.folders.ranked(role) / PROPOSALS_FILE, Proposal)
                 )
-                for role in ("cheap", "strong")
+                for role in self.servers.trained
             },
         )
 
@@ -274,7 +299,10 @@ def begun_run(folder: Path) -> Artifacts:
         ) from error
     if identity["from_scratch"]:
         preset = with_own_bases(preset, folders)
-    return Artifacts(preset=preset, seed=identity["seed"], folders=folders)
+    servers = Servers.of(preset, {"cheap": {"logprobs": asks_logprobs(folders)}})
+    return Artifacts(
+        preset=preset, seed=identity["seed"], folders=folders, servers=servers.keeping(folders)
+    )
 
 
 def draw_tasks(rollouts: Iterable[Rollout], count: int, seed: int) -> list[str]:

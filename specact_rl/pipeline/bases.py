@@ -24,9 +24,10 @@ def adapted_preset(
 
     Args:
         preset: What is changed.
-        cheap_base: Folder, hub id, `id@revision`, or `builtin:1m` / `builtin:4m`.
+        cheap_base: Folder, hub id, `id@revision`, `builtin:1m` / `builtin:4m`, or `URL#NAME` of a
+            server's model.
         strong_base: Likewise.
-        verifier_base: Likewise.
+        verifier_base: Likewise, but no server's, which cannot be trained.
         chat_template: As `Preset.chat_template`.
         num_tasks: In-family tasks over all splits. Those held out and those rolled out twice go
             with it; those ranked and those run live shrink with it. None of them below one.

@@ -25,6 +25,15 @@ class Folders:
         return self.root / "times.json"
 
     @property
+    def servers(self) -> Path:
+        """servers.json: what was asked of servers before the run began, and what they cannot do."""
+        return self.root / "servers.json"
+
+    def answers(self, name: str) -> Path:
+        """All answers of a server, which stay: of cheap, strong, or the strong one as judge."""
+        return self.root / "answers" / f"{name}.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         """Logged episodes, split."""
         return self.root / "rollouts"

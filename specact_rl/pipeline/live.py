@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from specact_rl.eval.live import LiveEpisode, live_in_shards
-from specact_rl.pipeline.artifacts import PROPOSERS, Artifacts
+from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.policy.asking import LiveVerifier, RememberingModel, RememberingVerifier
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
-from specact_rl.policy.systems import SYSTEMS, System
+from specact_rl.policy.systems import System
 from specact_rl.progress import ProgressBar
 from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
@@ -17,7 +17,7 @@ from specact_rl.verifiers import ClassifierVerifier
 
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
-Verifiers = dict[str, tuple[LiveVerifier, Renderer]]
+Verifiers = dict[str, tuple[LiveVerifier, Renderer | None]]
 """With the renderers of their prompts, by key; all systems share them."""
 
 
@@ -25,11 +25,13 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
     """Each system's episodes, by its name; finished ones are not run again."""
     tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
     gates = artifacts.gates()
-    models = {role: RememberingModel(model=artifacts.model(role)) for role in PROPOSERS}
+    parts, servers = artifacts.parts, artifacts.servers
+    models = {role: RememberingModel(model=artifacts.model(role)) for role in parts.proposers}
     verifiers = load_verifiers(artifacts)
+    origins = {role: model.origin for role, model in servers.roles.items()}
     episodes = {}
-    with progress("live episodes", len(tasks) * len(SYSTEMS)) as advance:
-        for name, system in SYSTEMS.items():
+    with progress("live episodes", len(tasks) * len(parts.systems)) as advance:
+        for name, system in parts.systems.items():
             folder = artifacts.folders.live(name)
             with open_stage(
                 folder,
@@ -43,6 +45,7 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
                         for role, model in models.items()
                     },
                     "system": asdict(system),
+                    **({"servers": origins} if origins else {}),
                 },
                 seed=artifacts.seed,
                 overwrite=True,
@@ -59,7 +62,8 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
 def load_verifiers(artifacts: Artifacts) -> Verifiers:
     """Those that systems use."""
     loaded: Verifiers = {}
-    for key in sorted({system.verifier or "" for system in SYSTEMS.values()} - {""}):
+    systems = artifacts.parts.systems.values()
+    for key in sorted({system.verifier or "" for system in systems} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
             loaded[key] = RememberingVerifier(verifier=verifier), renderer

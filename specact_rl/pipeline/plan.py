@@ -7,7 +7,7 @@ GPU's (benchmarks/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -23,10 +23,10 @@ from specact_rl.models.inference_memory import scoring_memory, writing_memory
 from specact_rl.models.loading import Dtype, load_tokenizer
 from specact_rl.models.memory import Head, InferenceMemory, TrainingMemory, training_memory
 from specact_rl.models.work import Work
-from specact_rl.pipeline.artifacts import JUDGED
 from specact_rl.pipeline.run import EVALUATED, planned_episodes
+from specact_rl.pipeline.servers import Parts, Servers, StageNames
 from specact_rl.pipeline.workload import PlannedRollout, Workload, plan_workload
-from specact_rl.policy.systems import SYSTEMS, num_judged
+from specact_rl.policy.systems import num_judged
 from specact_rl.presets import BUILTIN, Preset, model_path
 from specact_rl.programs import programs_root
 from specact_rl.rendering import CatalogueMode, Renderer
@@ -74,6 +74,11 @@ class PlannedStage:
     seconds: float | None = None
     """At the stated utilisation."""
     fits: Fit | None = None
+    server_tokens: tuple[int, int] | None = None
+    """Of prompts and of answers, by which a server is paid, each request with its whole prompt;
+    None where no server is asked."""
+    price: float | None = None
+    """US dollars for these, none of them cached; None where nobody named a price, too."""
 
     @property
     def total_memory(self) -> int:
@@ -94,6 +99,15 @@ class Plan:
     counted: str
     """What rows and tokens are from, in words."""
     stages: list[PlannedStage]
+    notes: tuple[str, ...] = ()
+    """What servers make otherwise, or what is left out for them, a line each."""
+
+    @property
+    def price(self) -> float | None:
+        """US dollars for all servers; None where none is asked, or one has no price."""
+        prices = [stage.price for stage in self.stages if stage.server_tokens is not None]
+        known = [price for price in prices if price is not None]
+        return sum(known) if known and len(known) == len(prices) else None
 
     @property
     def fits(self) -> bool:
@@ -116,6 +130,8 @@ class Plan:
             "counted": self.counted,
             "fits": self.fits,
             "hours": self.seconds / 3600,
+            "notes": list(self.notes),
+            "price": self.price,
             "stages": [
                 asdict(stage) | {"total_memory": stage.total_memory} for stage in self.stages
             ],
@@ -129,6 +145,7 @@ def plan_run(
     utilisation: float | None = None,
     device_memory: int | None = None,
     device_rate: float | None = None,
+    servers: Servers | None = None,
 ) -> Plan:
     """The plan of a run; loads no weights and downloads nothing.
 
@@ -138,11 +155,14 @@ def plan_run(
         utilisation: Share of the device's rate that trainings reach; None for what was measured.
         device_memory: Bytes; None for the device's own, or 80 GB.
         device_rate: FLOPs a second of a matrix product; None for the device's, or an H100's.
+        servers: Those that the preset's bases name, with their prices; None: without. None of them
+            is asked: the strong one is taken to be able to judge.
 
     Raises:
         ConfigError: The shape of a base is not known here.
         ModelError: It is no Qwen3.
     """
+    servers = Servers.of(preset) if servers is None else servers
     recipes = {
         name: RecipeSettings.read(preset.configs, name)
         for name in ("sft_proposer", "train_verifier", "dpo_proposer", "train_reward_model")
@@ -155,8 +175,9 @@ def plan_run(
             ("strong", preset.strong_base),
             ("verifier", preset.verifier_base),
         )
+        if role not in servers.roles
     }
-    renderer, characters, tokens_from = _renderer(preset)
+    renderer, characters, tokens_from = _renderer(preset, servers)
     work = plan_workload(preset, seed, planned_episodes(preset, seed), renderer, characters)
     total = f"{preset.num_tasks:,} in-family tasks"
     tasks = f"all {total}" if work.exact else f"the first {work.num_tasks:,} of {total}"
@@ -167,16 +188,22 @@ def plan_run(
         work=work,
         device=device,
         utilisation=TRAINING if utilisation is None else utilisation,
+        servers=servers,
+        parts=Parts.of(servers),
     )
     bases = {"cheap": preset.cheap_base, "strong": preset.strong_base}
     bases["verifier"] = preset.verifier_base
     return Plan(
         preset=preset.name,
-        bases={role: f"{base} (shape: {shapes[role][1]})" for role, base in bases.items()},
+        bases={
+            role: f"{base} ({'server' if role in servers.roles else f'shape: {shapes[role][1]}'})"
+            for role, base in bases.items()
+        },
         device=device,
         utilisation=writer.utilisation,
         counted=f"{tasks} rolled out; tokens {tokens_from}; turns as long as the expert's",
         stages=writer.write(),
+        notes=writer.parts.notes,
     )
 
 
@@ -221,10 +248,11 @@ def _path(base: str) -> str:
     return model_path(base) if base.startswith(BUILTIN) else base
 
 
-def _renderer(preset: Preset) -> tuple[Renderer, float | None, str]:
+def _renderer(preset: Preset, servers: Servers) -> tuple[Renderer, float | None, str]:
     """A renderer, characters of a token where it is not the run's own, and that in words."""
     catalogue = cast(CatalogueMode, preset.catalogue)
-    tokenizer = tokenizer_at_hand(_path(preset.cheap_base), preset.chat_template)
+    base = preset.verifier_base if servers.cheap is not None else preset.cheap_base
+    tokenizer = tokenizer_at_hand(_path(base), preset.chat_template)
     if tokenizer is not None:
         return Renderer(tokenizer=tokenizer, catalogue=catalogue), None, "by the base's tokenizer"
     words = f"at {CHARACTERS_PER_TOKEN} characters each (assumed: the base's tokenizer is not here)"
@@ -243,6 +271,8 @@ class _Writer:
     work: Workload
     device: Device
     utilisation: float
+    servers: Servers
+    parts: Parts
     stages: list[PlannedStage] = field(default_factory=list)
 
     @property
@@ -252,32 +282,38 @@ class _Writer:
 
     def write(self) -> list[PlannedStage]:
         """All stages, in the order of `Run.execute`."""
-        preset, work = self.preset, self.work
+        preset, work, trained = self.preset, self.work, self.servers.trained
+        names, has_dpo = StageNames.of(self.servers), "cheap_dpo" in self.parts.proposers
         self.plain("rollouts", "episodes", work.total(SPLITS, lambda r: 1.0), self.counted)
         num_sft = work.total(_TRAIN_PROPOSER, lambda r: len(r.sft))
-        self.plain("build sft rows", "rows", num_sft, self.counted)
+        if trained:
+            self.plain("build sft rows", "rows", num_sft, self.counted)
         for role in ("strong", "cheap"):
-            self.train("train cheap and strong", "sft_proposer", role, role, num_sft, self.counted)
+            if role in trained:
+                self.train(names.fine_tuning, "sft_proposer", role, role, num_sft, self.counted)
         self.propose("cheap proposes", "cheap", (*_TRAIN_VERIFIER, *EVALUATED), preset.num_samples)
         self.propose("strong proposes", "strong", EVALUATED, 1, ("cheap",))
         num_verifier = preset.num_samples * work.total(_TRAIN_VERIFIER, lambda r: len(r.distinct))
         num_pairs = self.num_pairs(preset.pair_strategies)
         num_reward = self.num_pairs(REWARD_STRATEGIES)
         name = "mine pairs and verifier rows"
-        for what, rows in (
-            ("verifier", num_verifier), ("preferences", num_pairs), ("reward", num_reward),
-        ):  # fmt: skip
-            self.plain(name, what, rows, "at most")
-        name = "train verifier, DPO proposer and reward model"
+        self.plain(name, "verifier", num_verifier, "at most")
+        if has_dpo:
+            self.plain(name, "preferences", num_pairs, "at most")
+        self.plain(name, "reward", num_reward, "at most")
+        name = names.learning_from_proposals
         self.train(name, "train_verifier", "verifier", "verifier", num_verifier, "at most")
-        self.train(name, "dpo_proposer", "cheap_dpo", "cheap", num_pairs, "at most")
+        if has_dpo:
+            self.train(name, "dpo_proposer", "cheap_dpo", "cheap", num_pairs, "at most")
         self.train(name, "train_reward_model", "reward_model", "verifier", num_reward, "at most")
-        self.propose("DPO proposer proposes", "cheap_dpo", EVALUATED, 1)
-        self.rank("cheap", ("cheap",))
-        self.rank("strong", ("cheap", "cheap"))
-        for key, role in JUDGED:
+        if has_dpo:
+            self.propose("DPO proposer proposes", "cheap_dpo", EVALUATED, 1)
+        for role in trained:
+            self.rank(names.ranking, role, ("cheap",) if role == "cheap" else ("cheap", "cheap"))
+        for key, role in self.parts.judged:
             self.judge(key, role)
-        self.plain("calibrate", "gates", sum(s.gated for s in SYSTEMS.values()), "exact")
+        num_gates = sum(system.gated for system in self.parts.systems.values())
+        self.plain("calibrate", "gates", num_gates, "exact")
         self.live()
         return self.stages
 
@@ -350,6 +386,16 @@ class _Writer:
         beside: Sequence[str] = (),
     ) -> None:
         """A model writes at every step of some splits."""
+        if role in self.servers.roles:
+            self.ask(
+                stage,
+                role,
+                role,
+                num_samples * self.work.steps(*splits),
+                num_samples * self.work.total(splits, lambda r: float(r.prompts.sum())),
+                num_samples * self.work.total(splits, lambda r: float(r.turns.sum())),
+            )
+            return
         config = self.config(role)
         work = Work.of(config, lora_r=None)
         steps = self.work.steps(*splits)
@@ -380,7 +426,24 @@ class _Writer:
             beside,
         )
 
-    def rank(self, role: str, beside: Sequence[str]) -> None:
+    def ask(
+        self, stage: str, role: str, what: str, rows: float, read: float, written: float
+    ) -> None:
+        """So many requests to a role's server, with the tokens of their prompts and answers."""
+        price = self.servers.roles[role].price
+        self.stages.append(
+            PlannedStage(
+                stage=stage,
+                what=what,
+                rows=round(rows),
+                bound=self.counted,
+                tokens=round(read + written),
+                server_tokens=(round(read), round(written)),
+                price=None if price is None else price.dollars(round(read), 0, round(written)),
+            )
+        )
+
+    def rank(self, stage: str, role: str, beside: Sequence[str]) -> None:
         """A model scores the candidates at the steps of some test tasks."""
         workload, config = self.work, self.config(role)
         work = Work.of(config, lora_r=None)
@@ -397,8 +460,7 @@ class _Writer:
         memory = self.scored(config, nodes, steps, classifier=False)
         bound: Bound = self.counted
         self.add(
-            "cheap and strong rank", role, steps, bound, tokens, read + scored, memory, SCORING,
-            beside,
+            stage, role, steps, bound, tokens, read + scored, memory, SCORING, beside,
         )  # fmt: skip
 
     def judge(self, key: str, role: str) -> None:
@@ -407,6 +469,11 @@ class _Writer:
         shape = {"classifier": "verifier", "reward_model": "verifier", "strong_judge": "strong"}
         if key not in shape:
             self.plain("verifiers judge", f"{key} on {role}", num * steps, self.counted)
+            return
+        if shape[key] in self.servers.roles:  # asked with the prompt, the proposal and a question
+            read = self.work.total(EVALUATED, lambda r: float((r.prompts + r.turns).sum()))
+            of_judge = (num * steps, num * read, num * steps)
+            self.ask("verifiers judge", "strong", f"{key} on {role}", *of_judge)
             return
         config, classifies = self.configs[shape[key]], key != "strong_judge"
         work = Work.of(config, lora_r=None, classifier=classifies)
@@ -418,7 +485,7 @@ class _Writer:
             return _once(work, rollout) + num * _written(work, rollout)
 
         memory = self.scored(config, round(self.work.mean_turn), steps, classifier=classifies)
-        loaded = ["cheap", "cheap", "strong", "verifier", "verifier"]
+        loaded = self.loaded()
         loaded.remove(shape[key])
         self.add(
             "verifiers judge",
@@ -434,26 +501,60 @@ class _Writer:
 
     def live(self) -> None:
         """Whole episodes of every system, if nothing that two of them ask is remembered."""
-        workload, preset = self.work, self.preset
+        workload, preset, systems = self.work, self.preset, self.parts.systems
         num_tasks = min(preset.num_live_tasks, workload.test_tasks)
         inside = [r for r in workload.rollouts if not r.out_of_family]
-        tokens = flops = 0.0
-        for system in SYSTEMS.values():
-            asked = []
+        share = num_tasks / len(inside)
+        steps, prompts, turns = (share * sum(float(count(r)) for r in inside) for count in _COUNTS)
+        asked: dict[str, float] = {}
+        judged = tokens = flops = 0.0
+        for system in systems.values():
+            calls = []
             if system.proposer is not None:
-                asked.append((system.proposer, max(system.num_proposals, system.num_compared)))
+                calls.append((system.proposer, max(system.num_proposals, system.num_compared)))
             if system.verifier in ("classifier", "reward_model"):
-                asked.append(("verifier", system.num_proposals))
+                calls.append(("verifier", system.num_proposals))
+            if system.verifier == "strong_judge" and self.servers.judge is not None:
+                judged += system.num_proposals
             if system.proposer is None or system.fallback:
-                asked.append(("strong", 1))
-            for role, num in asked:
+                calls.append(("strong", 1))
+            for role, num in calls:
+                if role in self.servers.roles:
+                    asked[role] = asked.get(role, 0.0) + num
+                    continue
                 work = Work.of(self.config(role), lora_r=None, classifier=role == "verifier")
                 for rollout in inside:
                     read = work.forward(0 * rollout.prompts, rollout.prompts, 0 * rollout.prompts)
                     flops += float(read.sum()) + num * _written(work, rollout)
                     tokens += float(rollout.prompts.sum() + num * rollout.turns.sum())
-        share = num_tasks / len(inside)
-        rows = min(len(inside), round(num_tasks)) * preset.num_samples
+        memory, shape = self.worst_live(num_tasks, len(inside))
+        loaded = self.loaded()
+        loaded.remove(shape)
+        self.add(
+            "live episodes",
+            f"{len(systems)} systems",
+            len(systems) * num_tasks,
+            self.counted,
+            tokens * share,
+            flops * share,
+            memory,
+            WRITING,
+            loaded,
+        )
+        for role, times in asked.items():
+            self.ask("live episodes", role, role, times * steps, times * prompts, times * turns)
+        if judged:
+            of_judge = (judged * steps, judged * (prompts + turns), judged * steps)
+            self.ask("live episodes", "strong", "strong_judge", *of_judge)
+
+    def worst_live(self, num_tasks: float, num_inside: int) -> tuple[InferenceMemory, str]:
+        """Memory of the model that needs most in live episodes, and its shape."""
+        workload, preset = self.work, self.preset
+        if not self.servers.trained:
+            config = self.configs["verifier"]
+            nodes = round(workload.mean_turn)
+            return self.scored(config, nodes, num_tasks, classifier=True), "verifier"
+        rows = min(num_inside, round(num_tasks)) * preset.num_samples
         written = {
             role: writing_memory(
                 self.config(role),
@@ -463,22 +564,15 @@ class _Writer:
                 num_samples=preset.num_samples if role == "cheap" else 1,
                 num_prompts=rows,
             )
-            for role in ("cheap", "strong")
+            for role in self.servers.trained
         }
         worst = max(written, key=lambda role: written[role].total - written[role].weights)
-        loaded = ["cheap", "cheap", "strong", "verifier", "verifier"]
-        loaded.remove(worst)
-        self.add(
-            "live episodes",
-            f"{len(SYSTEMS)} systems",
-            len(SYSTEMS) * num_tasks,
-            self.counted,
-            tokens * share,
-            flops * share,
-            written[worst],
-            WRITING,
-            loaded,
-        )
+        return written[worst], worst
+
+    def loaded(self) -> list[str]:
+        """Shapes of all models that are loaded when everything is: DPO has one more of cheap's."""
+        shapes = ("cheap", "cheap", "strong", "verifier", "verifier")
+        return [shape for shape in shapes if shape in self.configs]
 
     def config(self, role: str) -> PreTrainedConfig:
         """Shape of a role's model."""
@@ -512,7 +606,7 @@ class _Writer:
     ) -> None:
         """A stage with a model; `beside` are the shapes of others that are loaded meanwhile."""
         parts = {name.replace("_", " "): size for name, size in asdict(memory).items()}
-        if beside:
+        if beside := [shape for shape in beside if shape in self.configs]:
             parts["other models"] = sum(self._loaded(shape) for shape in beside)
         total = sum(parts.values())
         self.stages.append(
@@ -539,6 +633,14 @@ def fit_of(needed: int, memory: int) -> Fit:
     if needed + CONTEXT > memory:
         return "no"
     return "yes" if _RESERVED * needed + CONTEXT <= memory else "tight"
+
+
+_COUNTS: tuple[Callable[[PlannedRollout], float], ...] = (
+    lambda rollout: len(rollout.prompts),
+    lambda rollout: rollout.prompts.sum(),
+    lambda rollout: rollout.turns.sum(),
+)
+"""Steps of a rollout, and tokens of its prompts and turns."""
 
 
 def _mean(values: Any, weights: Any) -> float:

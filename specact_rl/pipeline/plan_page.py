@@ -23,6 +23,7 @@ def plan_page(plan: Plan) -> str:
     """The plan: what it is about, a table of work, one of memory, and what the numbers stand on."""
     device = plan.device
     with_model = [stage for stage in plan.stages if stage.memory is not None]
+    asked = [stage for stage in plan.stages if stage.server_tokens is not None]
     lines = [f"preset {plan.preset}, planned; nothing was downloaded or loaded"]
     lines += [f"  {role}: {base}" for role, base in plan.bases.items()]
     lines += [
@@ -35,6 +36,7 @@ def plan_page(plan: Plan) -> str:
             [_work_row(stage) for stage in plan.stages],
         ),
         "",
+        *_of_servers(plan, asked),
         "memory at the worst moment, GB",
         *_table(
             ("stage", "", *(title for _, title in _MEMORY), "all"),
@@ -56,10 +58,40 @@ def plan_page(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _of_servers(plan: Plan, asked: Sequence[PlannedStage]) -> list[str]:
+    """What is left out, and requests, tokens and dollars of the servers; nothing without any."""
+    lines = list(plan.notes)
+    if not asked:
+        return lines
+    price = "not known" if plan.price is None else f"{plan.price:,.2f} dollars"
+    return [
+        *lines,
+        "",
+        "servers",
+        *_table(
+            ("stage", "", "requests", "tokens in", "tokens out", "dollars"),
+            [_server_row(stage) for stage in asked],
+        ),
+        f"price: {price}, if no token is cached, no two requests are equal (which are asked once) "
+        "and answers are as long as the expert's",
+        "  tokens are the base's; a server has a tokenizer and a catalogue of tools of its own",
+        "",
+    ]
+
+
+def _server_row(stage: PlannedStage) -> tuple[str, ...]:
+    read, written = stage.server_tokens or (0, 0)
+    dollars = "" if stage.price is None else f"{stage.price:,.2f}"
+    rows = f"{_MARK[stage.bound]}{stage.rows:,}"
+    return (stage.stage, stage.what, rows, f"{read:,}", f"{written:,}", dollars)
+
+
 def _work_row(stage: PlannedStage) -> tuple[str, ...]:
     rows = f"{_MARK[stage.bound]}{stage.rows:,}"
     if stage.memory is None or stage.seconds is None or stage.flops is None:
-        return (stage.stage, stage.what, rows, *[""] * 5)
+        tokens = "" if stage.tokens is None else f"{stage.tokens:,}"
+        where = "server" if stage.server_tokens is not None else ""
+        return (stage.stage, stage.what, rows, tokens, "", "", "", where)
     return (
         stage.stage,
         stage.what,

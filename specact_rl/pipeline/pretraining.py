@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from specact_rl.errors import ConfigError
+from specact_rl.models.server import is_server
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.presets import BUILTIN, Preset
@@ -22,9 +23,10 @@ def base_sizes(preset: Preset) -> list[str]:
     """Sizes of the bases to pretrain for a preset, in that order.
 
     Raises:
-        ConfigError: A base of the preset is none of the package's tiny ones.
+        ConfigError: A base of the preset is neither one of the package's tiny ones nor a server.
     """
     bases = {preset.cheap_base, preset.strong_base, preset.verifier_base}
+    bases = {base for base in bases if not is_server(base)}
     foreign = sorted(base for base in bases if not base.startswith(BUILTIN))
     if foreign:
         raise ConfigError(
@@ -39,6 +41,8 @@ def with_own_bases(preset: Preset, folders: Folders) -> Preset:
     """The preset, starting from the bases in a run's own folders."""
 
     def own(base: str) -> str:
+        if is_server(base):
+            return base
         return str(folders.base(base.removeprefix(BUILTIN)))
 
     return replace(

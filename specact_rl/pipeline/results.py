@@ -11,7 +11,6 @@ from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.provenance import plain_json, provenance
 from specact_rl.store import content_hash, read_json, read_manifest
 from specact_rl.types import SPLITS, Rollout
-from specact_rl.verifiers import Verifier
 
 TRAINED = ("cheap", "strong", "verifier", "reward_model", "cheap_dpo")
 """Roles of the models that recipes train, in the order of the table."""
@@ -56,13 +55,17 @@ def _meta(
         **provenance(artifacts.seed, stages, command),
         "label": "acceptable: the action brings the expert's goal one step nearer",
         "calibration_rule": calibration_rule(),
-        "num_params": {role: artifacts.model(role).size.num_params for role in ("cheap", "strong")}
-        | {"verifier": _num_params(artifacts.verifier("classifier")[0])},
+        "num_params": {
+            role: size.num_params
+            for role, size in (
+                ("cheap", artifacts.model("cheap").size),
+                ("strong", artifacts.model("strong").size),
+                ("verifier", artifacts.verifier("classifier")[0].size),
+            )
+            if size is not None
+        },
+        **({"server_notes": artifacts.parts.notes} if artifacts.servers else {}),
     }
-
-
-def _num_params(verifier: Verifier) -> int | None:
-    return None if verifier.size is None else verifier.size.num_params
 
 
 def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:
@@ -83,6 +86,8 @@ def split_rows(rollouts: Iterable[Rollout]) -> dict[str, Any]:
 
 def _pair_rows(artifacts: Artifacts) -> list[dict[str, Any]]:
     """Mined pairs by strategy, with the precision that the environment measured."""
+    if artifacts.servers.cheap is not None:
+        return []
     folder = artifacts.folders.data("preferences")
     manifest = read_manifest(folder)
     report = read_json(folder / "report.json")
@@ -102,6 +107,8 @@ def _training_rows(artifacts: Artifacts) -> list[dict[str, Any]]:
     """What each recipe did, from its log."""
     rows = []
     for role in TRAINED:
+        if role in artifacts.servers.roles or (role == "cheap_dpo" and artifacts.servers.cheap):
+            continue
         log = read_json(artifacts.folders.model(role) / "train_log.json")
         losses = [entry["loss"] for entry in log["log"] if "loss" in entry]
         rows.append(

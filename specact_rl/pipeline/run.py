@@ -19,6 +19,7 @@ import torch
 
 from specact_rl import __version__
 from specact_rl.envs.collect import EpisodePlan, plan_episodes
+from specact_rl.envs.episodes import Episode
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
@@ -29,7 +30,7 @@ from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outc
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.build_rows import build_preferences, build_reward, build_sft, build_verifier
 from specact_rl.mining.data_sets import DataSource
-from specact_rl.pipeline.artifacts import JUDGED, Artifacts
+from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.bases import base_folder
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.launching import Training, launch
@@ -37,8 +38,9 @@ from specact_rl.pipeline.live import run_live_systems
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
+from specact_rl.pipeline.servers import Servers, StageNames, check_servers
 from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
-from specact_rl.policy.systems import SYSTEMS, num_judged
+from specact_rl.policy.systems import num_judged
 from specact_rl.presets import Preset
 from specact_rl.programs import programs_root
 from specact_rl.progress import ProgressBar
@@ -60,6 +62,7 @@ def run_preset(
     progress: ProgressBar,
     command: Sequence[str],
     from_scratch: bool = False,
+    servers: Servers | None = None,
 ) -> dict[str, Any]:
     """Run a preset into a folder, or go on with the same run there.
 
@@ -70,6 +73,7 @@ def run_preset(
         progress: Shows how far stages are.
         command: What the user typed, for the report.
         from_scratch: Pretrain the preset's tiny bases instead of taking the shipped ones.
+        servers: Those that the preset's bases name, and how they are asked; None: as by default.
 
     Returns:
         What results.json holds.
@@ -77,7 +81,10 @@ def run_preset(
     Raises:
         ConfigError: The folder holds a run of another preset, seed or version, or the preset's
             bases cannot be pretrained here.
+        ServerError: A server does not answer, before anything is trained; or failed later for good,
+            when its answers up to then are kept for the next time.
     """
+    servers = Servers.of(preset) if servers is None else servers
     if (seed + 1) * TASKS_PER_SEED > 10_000_000 or seed < 0:
         raise ConfigError(f"seed must be in [0, 100), got {seed!r}")
     own_bases = base_sizes(preset) if from_scratch else []
@@ -93,7 +100,9 @@ def run_preset(
     )
     if from_scratch:
         preset = with_own_bases(preset, folders)
-    artifacts = Artifacts(preset=preset, seed=seed, folders=folders)
+    artifacts = Artifacts(
+        preset=preset, seed=seed, folders=folders, servers=servers.keeping(folders)
+    )
     run = Run(artifacts=artifacts, progress=progress, command=command, own_bases=own_bases)
     return run.execute()
 
@@ -159,20 +168,29 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         """Every stage in order; returns what results.json holds."""
+        preset, servers = self.preset, self.artifacts.servers
+        names = StageNames.of(servers)
+        if servers:
+            with self.stage("ask servers"):
+                self.check_servers()
         for size in self.own_bases:
             name = f"pretrain {size}"
             with self.stage(name), self.progress(name, 100) as advance:
                 pretrain_base(size, self.preset, self.folders, self.seed, advance)
         with self.stage("rollouts"):
             self.roll_out()
-        with self.stage("build sft rows"):
-            self.build(build_sft, "sft", "train_proposer", base=self.preset.cheap_base)
-        cheap, strong = self.preset.cheap_base, self.preset.strong_base
-        self.train(
-            "train cheap and strong",
-            ("sft_proposer", "strong", base_folder(strong), "sft"),
-            ("sft_proposer", "cheap", base_folder(cheap), "sft"),
-        )
+        bases = {"cheap": preset.cheap_base, "strong": preset.strong_base}
+        if servers.trained:
+            with self.stage("build sft rows"):
+                self.build(build_sft, "sft", "train_proposer", base=bases[servers.trained[0]])
+            self.train(
+                names.fine_tuning,
+                *(
+                    ("sft_proposer", role, base_folder(bases[role]), "sft")
+                    for role in ("strong", "cheap")
+                    if role in servers.trained
+                ),
+            )
         with self.stage("cheap proposes"):
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
@@ -181,18 +199,20 @@ class Run:
         name = "mine pairs and verifier rows"
         with self.stage(name), self.progress(name, None):
             self.build_second()
-        base = base_folder(self.preset.verifier_base)
-        self.train(
-            "train verifier, DPO proposer and reward model",
-            ("train_verifier", "verifier", base, "verifier"),
-            ("dpo_proposer", "cheap_dpo", self.folders.model("cheap"), "preferences"),
-            ("train_reward_model", "reward_model", base, "reward"),
-        )
-        with self.stage("DPO proposer proposes"):
-            self.propose("cheap_dpo", EVALUATED, 1)
-        with self.stage("cheap and strong rank"):
-            for role in ("cheap", "strong"):
-                self.rank(role)
+        base = base_folder(preset.verifier_base)
+        trainings = [("train_verifier", "verifier", base, "verifier")]
+        if "cheap_dpo" in self.artifacts.parts.proposers:
+            start = self.folders.model("cheap")
+            trainings.append(("dpo_proposer", "cheap_dpo", start, "preferences"))
+        trainings.append(("train_reward_model", "reward_model", base, "reward"))
+        self.train(names.learning_from_proposals, *trainings)
+        if "cheap_dpo" in self.artifacts.parts.proposers:
+            with self.stage("DPO proposer proposes"):
+                self.propose("cheap_dpo", EVALUATED, 1)
+        if servers.trained:
+            with self.stage(names.ranking):
+                for role in servers.trained:
+                    self.rank(role)
         with self.stage("verifiers judge"):
             self.judge()
         with self.stage("calibrate"):
@@ -206,6 +226,15 @@ class Run:
         write_json(self.folders.evaluation / RESULTS_FILE, results)
         write_report(results, self.folders.report)
         return results
+
+    def check_servers(self) -> None:
+        """Each server is asked once, so that one which fails does so before anything is trained."""
+        first = planned_episodes(self.preset, self.seed)[0]
+        episode = Episode(first.environment_at_start(), first.policy, first.trial)
+        sampling = self.artifacts.sampling(1)
+        check_servers(self.artifacts.servers, self.folders, episode, sampling)
+        for note in self.artifacts.parts.notes:
+            logger.info("%s", note)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -280,14 +309,15 @@ class Run:
         split: SplitName = "train_verifier"
         caps = {"max_per_task": preset.max_pairs_per_task, "in_environment": True}
         self.build(build_verifier, "verifier", split, base=preset.verifier_base)
-        self.build(
-            build_preferences,
-            "preferences",
-            split,
-            base=preset.cheap_base,
-            strategies=preset.pair_strategies,
-            **caps,
-        )
+        if "cheap_dpo" in self.artifacts.parts.proposers:
+            self.build(
+                build_preferences,
+                "preferences",
+                split,
+                base=preset.cheap_base,
+                strategies=preset.pair_strategies,
+                **caps,
+            )
         self.build(build_reward, "reward", split, base=preset.verifier_base, **caps)
 
     def train(self, stage: str, *trainings: tuple[str, str, Path, str]) -> None:
@@ -344,7 +374,7 @@ class Run:
             collect_proposals(
                 self.folders.rollouts,
                 self.folders.ranked(role),
-                self.artifacts.model(role),
+                self.artifacts.trained(role),
                 test,
                 sampling=None,
                 tasks=tasks,
@@ -354,7 +384,7 @@ class Run:
     def judge(self) -> None:
         """All verifiers on the calibration and test proposals of the models they gate."""
         total = num_steps(self.artifacts.rollouts(*EVALUATED))
-        for key, role in JUDGED:
+        for key, role in self.artifacts.parts.judged:
             verifier, renderer = self.artifacts.verifier(key)
             with self.progress(f"{key} judges {role}", total, "steps") as advance:
                 collect_scores(
@@ -370,13 +400,14 @@ class Run:
 
     def calibrate(self) -> None:
         """gate.json of every gated system, from the calibration split alone."""
-        inputs = {f"{key}/{role}": self.folders.scores(key, role) for key, role in JUDGED}
+        parts = self.artifacts.parts
+        inputs = {f"{key}/{role}": self.folders.scores(key, role) for key, role in parts.judged}
         with open_stage(
             self.folders.gates,
             "calibrate",
             inputs={**inputs, "strong": self.folders.proposals("strong")},
             arguments={
-                "systems": [asdict(system) for system in SYSTEMS.values() if system.gated],
+                "systems": [asdict(system) for system in parts.systems.values() if system.gated],
                 "calibrators": AUTOMATIC,
                 "num_folds": NUM_FOLDS,
                 "cost_weight": COST_WEIGHT,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import types
 from array import array
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, reduce
 from itertools import accumulate, chain
@@ -127,12 +128,19 @@ def append_jsonl(path: Path, record: object) -> None:
 
     Raises:
         ValueError: A record that would not read back equal.
+        OSError: It cannot be written, say because the disk is full; the file is as it was.
     """
     text = _to_json(_as_dict(record), str(path))
     _refuse_unless_equal(record, parse_record(text, type(record), str(path)), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(text + "\n")
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def recovered_jsonl(path: Path, record_type: type[T]) -> list[T]:

@@ -21,6 +21,7 @@ from specact_rl.errors import ServerError
 from specact_rl.models.server import Likely, ModelServer, Refusal, Reply, Request
 from specact_rl.rendering import JUDGE_QUESTION, judge_messages, shown_messages
 from specact_rl.store import content_hash
+from specact_rl.types import Step
 from specact_rl.verifiers.base import Item, Judgements, Verifier
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ _NEVER = -1000.0
 """Log-probabilities below are no numbers: servers write -9999 where they mean minus infinity."""
 _ENOUGH = 8
 """Answers none of which is yes or no, which tell of a model that does not do as it is asked."""
+_AT_ONCE = (
+    "A judge must answer at once: switch thinking off when you start the server, or take another "
+    "model"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,10 @@ class ServerJudge(ModelServer):
         """As of a model that proposes."""
         return self.server_origin
 
+    @property
+    def _where(self) -> str:
+        return f"{self.base_url}, model {self.model_name!r}"
+
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; equal actions at a step are asked about once.
 
@@ -70,7 +79,9 @@ class ServerJudge(ModelServer):
             key = _key(item, shown)
             if shown is not None and key not in asked:
                 asked[key] = place  # who is there first pays
-                requests.append(Request(body=self._body(item, shown), step_id=item.step.step_id))
+                requests.append(
+                    Request(body=self._body(item.step, shown), step_id=item.step.step_id)
+                )
         log_odds, seconds, price = np.full((3, len(items)), np.nan)
         seconds[:], price[:] = 0.0, 0.0
         num_tokens, num_cached = np.zeros((2, len(items)), dtype=np.int64)
@@ -84,8 +95,8 @@ class ServerJudge(ModelServer):
                     raise reply
                 logger.warning("%s", reply)
                 return False
-            prompt, cached, written = self._counts(reply, items[place])
-            listed = self._listed(reply, items[place])
+            prompt, cached, written = self._counts(reply, items[place].step)
+            listed = self._listed(reply, items[place].step)
             found = yes_less_no(listed)
             if found is None:
                 strange.append(listed[0].token)
@@ -109,30 +120,55 @@ class ServerJudge(ModelServer):
             price=price,
         )
 
-    def _body(self, item: Item, shown: str) -> dict[str, Any]:
+    def failure(self, step: Step) -> str | None:
+        """Why the model cannot judge, found by one question at a step; None: it can.
+
+        Raises:
+            ServerError: The server does not answer.
+            ConfigError: As `ask`.
+        """
+        found: list[str] = []
+
+        def take(_: int, reply: Reply | Refusal) -> bool:
+            try:
+                if isinstance(reply, Refusal):
+                    raise reply
+                self._counts(reply, step)
+                listed = self._listed(reply, step)
+            except ServerError as error:
+                found.append(str(error))
+            else:
+                if yes_less_no(listed) is None:
+                    found.append(f"{self._where} begins with {listed[0].token!r}. {_AT_ONCE}")
+            return not found
+
+        self.ask([Request(body=self._body(step, "Done."), step_id=step.step_id)], take)
+        return found[0] if found else None
+
+    def _body(self, step: Step, shown: str) -> dict[str, Any]:
         return {
             "model": self.model_name,
-            "messages": judge_messages(item.step, shown),
+            "messages": judge_messages(step, shown),
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": True,
             "top_logprobs": _NUM_LISTED,
         }
 
-    def _listed(self, reply: Reply, item: Item) -> list[Likely]:
+    def _listed(self, reply: Reply, step: Step) -> list[Likely]:
         tokens = reply.answer.choices[0].tokens
         if not tokens or not tokens[0].top_logprobs:
             raise ServerError(
-                f"{self.where(item.step.step_id)}: the verifier {self.verifier_id} needs the "
+                f"{self.where(step.step_id)}: the verifier {self.verifier_id} needs the "
                 "log-probabilities of yes and no (top_logprobs), and the server gave none. Start "
                 "it so that it gives them, take another server, or a verifier that needs none"
             )
         return sorted(tokens[0].top_logprobs, key=lambda token: -token.logprob)
 
-    def _counts(self, reply: Reply, item: Item) -> tuple[int, int, int]:
+    def _counts(self, reply: Reply, step: Step) -> tuple[int, int, int]:
         if reply.answer.usage is None:
             raise ServerError(
-                f"{self.where(item.step.step_id)}: the verifier {self.verifier_id} needs the "
+                f"{self.where(step.step_id)}: the verifier {self.verifier_id} needs the "
                 "tokens of its answers (usage), which are part of what it costs, and the server "
                 "gave none; take another server"
             )
@@ -142,20 +178,19 @@ class ServerJudge(ModelServer):
         if not strange:
             return
         told = (
-            f"{self.base_url}, model {self.model_name!r}: {len(strange)} of {num_asked} answers "
-            f"begin with neither yes nor no, {strange[0]!r} first"
+            f"{self._where}: {len(strange)} of {num_asked} answers begin with neither yes nor no, "
+            f"{strange[0]!r} first"
         )
         if len(strange) == num_asked >= _ENOUGH:
-            raise ServerError(
-                f"{told}. A judge must answer at once: switch thinking off when you start the "
-                "server, or take another model"
-            )
+            raise ServerError(f"{told}. {_AT_ONCE}")
         logger.warning("%s; they have no score", told)
 
 
 def keeping_answers(verifier: Verifier, path: Path) -> Verifier:
-    """The verifier; a server's answers are kept in the file, and not paid for again."""
-    return verifier.keeping(path) if isinstance(verifier, ServerJudge) else verifier
+    """The verifier; a server's answers are kept, in the file where in none yet."""
+    if isinstance(verifier, ServerJudge) and verifier.kept is None:
+        return verifier.keeping(path)
+    return verifier
 
 
 def yes_less_no(listed: Sequence[Likely]) -> float | None:

@@ -4,8 +4,10 @@ The last test asks a real one, `transformers serve`, what a loaded model propose
 """
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from specact_rl.eval.collect import collect_proposals
 from specact_rl.metrics.cost import TokenPrice
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE
+from specact_rl.models import server as server_module
 from specact_rl.models.chat_client import ChatModel
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.policy.live import LiveSystem
@@ -328,6 +331,65 @@ def test_answers_are_kept_as_they_come_and_not_asked_for_again(model, server, st
     assert [p.step_id for (p,) in proposed] == [step.step_id for step in steps]
     assert set(Counter(server.answered).values()) == {1}
     assert len(server.answered) == len(steps)
+
+
+def test_equal_questions_are_asked_once(model, server, step):
+    found = model.propose([step, replace(step, step_id="s2"), step], SAMPLING)
+    assert [p.step_id for (p,) in found] == [step.step_id, "s2", step.step_id]
+    assert len(server.answered) == 1
+
+
+def fails_once(monkeypatch, name, error):
+    """The function of `models.server` fails when it is first called."""
+    sound = getattr(server_module, name)
+    calls = iter([error])
+
+    def failing(*args):
+        if (now := next(calls, None)) is not None:
+            raise now
+        return sound(*args)
+
+    monkeypatch.setattr(server_module, name, failing)
+
+
+def test_answer_that_cannot_be_kept_is_one_error_and_the_others_are_kept(
+    model, server, steps, tmp_path, monkeypatch
+):
+    kept = replace(model, concurrency=2).keeping(tmp_path / "answers.jsonl")
+    fails_once(monkeypatch, "append_jsonl", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(ServerError, match=r"kept in .*answers\.jsonl: No space left"):
+        kept.propose(steps, SAMPLING)
+    assert len(server.answered) <= 2  # no other was begun
+    again = kept.keeping(tmp_path / "answers.jsonl").propose(steps, SAMPLING)
+    assert len(again) == len(steps)
+    assert len(server.answered) == len(steps) + 1  # the one that was lost is asked for again
+
+
+def test_disk_that_is_full_ends_the_command_with_one_line(
+    server, rollouts, tmp_path, monkeypatch, capsys
+):
+    fails_once(monkeypatch, "append_jsonl", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    paths = ["--rollouts", rollouts, "--out", tmp_path / "p", "--splits", "train_verifier"]
+    assert cli.main(["outcomes", *map(str, paths), "--model", f"{server.url}#m"]) == 2
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("refused", [0, 9])
+def test_fault_of_ours_comes_with_its_own_traceback(model, server, steps, refused):
+    server.faults = [status(400)] * refused
+    requests = [
+        server_module.Request(body=model._body(step, 0, SAMPLING), step_id=step.step_id)
+        for step in steps
+    ]
+
+    def take(place, reply):
+        raise reply if refused and place else ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug") as error:
+        model.ask(requests, take)
+    assert error.traceback[-1].name == "take"
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """A server as judge: what it is asked, what is made of its answers, and what goes wrong."""
 
 import json
+import re
+import threading
 from collections import Counter
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from specact_rl.envs.collect import plan_episodes, scripted_rollouts
 from specact_rl.errors import ConfigError, ServerError
 from specact_rl.eval import outcomes
 from specact_rl.eval.collect import collect_proposals, collect_scores
+from specact_rl.eval.team import Team
 from specact_rl.metrics.cost import TokenPrice
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.models.chat_client import ChatModel
@@ -258,6 +262,58 @@ def test_run_that_the_server_ended_goes_on_and_loses_and_doubles_nothing(judge, 
     assert read_manifest(tables / "scores").arguments["parity"] == "unverified"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads(Team):
+    """Threads in the place of processes; one that fails ends the others, as a launcher does."""
+
+    meeting: threading.Barrier
+    said: list
+
+    def told_by_first(self, text):
+        if self.leads:
+            self.said[:] = [text]
+        self.meeting.wait(20)
+        (told,) = self.said
+        self.meeting.wait(20)  # until all have read it
+        return told
+
+
+@pytest.mark.parametrize("then", [1, 2, 3])
+def test_answers_that_one_process_kept_serve_others_after_a_restart(judge, server, tables, then):
+    server.answer = lambda body: judge_answer(yes=-0.01 * len(server.answered) - 0.01, no=-5.0)
+
+    def collect(size):
+        meeting, said = threading.Barrier(size), []
+
+        def work(rank):
+            try:
+                collect_scores(
+                    tables / "rollouts",
+                    tables / "proposals",
+                    tables / "scores",
+                    replace(judge, concurrency=2),
+                    None,
+                    ["train_verifier"],
+                    team=Threads(rank=rank, size=size, meeting=meeting, said=said),
+                )
+            except ServerError:
+                meeting.abort()
+                raise
+
+        with ThreadPoolExecutor(size) as pool:
+            return [task.exception() for task in [pool.submit(work, r) for r in range(size)]]
+
+    server.faults = [None] * 9 + [status(500)] * 30
+    assert any(isinstance(error, ServerError) for error in collect(2))
+    server.faults = []
+    before = set(server.answered)
+    assert collect(then) == [None] * then
+    assert len(before) >= 9
+    assert set(Counter(server.answered).values()) == {1}
+    rows = read_table(tables / "scores" / "scores.parquet", Score)
+    assert len({row.log_odds for row in rows}) == len(rows) == len(server.answered)
+
+
 def test_outcomes_ask_proposer_and_judge_with_keys_and_prices_of_their_own(
     judge, server, tables, monkeypatch, capsys
 ):
@@ -324,3 +380,31 @@ def test_transformers_serve_gives_no_log_probabilities_and_is_refused(served, ma
     (item, *_) = make_items(replace(DONE, text="read f1 " * 400))
     with pytest.raises(ServerError, match=r"the verifier judge-.* needs the log-probabilities"):
         judge.judge([item])
+
+
+# What can be known before anything is judged
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure"),
+    [
+        (YES, None),
+        (text_answer("yes"), "needs the log-probabilities"),
+        (YES | {"usage": None}, "needs the tokens"),
+        (judge_answer(**{"<think>": -0.1}), "begins with '<think>'.*switch thinking off"),
+    ],
+)
+def test_one_question_tells_whether_a_model_can_judge(judge, server, make_items, answer, failure):
+    server.answer = lambda body: answer
+    found = judge.failure(make_items(DONE)[0].step)
+    assert found is None if failure is None else re.search(failure, found)
+    assert len(server.requests) == 1
+
+
+def test_refused_question_is_no_judge_and_a_server_that_is_gone_an_error(judge, server, make_items):
+    (item, *_) = make_items(DONE)
+    server.faults = [status(400, text="no logprobs here")]
+    assert "no logprobs here" in judge.failure(item.step)
+    server.faults = [status(401)]
+    with pytest.raises(ServerError, match="the server's key"):
+        judge.failure(item.step)

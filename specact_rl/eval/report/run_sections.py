@@ -60,6 +60,7 @@ def summary(results: JSON) -> list[Block]:
     test, calibration = splits.get("test"), splits.get("calibration")
     if models:
         told.append(f"Models and parameters: {', '.join(models)}.")
+    told += [_sentence(note) for note in meta.get("server_notes") or []]
     if calibration:
         told.append(f"Gates were fitted on {_size(calibration)} and frozen before testing.")
     if test:

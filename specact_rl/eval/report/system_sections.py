@@ -89,6 +89,11 @@ def systems_table(results: JSON) -> Table | None:
 
 
 def _costs(results: JSON, has_flops: bool) -> str:
+    if part(results, "meta").get("server_notes"):
+        return (
+            "seconds are measured, and prices are what servers are paid for the tokens that they "
+            "say; FLOPs of their models are not known"
+        )
     source = "table" if part(results, "meta", "table") else "log"
     if has_flops and source == "table":
         return "FLOPs are of the table's token counts, cached prefixes not paid twice"
@@ -266,6 +271,7 @@ def live_section(results: JSON) -> Section | None:
             "FLOPs, × A",
             "MFLOPs per task",
             "s per task",
+            "dollars per 1,000 tasks",
         ),
         [
             (
@@ -278,6 +284,7 @@ def live_section(results: JSON) -> Section | None:
                 cell(metric(row, "relative_flops"), most=2),
                 words(_plain(row, "mflops_per_task", 0)),
                 words(_plain(row, "seconds_per_task", 2)),
+                words(_plain(row, "price_per_task", 2, times=1000.0)),
             )
             for row in found
         ],
@@ -289,9 +296,9 @@ def live_section(results: JSON) -> Section | None:
     return _section("Live episodes", [Paragraph(text=why), shown, figures.live_success(results)])
 
 
-def _plain(row: JSON, key: str, places: int) -> str | None:
+def _plain(row: JSON, key: str, places: int, times: float = 1.0) -> str | None:
     value = row.get(key)
-    return None if value is None else fixed(float(value), places)
+    return None if value is None else fixed(times * float(value), places)
 
 
 def action_types_section(results: JSON) -> Section | None:

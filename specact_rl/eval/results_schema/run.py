@@ -92,7 +92,9 @@ class Meta(Part):
     calibration_rule: str
     """How thresholds were chosen, in words."""
     num_params: dict[str, float] = Field(default_factory=dict)
-    """Parameters by role."""
+    """Parameters by role; of a server's model they are not known, and not here."""
+    server_notes: list[str] = Field(default_factory=list)
+    """What is otherwise, or left out, since models were behind servers, a line each."""
 
 
 class Split(Part):
