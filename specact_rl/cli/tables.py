@@ -18,6 +18,7 @@ from specact_rl.cli.shared import (
     proposer_of,
     refuse_existing,
 )
+from specact_rl.cluster import ENGINES
 from specact_rl.errors import ConfigError
 from specact_rl.types import SPLITS, Proposal, Score
 
@@ -121,6 +122,13 @@ def add_outcomes(subparsers: Subparsers) -> None:
         "not computed again, and has the seconds that it took then and there",
     )
     parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="ray: checkpoints propose and judge on the workers of a Ray cluster (RAY_ADDRESS, "
+        "else this machine); needs specact_rl[ray], the rows are the same (default: local)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
     )
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
@@ -133,6 +141,8 @@ def run_outcomes(args: argparse.Namespace) -> int:
     """Write the tables and print their folders."""
     if args.from_logs:
         return _outcomes_from_logs(args)
+    if args.engine == "ray":
+        raise ConfigError("engine 'ray' is not there yet; use engine 'local'")
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
