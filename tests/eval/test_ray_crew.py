@@ -13,10 +13,11 @@ import torch
 from specact_rl import cli
 from specact_rl.cluster import unpack
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
-from specact_rl.errors import ConfigError
+from specact_rl.errors import ConfigError, ModelError
 from specact_rl.eval import collect
 from specact_rl.eval import outcomes as outcomes_module
 from specact_rl.eval.ray_crew import _NUM_RETRIES, _Worker, places_on
+from specact_rl.eval.team import Team
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.store import done_shards, read_manifest, read_table
 from specact_rl.types import Proposal, Score
@@ -45,6 +46,7 @@ def ray():
         # Set before Ray is imported, which reads them then.
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")
         ray = pytest.importorskip("ray", reason="needs Ray: pip install 'specact_rl[ray]'")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so that there are two workers
@@ -83,6 +85,12 @@ def test_servers_need_no_ray(rollouts, tmp_path, capsys):
     assert "share their work among nodes themselves" in capsys.readouterr().err
 
 
+def test_processes_of_a_launcher_do_not_start_workers_each(rollouts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Team, "of_environment", lambda: Team(rank=0, size=2))
+    assert outcomes(rollouts, tmp_path / "out") == 2
+    assert "start the command once, without torchrun" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("nodes", "found"),
     [
@@ -115,6 +123,12 @@ def test_a_worker_whose_weights_are_others_is_refused():
     other = replace(own, model_id="1m-0123")
     with pytest.raises(ConfigError, match="copy the same weights to all nodes"):
         unpack(worker.work("proposer", other, lambda model, chunk: [], []))
+
+
+def test_weights_that_a_node_does_not_see_are_said_to_be_so(tmp_path):
+    worker = _Worker({"proposer": tmp_path / "elsewhere"}, torch.get_num_threads())
+    with pytest.raises(ModelError, match="that every node of the cluster sees, but node"):
+        unpack(worker.identities())
 
 
 @pytest.mark.slow
@@ -184,9 +198,3 @@ def test_the_error_of_a_worker_is_raised_here(rollouts, tmp_path, monkeypatch, c
     monkeypatch.setattr(collect, "generated_over", failing)
     assert outcomes(rollouts, tmp_path / "out") == 2
     assert "error: no 1 proposals of 1m-" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_weights_that_a_node_does_not_see_are_said_to_be_so(rollouts, tmp_path, capsys, ray):
-    assert outcomes(rollouts, tmp_path / "out", model=tmp_path / "elsewhere") == 2
-    assert "that every node of the cluster sees, but node" in capsys.readouterr().err
