@@ -12,6 +12,7 @@ from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specact_rl.metrics.cost import TokenPrice
+    from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import Proposer
     from specact_rl.verifiers.server_judge import ServerJudge
 
@@ -211,7 +212,14 @@ def longest_proposal(model: str | None) -> int:
 
 
 def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) -> Proposer:
-    """The checkpoint or the server, refusing options of the one for the other.
+    """The server, or else the checkpoint, loaded; the arguments are those of `server_of`."""
+    from specact_rl.models.language_model import LanguageModel
+
+    return server_of(model, args, judge) or LanguageModel.load(Path(model))
+
+
+def server_of(model: str, args: argparse.Namespace, judge: str | None = None) -> ChatModel | None:
+    """The server that a proposer's name stands for; None, and no options of it, for a checkpoint.
 
     Args:
         model: Its name.
@@ -219,13 +227,12 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
         judge: Name of the verifier, which may be a server with options that both have.
     """
     from specact_rl.models.chat_client import ChatModel
-    from specact_rl.models.language_model import LanguageModel
     from specact_rl.models.server import is_server
 
     both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
     if not is_server(model):
         _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
-        return LanguageModel.load(Path(model))
+        return None
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specact_rl.cluster import ENGINES
 from specact_rl.errors import SpecActError
 from specact_rl.mining.data_sets import DataSource
-from specact_rl.mining.engines import ENGINES
 from specact_rl.rendering import Renderer
 from specact_rl.types import SplitName
 

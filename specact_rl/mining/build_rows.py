@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from specact_rl.cluster import Engine
 from specact_rl.envs.episodes import NoisyExpert
 from specact_rl.errors import ConfigError
 from specact_rl.mining.balance import subsample
 from specact_rl.mining.chunks import PROPOSALS_FILE, Tables
 from specact_rl.mining.data_sets import DataSource, Part, write_data_set
-from specact_rl.mining.engines import Engine, work_through
+from specact_rl.mining.engines import work_through
 from specact_rl.mining.labels import DisagreementTally, LabelTally
 from specact_rl.mining.pair_report import (
     count_partings,

@@ -1,26 +1,16 @@
-"""Where chunks of tasks are worked on: in this process, or by the workers of a Ray cluster."""
+"""Chunks of tasks, worked on in this process or on Ray Data."""
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from specact_rl.errors import ConfigError, SpecActError
+from specact_rl.cluster import ENGINES, TOLD, Engine, pack, ray_cluster, unpack
+from specact_rl.errors import ConfigError
 from specact_rl.mining.chunks import Chunk, Tables
 from specact_rl.mining.data_sets import Part
 from specact_rl.mining.task_tables import TaskTables
-
-Engine = Literal["local", "ray"]
-"""local: one process, one chunk after another. ray: Ray Data, as many chunks at a time as the
-cluster has CPUs; the rows are the same."""
-ENGINES: tuple[Engine, ...] = get_args(Engine)
-
-_OBJECT_STORE_BYTES = 512 * 2**20
-"""Of a cluster of our own. Parts of a few chunks pass through it; Ray would take a third of the
-machine's memory."""
 
 TaskWork = Callable[[TaskTables], Part]
 """Pure, and picklable for `ray`."""
@@ -58,8 +48,7 @@ class _ChunkWork:
 class _RayWork:
     """A row of Ray Data with the number of a chunk to rows with a part each, or an error.
 
-    Pickled by us: Ray would take parts apart into columns, and would wrap an error so that its
-    type and message are lost. The death of a worker is no error here: Ray runs its chunk again.
+    Where a worker dies, Ray runs its chunk again.
     """
 
     on_chunk: _ChunkWork
@@ -67,48 +56,16 @@ class _RayWork:
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
         try:
             for part in self.on_chunk(self.on_chunk.tables.chunks[int(row["id"])]):
-                yield {"part": pickle.dumps(part)}
-        except (SpecActError, ValueError) as error:
-            yield {"part": pickle.dumps(error)}
+                yield {"part": pack(part)}
+        except TOLD as error:
+            yield {"part": pack(error)}
 
 
 def _on_ray(on_chunk: _ChunkWork) -> Iterator[Part]:
-    ray = _import_ray()
-    ours = not ray.is_initialized()
-    if ours and "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level="warning")
-    elif ours:
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-            object_store_memory=_OBJECT_STORE_BYTES,
-        )
-    try:
+    with ray_cluster(with_data=True) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         num_chunks = len(on_chunk.tables.chunks)
         numbers = ray.data.range(num_chunks, override_num_blocks=max(1, num_chunks))
         for row in numbers.flat_map(_RayWork(on_chunk=on_chunk)).iter_rows():
-            part = pickle.loads(row["part"])
-            if isinstance(part, Exception):
-                raise part
-            yield part
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _import_ray() -> Any:
-    # A cluster that this process starts for itself must not report its use to anybody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        # Imported here: few have it, and it takes seconds.
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            f"engine 'ray' must have Ray Data, which cannot be imported ({error}); "
-            "pip install 'specact_rl[ray]', or use engine 'local'"
-        ) from error
-    return ray
+            yield unpack(row["part"])
