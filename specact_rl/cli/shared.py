@@ -103,6 +103,29 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of an engine on a GPU. None where they are not given: `VllmModel` has the defaults."""
+    vllm = parser.add_argument_group(
+        "if --engine vllm",
+        "The model is the folder of a checkpoint or of a LoRA adapter, in one process. The engine "
+        "starts with the first proposal: the same command again with --verifier finds the "
+        "proposals and leaves the GPU to the verifier.",
+    )
+    vllm.add_argument(
+        "--max-model-len",
+        type=int,
+        metavar="TOKENS",
+        help="longest history and proposal together; less of it needs less memory (default: the "
+        "model's own)",
+    )
+    vllm.add_argument(
+        "--gpu-memory",
+        type=float,
+        metavar="SHARE",
+        help="of the GPU's memory that vLLM takes (default: 0.9)",
+    )
+
+
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Of a server that judges, beside those of `add_server_arguments`."""
     judge = parser.add_argument_group(
@@ -126,6 +149,7 @@ _MODEL_OPTIONS = ("model_name", "api_key_env", "logprobs", "price_per_million")
 _JUDGE_OPTIONS = ("verifier_api_key_env", "verifier_price_per_million")
 _SERVER_OPTIONS = ("concurrency", "timeout", "max_retries", "unanswered")
 """Of every server of the command."""
+_VLLM_OPTIONS = ("max_model_len", "gpu_memory")
 
 
 def longest_proposal(model: str | None) -> int:
@@ -152,6 +176,45 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
         _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
         return LanguageModel.load(Path(model))
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
+
+
+def vllm_proposer_of(
+    model: str, args: argparse.Namespace, judge: str | None, num_processes: int
+) -> Proposer:
+    """The checkpoint under vLLM, refusing what is for a server, and company.
+
+    Args:
+        model: Its folder.
+        args: With the options.
+        judge: Name of the verifier, which may be a server with options of its own.
+        num_processes: That came here.
+    """
+    from specact_rl.models.server import is_server
+    from specact_rl.models.vllm_engine import VllmModel
+
+    if is_server(model):
+        raise ConfigError(
+            f"engine 'vllm' runs a checkpoint in this process, got the server {model}, which has "
+            "an engine of its own; leave --engine out"
+        )
+    if num_processes > 1:
+        raise ConfigError(
+            f"engine 'vllm' batches by itself and must be one process, got {num_processes}; start "
+            "it without torchrun or accelerate launch"
+        )
+    both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
+    _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
+    return VllmModel.load(Path(model), **_given(args, _VLLM_OPTIONS))
+
+
+def refuse_vllm_options(args: argparse.Namespace) -> None:
+    """Refuse options of an engine that was not asked for."""
+    for name in _VLLM_OPTIONS:
+        if getattr(args, name) is not None:
+            raise ConfigError(
+                f"{_option(name)} is for --engine vllm, but the engine is {args.engine!r}; name "
+                "it, or leave the option out"
+            )
 
 
 def judge_of(name: str | None, args: argparse.Namespace) -> ServerJudge | None:

@@ -12,11 +12,14 @@ from specact_rl.cli.shared import (
     add_judge_arguments,
     add_pair_arguments,
     add_server_arguments,
+    add_vllm_arguments,
     judge_of,
     logger,
     longest_proposal,
     proposer_of,
     refuse_existing,
+    refuse_vllm_options,
+    vllm_proposer_of,
 )
 from specact_rl.cluster import ENGINES
 from specact_rl.errors import ConfigError
@@ -123,10 +126,12 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=[*ENGINES, "vllm"],
         default="local",
         help="ray: checkpoints propose and judge on the workers of a Ray cluster (RAY_ADDRESS, "
-        "else this machine); needs specact_rl[ray], the rows are the same (default: local)",
+        "else this machine); needs specact_rl[ray], the rows are the same. vllm: the checkpoint "
+        "proposes under vLLM on a GPU; needs specact_rl[vllm], the draws are others and the "
+        "manifest says so (default: local)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
@@ -134,6 +139,7 @@ def add_outcomes(subparsers: Subparsers) -> None:
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
     add_server_arguments(parser)
     add_judge_arguments(parser)
+    add_vllm_arguments(parser)
     parser.set_defaults(run=run_outcomes)
 
 
@@ -180,7 +186,11 @@ def run_outcomes(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.rollouts} has no step in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     judge = judge_of(args.verifier, args)
-    model = proposer_of(args.model, args, args.verifier)
+    if args.engine == "vllm":
+        model = vllm_proposer_of(args.model, args, args.verifier, team.size)
+    else:
+        refuse_vllm_options(args)
+        model = proposer_of(args.model, args, args.verifier)
     verifier: Verifier | None = judge
     if judge is None and args.verifier is not None:
         verifier = ClassifierVerifier.load(Path(args.verifier))

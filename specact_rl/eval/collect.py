@@ -35,6 +35,7 @@ from specact_rl.mining.build_rollouts import iter_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
+from specact_rl.models.vllm_engine import VllmModel
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     RowCache,
@@ -99,7 +100,7 @@ def collect_proposals(
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
     propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
-    if cache_dir is not None and isinstance(lm, LanguageModel):
+    if cache_dir is not None and isinstance(lm, LanguageModel | VllmModel):
         made_by = ["proposals", lm.model_id, lm.origin, arguments["sampling"]]
         propose = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, propose)
 
