@@ -28,37 +28,45 @@ machine's memory."""
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Any]:
+def ray_cluster(*, with_data: bool = False) -> Iterator[Any]:
     """Ray, connected to a cluster, which is left again at the end.
 
     That is the one this process is connected to, else the one at `RAY_ADDRESS`, else one of this
     machine's own, which goes at the end.
 
+    Args:
+        with_data: `ray.data` is needed, which takes seconds more to import.
+
     Raises:
-        ConfigError: Ray is not installed, or there is no cluster at the address.
+        ConfigError: Ray is not installed, no cluster answers at the address, or none can be
+            started here.
     """
-    ray = _import_ray()
+    ray = _import_ray(with_data)
     ours = not ray.is_initialized()
-    if ours and "RAY_ADDRESS" in os.environ:
-        try:
-            ray.init(log_to_driver=False, logging_level="warning")
-        except ConnectionError as error:
-            raise ConfigError(
-                f"RAY_ADDRESS must name a running Ray cluster, got {os.environ['RAY_ADDRESS']!r} "
-                f"({error}); start it, or unset the variable to use this machine's CPUs"
-            ) from error
-    elif ours:
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-            object_store_memory=_OBJECT_STORE_BYTES,
-        )
+    if ours:
+        _connect(ray)
     try:
         yield ray
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(ray: Any) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(**options)
+    except Exception as error:  # that is what Ray raises where it takes too long to start
+        raise ConfigError(
+            f"engine 'ray' must have a cluster, but Ray could not start one here ({error}); free "
+            "the machine of other work, or use engine 'local'"
+            if address is None
+            else f"RAY_ADDRESS must name a running Ray cluster, got {address!r} ({error}); start "
+            "it, or unset the variable to use this machine alone"
+        ) from error
 
 
 def pack(found: object) -> bytes:
@@ -82,13 +90,15 @@ def unpack(answer: bytes) -> Any:
     return found
 
 
-def _import_ray() -> Any:
+def _import_ray(with_data: bool) -> Any:
     # A cluster that this process starts for itself must not report its use to anybody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         # Imported here: few have it, and it takes seconds.
         import ray
-        import ray.data
+
+        if with_data:
+            import ray.data
     except ImportError as error:
         raise ConfigError(
             f"engine 'ray' must have Ray, which cannot be imported ({error}); "

@@ -12,7 +12,9 @@ from specact_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from specact_rl.metrics.cost import TokenPrice
+    from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import Proposer
+    from specact_rl.models.vllm_engine import VllmModel
     from specact_rl.verifiers.server_judge import ServerJudge
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -160,7 +162,14 @@ def longest_proposal(model: str | None) -> int:
 
 
 def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) -> Proposer:
-    """The checkpoint or the server, refusing options of the one for the other.
+    """The server, or else the checkpoint, loaded; the arguments are those of `server_of`."""
+    from specact_rl.models.language_model import LanguageModel
+
+    return server_of(model, args, judge) or LanguageModel.load(Path(model))
+
+
+def server_of(model: str, args: argparse.Namespace, judge: str | None = None) -> ChatModel | None:
+    """The server that a proposer's name stands for; None, and no options of it, for a checkpoint.
 
     Args:
         model: Its name.
@@ -168,53 +177,46 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
         judge: Name of the verifier, which may be a server with options that both have.
     """
     from specact_rl.models.chat_client import ChatModel
-    from specact_rl.models.language_model import LanguageModel
     from specact_rl.models.server import is_server
 
     both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
     if not is_server(model):
         _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
-        return LanguageModel.load(Path(model))
+        return None
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 
-def vllm_proposer_of(
-    model: str, args: argparse.Namespace, judge: str | None, num_processes: int
-) -> Proposer:
-    """The checkpoint under vLLM, refusing what is for a server, and company.
+def vllm_of(
+    args: argparse.Namespace, server: ChatModel | None, num_processes: int
+) -> VllmModel | None:
+    """The checkpoint `--model` under vLLM; None, and no options of it, for another engine.
 
     Args:
-        model: Its folder.
-        args: With the options.
-        judge: Name of the verifier, which may be a server with options of its own.
+        args: With the engine and the options.
+        server: What `server_of` says of the model.
         num_processes: That came here.
     """
-    from specact_rl.models.server import is_server
-    from specact_rl.models.vllm_engine import VllmModel
-
-    if is_server(model):
+    if args.engine != "vllm":
+        for name in _VLLM_OPTIONS:
+            if getattr(args, name) is not None:
+                raise ConfigError(
+                    f"{_option(name)} is for --engine vllm, but the engine is {args.engine!r}; "
+                    "name it, or leave the option out"
+                )
+        return None
+    if server is not None:
         raise ConfigError(
-            f"engine 'vllm' runs a checkpoint in this process, got the server {model}, which has "
-            "an engine of its own; leave --engine out"
+            f"engine 'vllm' runs a checkpoint in this process, got the server {server.base_url}, "
+            "which has an engine of its own; leave --engine out"
         )
     if num_processes > 1:
         raise ConfigError(
             f"engine 'vllm' batches by itself and must be one process, got {num_processes}; start "
             "it without torchrun or accelerate launch"
         )
-    both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
-    _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
-    return VllmModel.load(Path(model), **_given(args, _VLLM_OPTIONS))
+    from specact_rl.models.vllm_engine import VllmModel
 
-
-def refuse_vllm_options(args: argparse.Namespace) -> None:
-    """Refuse options of an engine that was not asked for."""
-    for name in _VLLM_OPTIONS:
-        if getattr(args, name) is not None:
-            raise ConfigError(
-                f"{_option(name)} is for --engine vllm, but the engine is {args.engine!r}; name "
-                "it, or leave the option out"
-            )
+    return VllmModel.load(Path(args.model), **_given(args, _VLLM_OPTIONS))
 
 
 def judge_of(name: str | None, args: argparse.Namespace) -> ServerJudge | None:

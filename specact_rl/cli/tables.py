@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,9 @@ from specact_rl.cli.shared import (
     judge_of,
     logger,
     longest_proposal,
-    proposer_of,
     refuse_existing,
-    refuse_vllm_options,
-    vllm_proposer_of,
+    server_of,
+    vllm_of,
 )
 from specact_rl.cluster import ENGINES
 from specact_rl.errors import ConfigError
@@ -27,6 +28,9 @@ from specact_rl.types import SPLITS, Proposal, Score
 
 if TYPE_CHECKING:
     from specact_rl.cli.shared import Subparsers
+    from specact_rl.eval.ray_crew import RemoteModel
+    from specact_rl.eval.team import Team
+    from specact_rl.models.language_model import Proposer
     from specact_rl.verifiers import Verifier
 
 
@@ -147,18 +151,15 @@ def run_outcomes(args: argparse.Namespace) -> int:
     """Write the tables and print their folders."""
     if args.from_logs:
         return _outcomes_from_logs(args)
-    if args.engine == "ray":
-        raise ConfigError("engine 'ray' is not there yet; use engine 'local'")
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.collect import collect_proposals, collect_scores
-    from specact_rl.eval.outcomes import num_steps
+    from specact_rl.eval.outcomes import num_chunks
     from specact_rl.eval.team import Team
     from specact_rl.mining.build_rollouts import iter_rollouts
     from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
     from specact_rl.models.language_model import Sampling
     from specact_rl.progress import progress_bars
-    from specact_rl.verifiers import ClassifierVerifier
 
     if (args.verifier is None) != (args.scores is None):
         raise ConfigError("--verifier and --scores must be given together, got one of them")
@@ -181,20 +182,15 @@ def run_outcomes(args: argparse.Namespace) -> int:
     team = Team.of_environment()
     if not team.leads:
         logging.getLogger("specact_rl").setLevel(logging.WARNING)  # the first process tells
-    total = num_steps(iter_rollouts(args.rollouts, args.splits))
+    steps = [len(rollout.steps) for rollout in iter_rollouts(args.rollouts, args.splits)]
+    total = sum(steps)
     if not total:
         raise ConfigError(f"{args.rollouts} has no step in {args.splits!r}; name other --splits")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    judge = judge_of(args.verifier, args)
-    if args.engine == "vllm":
-        model = vllm_proposer_of(args.model, args, args.verifier, team.size)
-    else:
-        refuse_vllm_options(args)
-        model = proposer_of(args.model, args, args.verifier)
-    verifier: Verifier | None = judge
-    if judge is None and args.verifier is not None:
-        verifier = ClassifierVerifier.load(Path(args.verifier))
-    with progress_bars(shown=team.leads) as bar:
+    with (
+        _models(args, team, num_chunks(len(steps))) as (model, verifier),
+        progress_bars(shown=team.leads) as bar,
+    ):
         name = args.model_name or Path(args.model).name.rpartition("#")[2]
         with bar(f"{name} proposes", total, "steps") as advance:
             collect_proposals(
@@ -229,6 +225,42 @@ def run_outcomes(args: argparse.Namespace) -> int:
             _tell_prices("scores", args.scores / SCORES_FILE, Score)
         print(*folders[1:], sep="\n")
     return EXIT_OK
+
+
+@contextmanager
+def _models(
+    args: argparse.Namespace, team: Team, at_most: int
+) -> Iterator[tuple[Proposer | RemoteModel, Verifier | RemoteModel | None]]:
+    """Who proposes and who judges, loaded here or by so many workers of a cluster."""
+    from specact_rl.models.language_model import LanguageModel
+    from specact_rl.verifiers import ClassifierVerifier
+
+    judge = judge_of(args.verifier, args)
+    server = server_of(args.model, args, args.verifier)
+    folders: dict[str, Path] = {}
+    if server is None:
+        folders["proposer"] = Path(args.model)
+    if judge is None and args.verifier is not None:
+        folders["verifier"] = Path(args.verifier)
+    under_vllm = vllm_of(args, server, team.size)
+    if args.engine != "ray":
+        verifier = ClassifierVerifier.load(folders["verifier"]) if "verifier" in folders else judge
+        yield server or under_vllm or LanguageModel.load(folders["proposer"]), verifier
+        return
+    from specact_rl.eval.ray_crew import ray_crew
+
+    if team.size > 1:
+        raise ConfigError(
+            "--engine ray has workers of its own; start the command once, without torchrun or "
+            "accelerate launch"
+        )
+    if not folders:
+        raise ConfigError(
+            "--engine ray is for checkpoints, and here are only servers, which share their work "
+            "among nodes themselves; leave it away, and see --concurrency"
+        )
+    with ray_crew(folders, at_most=at_most) as models:
+        yield server or models["proposer"], models.get("verifier", judge)
 
 
 def _tell_prices(what: str, table: Path, record_type: type) -> None:

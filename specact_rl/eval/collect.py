@@ -18,9 +18,10 @@ from typing import Any
 
 from specact_rl.errors import ConfigError
 from specact_rl.eval.outcomes import (
-    Maker,
+    Crew,
     Progress,
     Work,
+    alone,
     generated_proposals,
     in_shards,
     looking_first,
@@ -30,6 +31,7 @@ from specact_rl.eval.outcomes import (
     split_rows,
     verifier_scores,
 )
+from specact_rl.eval.ray_crew import RemoteModel
 from specact_rl.eval.team import ALONE, Team
 from specact_rl.mining.build_rollouts import iter_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
@@ -59,7 +61,7 @@ _SHARDS = "shards"
 def collect_proposals(
     rollouts_dir: Path,
     out_dir: Path,
-    lm: Proposer,
+    lm: Proposer | RemoteModel,
     splits: Collection[SplitName],
     *,
     sampling: Sampling | None,
@@ -74,7 +76,7 @@ def collect_proposals(
     Args:
         rollouts_dir: Steps to propose at.
         out_dir: Where the table goes, as `PROPOSALS_FILE`.
-        lm: Who proposes.
+        lm: Who proposes; a `RemoteModel` does it on several chunks at a time.
         splits: Which tasks.
         sampling: How free text is drawn; None ranks the environment's candidates instead, which
             needs a `LanguageModel`.
@@ -90,19 +92,20 @@ def collect_proposals(
         EnvironmentFault: A rollout of the workspace is not what the workspace makes of its actions.
         ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
+    who = lm.identity if isinstance(lm, RemoteModel) else lm
     arguments = {
-        "model_id": lm.model_id,
-        **lm.origin,
+        "model_id": who.model_id,
+        **who.origin,
         "splits": sorted(splits),
         "tasks": None if tasks is None else sorted(tasks),
         "sampling": sampling.arguments if sampling else None,
     }
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
-    propose = _propose_by(lm, sampling, answers, input_hash(rollouts_dir))
-    if cache_dir is not None and isinstance(lm, LanguageModel | VllmModel):
-        made_by = ["proposals", lm.model_id, lm.origin, arguments["sampling"]]
-        propose = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, propose)
+    crew = _proposers(lm, sampling, answers, input_hash(rollouts_dir))
+    if cache_dir is not None and isinstance(lm, LanguageModel | VllmModel | RemoteModel):
+        made_by = ["proposals", who.model_id, who.origin, arguments["sampling"]]
+        crew = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, crew)
 
     def finish(stage: Stage) -> None:
         counts = _Counts()
@@ -121,7 +124,7 @@ def collect_proposals(
         fill=lambda shards: in_shards(
             shards,
             (Work(rollout=rollout) for rollout in _rollouts(rollouts_dir, splits, tasks)),
-            propose,
+            crew,
             progress=progress,
             team=team,
         ),
@@ -135,28 +138,43 @@ def collect_proposals(
         shutil.rmtree(answers, ignore_errors=True)
 
 
-def _propose_by(
-    proposer: Proposer, sampling: Sampling | None, answers: Path, rollouts_hash: str
-) -> Maker[Proposal]:
-    """Who proposes on a chunk's rollouts, keeping its answers in a file of their own."""
+def _proposers(
+    proposer: Proposer | RemoteModel, sampling: Sampling | None, answers: Path, rollouts_hash: str
+) -> Crew[Proposal]:
+    """Who proposes on the chunks; a server's answers are kept in a file for each of them."""
+    if isinstance(proposer, RemoteModel):
+        return proposer.made_by(
+            ranked_over if sampling is None else partial(generated_over, sampling=sampling)
+        )
     if sampling is not None:
 
         def generate(works: Sequence[Work]) -> list[list[Proposal]]:
-            rollouts = [work.rollout for work in works]
-            key = [rollouts_hash, proposer.model_id, sampling.arguments, rollouts[0].rollout_id]
+            first = works[0].rollout.rollout_id
+            key = [rollouts_hash, proposer.model_id, sampling.arguments, first]
             kept = proposer.keeping(answers / f"{content_hash(key)}.jsonl")
-            counts = [len(rollout.steps) * sampling.num_samples for rollout in rollouts]
-            return split_rows(generated_proposals(kept, rollouts, sampling), counts)
+            return generated_over(kept, works, sampling=sampling)
 
-        return generate
+        return alone(generate)
     if not isinstance(proposer, LanguageModel):
         raise ConfigError(
             f"candidates are ranked by a loaded model, got {proposer.model_id}; give a checkpoint"
         )
-    return lambda works: split_rows(
-        ranked_proposals(proposer, [work.rollout for work in works]),
-        [len(work.rollout.steps) for work in works],
-    )
+    return alone(partial(ranked_over, proposer))
+
+
+def generated_over(
+    proposer: Proposer, works: Sequence[Work], *, sampling: Sampling
+) -> list[list[Proposal]]:
+    """Free-text proposals of each piece of work."""
+    rollouts = [work.rollout for work in works]
+    counts = [len(rollout.steps) * sampling.num_samples for rollout in rollouts]
+    return split_rows(generated_proposals(proposer, rollouts, sampling), counts)
+
+
+def ranked_over(lm: LanguageModel, works: Sequence[Work]) -> list[list[Proposal]]:
+    """The likeliest candidates of each piece of work."""
+    rollouts = [work.rollout for work in works]
+    return split_rows(ranked_proposals(lm, rollouts), [len(rollout.steps) for rollout in rollouts])
 
 
 class _Counts:
@@ -190,7 +208,7 @@ def collect_scores(
     rollouts_dir: Path,
     proposals_dir: Path,
     out_dir: Path,
-    verifier: Verifier,
+    verifier: Verifier | RemoteModel,
     renderer: Renderer | None,
     splits: Collection[SplitName],
     *,
@@ -206,8 +224,9 @@ def collect_scores(
         rollouts_dir: The steps.
         proposals_dir: The proposals, in the order of the rollouts.
         out_dir: Where the scores go, as `SCORES_FILE`.
-        verifier: Who judges.
-        renderer: Of its prompts; None for verifiers that read no tokens of ours.
+        verifier: Who judges; a `RemoteModel` does it on several chunks at a time.
+        renderer: Of its prompts; None for verifiers that read no tokens of ours, and for a
+            `RemoteModel`, which has one.
         splits: Whose steps.
         num_samples: Judge the first so many samples of a step and see no others; None judges all.
         overwrite: Replace a folder made from other things.
@@ -222,20 +241,22 @@ def collect_scores(
         ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
     answers = out_dir.with_name(f"{out_dir.name}.answers")
-    kept = answers / f"{content_hash([verifier.verifier_id, team.rank])}.jsonl"
-    verifier = keeping_answers(verifier, kept)
-    origin = verifier.origin if isinstance(verifier, ClassifierVerifier | ServerJudge) else {}
-
-    def judge(works: Sequence[Work]) -> list[list[Score]]:
-        proposals = list(chain.from_iterable(work.proposals for work in works))
-        scores = verifier_scores(verifier, [work.rollout for work in works], proposals, renderer)
-        return split_rows(scores, [len(work.proposals) for work in works])
-
-    make: Maker[Score] = judge
-    if cache_dir is not None and isinstance(verifier, ClassifierVerifier):
+    crew: Crew[Score]
+    origin: dict[str, Any]
+    if isinstance(verifier, RemoteModel):
+        verifier_id, origin = verifier.identity.model_id, verifier.identity.origin
+        template: str | None = verifier.identity.template_hash
+        crew = verifier.made_by(judged_as_trained)
+    else:
+        verifier_id = verifier.verifier_id
+        kept = answers / f"{content_hash([verifier_id, team.rank])}.jsonl"
+        verifier = keeping_answers(verifier, kept)
+        origin = verifier.origin if isinstance(verifier, ClassifierVerifier | ServerJudge) else {}
         template = None if renderer is None else renderer.template_hash
-        made_by = ["scores", verifier.verifier_id, origin, template]
-        make = looking_first(RowCache(cache_dir), partial(_key, made_by), Score, judge)
+        crew = alone(partial(judged_over, verifier, renderer=renderer))
+    if cache_dir is not None and isinstance(verifier, ClassifierVerifier | RemoteModel):
+        made_by = ["scores", verifier_id, origin, template]
+        crew = looking_first(RowCache(cache_dir), partial(_key, made_by), Score, crew)
 
     def finish(stage: Stage) -> None:
         unscored = 0
@@ -260,14 +281,14 @@ def collect_scores(
                 proposals_dir / PROPOSALS_FILE,
                 num_samples,
             ),
-            make,
+            crew,
             progress=progress,
             team=team,
         ),
         finish=finish,
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={
-            "verifier_id": verifier.verifier_id,
+            "verifier_id": verifier_id,
             **origin,
             "splits": sorted(splits),
             "num_samples": num_samples,
@@ -276,6 +297,20 @@ def collect_scores(
     )
     if team.leads:
         shutil.rmtree(answers, ignore_errors=True)
+
+
+def judged_over(
+    verifier: Verifier, works: Sequence[Work], *, renderer: Renderer | None
+) -> list[list[Score]]:
+    """Scores of each piece of work."""
+    proposals = list(chain.from_iterable(work.proposals for work in works))
+    scores = verifier_scores(verifier, [work.rollout for work in works], proposals, renderer)
+    return split_rows(scores, [len(work.proposals) for work in works])
+
+
+def judged_as_trained(verifier: ClassifierVerifier, works: Sequence[Work]) -> list[list[Score]]:
+    """Scores of each piece of work, its prompts rendered as the checkpoint's were."""
+    return judged_over(verifier, works, renderer=verifier.renderer)
 
 
 def _rollouts(

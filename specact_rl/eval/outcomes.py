@@ -146,12 +146,22 @@ class Work:
 
 Maker = Callable[[Sequence[Work]], list[list[Row]]]
 """Gives the rows of each piece of work."""
+Chunks = Iterator[tuple[int, Sequence[Work]]]
+"""Pieces of work that are done together, with the number of their shard. Some have no piece."""
+Crew = Callable[[Chunks], Iterator[tuple[int, list[list[Row]]]]]
+"""Gives the rows of each piece of work of each chunk, in the order in which chunks are finished;
+takes a chunk when there is somebody to work on it, so that memory holds few."""
+
+
+def alone(make: Maker[Row]) -> Crew[Row]:
+    """One maker, one chunk after another."""
+    return lambda chunks: ((index, make(chunk) if chunk else []) for index, chunk in chunks)
 
 
 def in_shards(
     folder: Path,
     works: Iterable[Work],
-    make: Maker[Row],
+    crew: Crew[Row],
     *,
     progress: Progress | None = None,
     team: Team = ALONE,
@@ -161,31 +171,42 @@ def in_shards(
     Args:
         folder: Of the shards, one a chunk.
         works: All of them, read through once.
-        make: Who makes the rows.
+        crew: Who makes the rows.
         progress: Of the steps of all processes.
         team: Whose processes take turns at the chunks.
     """
     done = set(done_shards(folder))
     told: set[int] = set()
     sizes: list[int] = []
-    for index, chunk in enumerate(_chunks(works)):
-        sizes.append(num_steps(work.rollout for work in chunk))
-        tokens = 0
-        if index not in done:
-            if not team.takes(index):
-                continue
-            rows = [row for each in make(chunk) for row in each]
-            append_shard(folder, index, rows)
-            tokens = sum(map(num_computed_tokens, rows))
+
+    def tell(tokens: int) -> None:
         if progress is not None:  # what the others have finished meanwhile counts as well
             news = {i for i in done_shards(folder) if i < len(sizes)} - told
             progress(sum(sizes[i] for i in news), tokens)
-            told |= news
+            told.update(news)
+
+    def missing() -> Chunks:
+        for index, chunk in enumerate(_chunks(works)):
+            sizes.append(num_steps(work.rollout for work in chunk))
+            if index in done:
+                tell(0)
+            elif team.takes(index):
+                yield index, chunk
+
+    for index, made in crew(missing()):
+        rows = [row for each in made for row in each]
+        append_shard(folder, index, rows)
+        tell(sum(map(num_computed_tokens, rows)))
 
 
 def num_steps(rollouts: Iterable[Rollout]) -> int:
     """Of all of them, which is what progress is told in."""
     return sum(len(rollout.steps) for rollout in rollouts)
+
+
+def num_chunks(num_rollouts: int) -> int:
+    """Shards that so many rollouts make, at most."""
+    return -(-num_rollouts // CHUNK_ROLLOUTS)
 
 
 def num_computed_tokens(row: Proposal | Score) -> int:
@@ -196,26 +217,37 @@ def num_computed_tokens(row: Proposal | Score) -> int:
 
 
 def looking_first(
-    cache: RowCache, key_of: Callable[[Work], str], row_type: type[Row], make: Maker[Row]
-) -> Maker[Row]:
-    """Ask `make` only for what is not in the cache, and keep what it gives.
+    cache: RowCache, key_of: Callable[[Work], str], row_type: type[Row], crew: Crew[Row]
+) -> Crew[Row]:
+    """Ask the crew only for what is not in the cache, and keep what it gives.
 
     Args:
         cache: Where rows are looked for.
         key_of: Says all that the rows of a piece of work depend on.
         row_type: What they are.
-        make: Who makes the others.
+        crew: Who makes the others.
     """
 
-    def look_first(works: Sequence[Work]) -> list[list[Row]]:
-        keys = [key_of(work) for work in works]
-        found = {key: rows for key in keys if (rows := cache.get(key, row_type)) is not None}
-        missing = {key: work for key, work in zip(keys, works, strict=True) if key not in found}
-        if missing:
-            new = dict(zip(missing, make(list(missing.values())), strict=True))
-            cache.put(new)
-            found |= new
-        return [found[key] for key in keys]
+    def look_first(chunks: Chunks) -> Iterator[tuple[int, list[list[Row]]]]:
+        asked: dict[int, tuple[list[str], dict[str, list[Row]], list[str]]] = {}
+
+        def missing() -> Chunks:
+            for index, chunk in chunks:
+                keys = [key_of(work) for work in chunk]
+                found = {
+                    key: rows for key in keys if (rows := cache.get(key, row_type)) is not None
+                }
+                left = {k: work for k, work in zip(keys, chunk, strict=True) if k not in found}
+                asked[index] = keys, found, list(left)
+                yield index, list(left.values())
+
+        for index, made in crew(missing()):
+            keys, rows, left = asked.pop(index)
+            if left:
+                new = dict(zip(left, made, strict=True))
+                cache.put(new)
+                rows |= new
+            yield index, [rows[key] for key in keys]
 
     return look_first
 

@@ -62,7 +62,7 @@ class _RayWork:
 
 
 def _on_ray(on_chunk: _ChunkWork) -> Iterator[Part]:
-    with ray_cluster() as ray:
+    with ray_cluster(with_data=True) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         num_chunks = len(on_chunk.tables.chunks)

@@ -19,6 +19,7 @@ from specact_rl.eval import outcomes
 from specact_rl.eval.columns import ProposalColumns, StepTable, score_matrix
 from specact_rl.eval.outcomes import (
     Work,
+    alone,
     generated_proposals,
     in_shards,
     looking_first,
@@ -260,9 +261,9 @@ def test_shards_go_on_where_a_killed_run_was(generated, rollouts, tmp_path, monk
         return of_each(generated, [w.rollout for w in chunk])
 
     with pytest.raises(KeyboardInterrupt):
-        in_shards(tmp_path, work(rollouts), propose)
+        in_shards(tmp_path, work(rollouts), alone(propose))
     seen = []
-    in_shards(tmp_path, work(rollouts), propose, progress=lambda *told: seen.append(told))
+    in_shards(tmp_path, work(rollouts), alone(propose), progress=lambda *told: seen.append(told))
     assert read_shards(tmp_path, Proposal) == generated
     assert asked == [2, 2, 2, 1]  # the first chunk is not asked for again
     steps = [len(r.steps) for r in rollouts]
@@ -285,7 +286,7 @@ def test_a_team_fills_what_one_process_would(generated, rollouts, tmp_path, monk
     for rank in (2, 1, 0):
         progress = (lambda done, _: seen.append(done)) if rank == 0 else None
         team = Team(rank=rank, size=3)
-        in_shards(tmp_path, work(rollouts), propose, progress=progress, team=team)
+        in_shards(tmp_path, work(rollouts), alone(propose), progress=progress, team=team)
     assert read_shards(tmp_path, Proposal) == generated
     assert sorted(asked) == sorted(r.rollout_id for r in rollouts)  # each once
     assert sum(seen) == num_steps(rollouts)
@@ -307,7 +308,7 @@ def test_scores_in_shards_are_the_scores(generated, rollouts, renderer, tmp_path
         return split_rows(scores, [len(w.proposals) for w in chunk])
 
     for _ in range(2):
-        in_shards(tmp_path, work(rollouts, generated), judge)
+        in_shards(tmp_path, work(rollouts, generated), alone(judge))
         parts = read_shards(tmp_path, Score)
         assert [replace(s, seconds=0.0) for s in parts] == [replace(s, seconds=0.0) for s in whole]
 
@@ -322,7 +323,9 @@ def test_what_is_in_the_cache_is_not_made_again(generated, rollouts, tmp_path):
     def ask(some):
         cache = RowCache(tmp_path)
         key = lambda w: w.rollout.rollout_id  # noqa: E731
-        return looking_first(cache, key, Proposal, propose)(work(some))
+        crew = looking_first(cache, key, Proposal, alone(propose))
+        [(_, rows)] = crew(iter([(0, work(some))]))
+        return rows
 
     assert ask(rollouts[1:3]) == of_each(generated, rollouts[1:3])
     assert ask(rollouts) == of_each(generated, rollouts)
@@ -330,6 +333,64 @@ def test_what_is_in_the_cache_is_not_made_again(generated, rollouts, tmp_path):
     assert asked == [first, [second[0], *second[3:]]]
     assert ask(rollouts) == of_each(generated, rollouts)
     assert len(asked) == 2
+
+
+def two_at_a_time(make):
+    """A crew of two, of whom the later one is always done first."""
+
+    def crew(chunks):
+        held = []
+        for index, chunk in chunks:
+            held.append((index, make(chunk) if chunk else []))
+            if len(held) == 2:
+                yield held.pop()
+        yield from reversed(held)
+
+    return crew
+
+
+def test_a_crew_fills_what_one_maker_would_in_whatever_order(
+    generated, rollouts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outcomes, "CHUNK_ROLLOUTS", 1)
+    order, seen = [], []
+    append = outcomes.append_shard
+
+    def spy(folder, index, rows):
+        order.append(index)
+        return append(folder, index, rows)
+
+    monkeypatch.setattr(outcomes, "append_shard", spy)
+    in_shards(
+        tmp_path / "shards",
+        work(rollouts),
+        looking_first(
+            RowCache(tmp_path),
+            lambda w: w.rollout.rollout_id,
+            Proposal,
+            two_at_a_time(lambda chunk: of_each(generated, [w.rollout for w in chunk])),
+        ),
+        progress=lambda done, _: seen.append(done),
+    )
+    assert order == [1, 2, 3, 4, 0]
+    assert seen == [len(rollouts[i].steps) for i in order]
+    assert read_shards(tmp_path / "shards", Proposal) == generated
+    kept = [RowCache(tmp_path).get(r.rollout_id, Proposal) for r in rollouts]
+    assert kept == of_each(generated, rollouts)
+
+
+def test_a_crew_is_given_nothing_to_do_where_the_cache_has_all(generated, rollouts, tmp_path):
+    RowCache(tmp_path).put(
+        {r.rollout_id: rows for r, rows in zip(rollouts, of_each(generated, rollouts), strict=True)}
+    )
+    crew = looking_first(
+        RowCache(tmp_path),
+        lambda w: w.rollout.rollout_id,
+        Proposal,
+        alone(lambda chunk: pytest.fail("a model was run")),
+    )
+    found = list(crew(iter([(3, work(rollouts[:2])), (4, work(rollouts[2:]))])))
+    assert found == [(3, of_each(generated, rollouts[:2])), (4, of_each(generated, rollouts[2:]))]
 
 
 def test_tables_join_to_arrays(generated, rollouts, renderer):

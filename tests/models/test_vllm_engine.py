@@ -56,7 +56,7 @@ def folder(renderer, tmp_path_factory):
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(tiny_config(len(renderer.tokenizer), stop))
     with torch.no_grad():
-        model.model.embed_tokens.weight[stop] *= 3.0
+        model.model.embed_tokens.weight[stop] *= 6.0
     return saved(model, renderer, tmp_path_factory.mktemp("checkpoints") / "cheap")
 
 
@@ -151,7 +151,7 @@ def test_prompts_are_the_tokens_of_our_renderer_and_prefixes_are_kept(folder, ro
 
 
 def test_draws_are_those_of_seed_step_and_sample_in_any_batch(folder, rollouts, vllm):
-    model = loaded(folder)
+    model, rollouts = loaded(folder), rollouts[:2]
     together = rows(model.propose_over(rollouts, SAMPLES))
     alone = [p for rollout in rollouts[::-1] for p in rows(model.propose_over([rollout], SAMPLES))]
     assert sorted(alone, key=lambda p: p.proposal_id) == sorted(
