@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 BLOCK = 16
 """Tokens that the cache of prefixes keeps together."""
 ENGINE_ARGS = {
-    "generation_config": "auto",
     "load_format": "auto",
     "max_model_len": None,
     "enable_prefix_caching": None,
@@ -146,11 +145,9 @@ class LLM:
         self.model_config = ModelConfig(max_model_len=longest)
         self._folder, self._dtype = model, getattr(torch, dtype)
         self._models, self._blocks, self._requests = {}, set(), 0
-        self._eos = set()
         has_own = Path(model, "generation_config.json").is_file()
-        if self._args["generation_config"] == "auto" and has_own:
-            found = GenerationConfig.from_pretrained(model).eos_token_id
-            self._eos = set(found if isinstance(found, list) else [found])
+        found = (GenerationConfig.from_pretrained(model) if has_own else config).eos_token_id
+        self._eos = set(found if isinstance(found, list) else [found])
         used = {"model": model, "gpu_memory_utilization": gpu_memory_utilization, "dtype": dtype}
         self.log.engines.append(self._args | used)
 

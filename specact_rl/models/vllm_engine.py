@@ -180,7 +180,6 @@ class VllmModel:
                 model=str(self.weights),
                 # Neither its tokenizer nor its template is asked for anything.
                 skip_tokenizer_init=True,
-                generation_config="vllm",  # the model's own would bring further stop tokens
                 load_format="safetensors",
                 trust_remote_code=False,
                 dtype=self.dtype,
@@ -196,7 +195,7 @@ class VllmModel:
             temperature=0.0 if sample == 0 else sampling.temperature,
             seed=request_seed(sampling.seed, prompt.step_id, sample),
             max_tokens=sampling.max_new_tokens,
-            # What ends a turn is the tokenizer's affair, not that of the model's config.
+            # Not what the model's config says, which vLLM takes for further stop tokens.
             ignore_eos=True,
             stop_token_ids=[self._stop],
             logprobs=0,  # of the token that was taken, and no other

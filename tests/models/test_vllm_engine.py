@@ -37,8 +37,8 @@ def tiny_config(vocabulary, stop):
         num_key_value_heads=2,
         head_dim=4,
         tie_word_embeddings=True,
-        # Of the config, not of the tokenizer: it ends no turn.
-        eos_token_id=stop + 1,
+        # Of the config, not of the tokenizer: they end no turn, likely as they are.
+        eos_token_id=list(range(stop + 1, vocabulary, 3)),
         max_position_embeddings=1024,
         initializer_range=0.5,
     )
