@@ -91,8 +91,10 @@ def unpack(answer: bytes) -> Any:
 
 
 def _import_ray(with_data: bool) -> Any:
-    # A cluster that this process starts for itself must not report its use to anybody.
+    # A cluster that this process starts for itself must not report its use to anybody, and has
+    # workers of this process's priority: Ray's own is the last of all (nice 15).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         # Imported here: few have it, and it takes seconds.
         import ray

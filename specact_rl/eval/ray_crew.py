@@ -147,8 +147,9 @@ class RayCrew:
         try:
             made = unpack(self._ray.get(answer))
         except self._ray.exceptions.RayActorError as error:
+            cause = str(error).partition("\n")[0]
             raise SpecActError(
-                f"{what}: the worker died {_NUM_RETRIES + 1} times ({error}). Does it have the "
+                f"{what}: the worker died {_NUM_RETRIES + 1} times ({cause}). Does it have the "
                 "memory? What was finished is kept: the same command goes on from there"
             ) from error
         self._idle.append(worker)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
 
 from specact_rl import cli
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
@@ -20,7 +20,6 @@ from specact_rl.eval import collect
 from specact_rl.eval import outcomes as outcomes_module
 from specact_rl.mining.build_rollouts import collect_rollouts, import_rollouts
 from specact_rl.models.language_model import LanguageModel
-from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.rendering import Renderer
 from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Proposal, Score
@@ -38,26 +37,6 @@ def rollouts(tmp_path_factory):
     plans = plan_episodes(["expert"], range(4))
     collect_rollouts(out, plans, roll_out=scripted_rollouts, fractions=ONE_SPLIT, seed=0)
     return out
-
-
-def save_verifier(folder, num_labels):
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        num_labels=num_labels,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Qwen3ForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    save_checkpoint_info(folder, Renderer(tokenizer=tokenizer, catalogue="compact"))
-    return folder
 
 
 def outcomes(rollouts, out, *extra, model=BASE):
@@ -118,7 +97,9 @@ def test_a_folder_of_other_things_is_replaced_only_when_asked_to(
 
 
 @pytest.mark.parametrize("num_labels", [1, 2], ids=["reward model", "verifier"])
-def test_a_verifier_judges_what_was_proposed(rollouts, proposals, tmp_path, capsys, num_labels):
+def test_a_verifier_judges_what_was_proposed(
+    rollouts, proposals, tmp_path, capsys, num_labels, save_verifier
+):
     verifier = save_verifier(tmp_path / "judge", num_labels)
     assert AutoConfig.from_pretrained(verifier).num_labels == num_labels
     extra = ["--num-samples", 2, "--seed", 3, "--verifier", verifier, "--scores", tmp_path / "out"]
@@ -149,7 +130,7 @@ def test_what_does_not_fit_is_refused(rollouts, tmp_path, capsys, extra, complai
     assert not (tmp_path / "out").exists()
 
 
-def test_a_verifier_does_not_propose(rollouts, tmp_path, capsys):
+def test_a_verifier_does_not_propose(rollouts, tmp_path, capsys, save_verifier):
     verifier = save_verifier(tmp_path / "judge", 2)
     assert outcomes(rollouts, tmp_path / "out", model=verifier) == 2
     assert "Give the folder of a proposer" in capsys.readouterr().err
@@ -264,7 +245,7 @@ def test_two_processes_make_the_table_of_one(rollouts, tmp_path, monkeypatch):
     assert printed.split() == [str(tmp_path / "two")]  # one of them tells
 
 
-def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypatch):
+def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypatch, save_verifier):
     verifier = save_verifier(tmp_path / "verifier", 2)
 
     def run(name, *more):
@@ -295,7 +276,7 @@ def judged_by(verifier, rollouts, proposals, out, **options):
     return read_table(out / "scores.parquet", Score)
 
 
-def test_scores_in_other_numbers_are_other_scores(rollouts, proposals, tmp_path):
+def test_scores_in_other_numbers_are_other_scores(rollouts, proposals, tmp_path, save_verifier):
     verifier = ClassifierVerifier.load(save_verifier(tmp_path / "judge", 2))
     cached = {"cache_dir": tmp_path / "cache"}
     exact = judged_by(verifier, rollouts, proposals, tmp_path / "scores", **cached)

@@ -33,7 +33,7 @@ def source(rollouts, renderer, tmp_path):
     def make_source(name):
         return DataSource(
             rollouts_dir=rollouts,
-            out_dir=tmp_path / name,
+            out_dir=tmp_path / name / "rows",  # its name is in the card
             renderer=renderer,
             split="train_verifier",
             eval_fraction=0.3,
@@ -104,8 +104,8 @@ def test_rows_of_ray_are_the_rows_of_one_process_though_a_worker_dies(
     assert marker.exists()
     assert (on_ray.counts, on_ray.dropped) == (local.counts, local.dropped)
     assert on_ray.files == local.files  # hashes: byte for byte
-    assert len(read_training_rows(tmp_path / "ray", "train")) == local.counts["train"] > 20
-    precision = read_json(tmp_path / "ray" / "report.json")["precision"]
+    assert len(read_training_rows(tmp_path / "ray" / "rows", "train")) == local.counts["train"] > 20
+    precision = read_json(tmp_path / "ray" / "rows" / "report.json")["precision"]
     assert precision["hard_negative"]["better"]["value"] == 1.0
 
 
