@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from specact_rl.metrics.cost import TokenPrice
     from specact_rl.models.chat_client import ChatModel
     from specact_rl.models.language_model import Proposer
+    from specact_rl.models.vllm_engine import VllmModel
     from specact_rl.verifiers.server_judge import ServerJudge
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -141,6 +142,29 @@ def add_role_server_arguments(parser: argparse.ArgumentParser) -> None:
     _add_asking_arguments(server)
 
 
+def add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of an engine on a GPU. None where they are not given: `VllmModel` has the defaults."""
+    vllm = parser.add_argument_group(
+        "if --engine vllm",
+        "The model is the folder of a checkpoint or of a LoRA adapter, in one process. The engine "
+        "starts with the first proposal: the same command again with --verifier finds the "
+        "proposals and leaves the GPU to the verifier.",
+    )
+    vllm.add_argument(
+        "--max-model-len",
+        type=int,
+        metavar="TOKENS",
+        help="longest history and proposal together; less of it needs less memory (default: the "
+        "model's own)",
+    )
+    vllm.add_argument(
+        "--gpu-memory",
+        type=float,
+        metavar="SHARE",
+        help="of the GPU's memory that vLLM takes (default: 0.9)",
+    )
+
+
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Of a server that judges, beside those of `add_server_arguments`."""
     judge = parser.add_argument_group(
@@ -164,6 +188,7 @@ _MODEL_OPTIONS = ("model_name", "api_key_env", "logprobs", "price_per_million")
 _JUDGE_OPTIONS = ("verifier_api_key_env", "verifier_price_per_million")
 _SERVER_OPTIONS = ("concurrency", "timeout", "max_retries", "unanswered")
 """Of every server of the command."""
+_VLLM_OPTIONS = ("max_model_len", "gpu_memory")
 
 
 ROLES = ("cheap", "strong")
@@ -234,6 +259,39 @@ def server_of(model: str, args: argparse.Namespace, judge: str | None = None) ->
         _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
         return None
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
+
+
+def vllm_of(
+    args: argparse.Namespace, server: ChatModel | None, num_processes: int
+) -> VllmModel | None:
+    """The checkpoint `--model` under vLLM; None, and no options of it, for another engine.
+
+    Args:
+        args: With the engine and the options.
+        server: What `server_of` says of the model.
+        num_processes: That came here.
+    """
+    if args.engine != "vllm":
+        for name in _VLLM_OPTIONS:
+            if getattr(args, name) is not None:
+                raise ConfigError(
+                    f"{_option(name)} is for --engine vllm, but the engine is {args.engine!r}; "
+                    "name it, or leave the option out"
+                )
+        return None
+    if server is not None:
+        raise ConfigError(
+            f"engine 'vllm' runs a checkpoint in this process, got the server {server.base_url}, "
+            "which has an engine of its own; leave --engine out"
+        )
+    if num_processes > 1:
+        raise ConfigError(
+            f"engine 'vllm' batches by itself and must be one process, got {num_processes}; start "
+            "it without torchrun or accelerate launch"
+        )
+    from specact_rl.models.vllm_engine import VllmModel
+
+    return VllmModel.load(Path(args.model), **_given(args, _VLLM_OPTIONS))
 
 
 def judge_of(name: str | None, args: argparse.Namespace) -> ServerJudge | None:

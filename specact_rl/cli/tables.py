@@ -14,11 +14,13 @@ from specact_rl.cli.shared import (
     add_judge_arguments,
     add_pair_arguments,
     add_server_arguments,
+    add_vllm_arguments,
     judge_of,
     logger,
     longest_proposal,
     refuse_existing,
     server_of,
+    vllm_of,
 )
 from specact_rl.cluster import ENGINES
 from specact_rl.errors import ConfigError
@@ -128,10 +130,12 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=[*ENGINES, "vllm"],
         default="local",
         help="ray: checkpoints propose and judge on the workers of a Ray cluster (RAY_ADDRESS, "
-        "else this machine); needs specact_rl[ray], the rows are the same (default: local)",
+        "else this machine); needs specact_rl[ray], the rows are the same. vllm: the checkpoint "
+        "proposes under vLLM on a GPU; needs specact_rl[vllm], the draws are others and the "
+        "manifest says so (default: local)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace folders made from other things"
@@ -139,6 +143,7 @@ def add_outcomes(subparsers: Subparsers) -> None:
     add_pair_arguments(parser.add_argument_group("if --from-logs"))
     add_server_arguments(parser)
     add_judge_arguments(parser)
+    add_vllm_arguments(parser)
     parser.set_defaults(run=run_outcomes)
 
 
@@ -237,9 +242,10 @@ def _models(
         folders["proposer"] = Path(args.model)
     if judge is None and args.verifier is not None:
         folders["verifier"] = Path(args.verifier)
-    if args.engine == "local":
+    under_vllm = vllm_of(args, server, team.size)
+    if args.engine != "ray":
         verifier = ClassifierVerifier.load(folders["verifier"]) if "verifier" in folders else judge
-        yield server or LanguageModel.load(folders["proposer"]), verifier
+        yield server or under_vllm or LanguageModel.load(folders["proposer"]), verifier
         return
     from specact_rl.eval.ray_crew import ray_crew
 

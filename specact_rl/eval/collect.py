@@ -37,6 +37,7 @@ from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.models.chat_client import is_unanswered
 from specact_rl.models.language_model import LanguageModel, Proposer, Sampling
 from specact_rl.models.server import ModelServer
+from specact_rl.models.vllm_engine import VllmModel
 from specact_rl.rendering import Renderer
 from specact_rl.store import (
     RowCache,
@@ -104,7 +105,7 @@ def collect_proposals(
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
     crew = _proposers(lm, sampling, answers, input_hash(rollouts_dir))
-    if cache_dir is not None and isinstance(lm, LanguageModel | RemoteModel):
+    if cache_dir is not None and isinstance(lm, LanguageModel | VllmModel | RemoteModel):
         made_by = ["proposals", who.model_id, who.origin, arguments["sampling"]]
         crew = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, crew)
 

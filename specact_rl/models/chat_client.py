@@ -165,7 +165,7 @@ class ChatModel(ModelServer):
             body["tools"] = tools
         if sample > 0:
             body["temperature"] = sampling.temperature
-            body["seed"] = _request_seed(sampling.seed, step.step_id, sample)
+            body["seed"] = request_seed(sampling.seed, step.step_id, sample)
         if self.logprobs:
             body["logprobs"] = True
         return body
@@ -182,7 +182,7 @@ class ChatModel(ModelServer):
         return sum(token.logprob for token in choice.tokens)
 
 
-def _request_seed(seed: int, step_id: str, sample: int) -> int:
+def request_seed(seed: int, step_id: str, sample: int) -> int:
     """A seed that differs by step and sample, of 31 bits, which all servers take."""
     digest = hashlib.sha256(f"{seed}\0{step_id}\0{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -57,7 +57,7 @@ class Sampling:
 
 
 class Proposer(Protocol):
-    """Who proposes at the steps of logged rollouts: a `LanguageModel` or a `ChatModel`."""
+    """Who proposes at logged rollouts' steps: a `LanguageModel`, `VllmModel` or `ChatModel`."""
 
     @property
     def model_id(self) -> str:
@@ -135,14 +135,8 @@ class LanguageModel:
             seed=sampling.seed,
             distinct=sampling.distinct,
         )
-        seconds = (time.perf_counter() - started) / max(1, len(steps) * sampling.num_samples)
-        return [
-            [
-                _proposal(self.model_id, step, sample, generation, seconds)
-                for sample, generation in enumerate(samples)
-            ]
-            for step, samples in zip(steps, generations, strict=True)
-        ]
+        seconds = time.perf_counter() - started
+        return proposals_of(self.model_id, steps, generations, seconds)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -165,21 +159,32 @@ def step_prompt(renderer: Renderer, step: Step) -> StepPrompt:
     return RolloutTokens.of_prompt(renderer.prompt_ids(step), step.step_id).prompts()[0]
 
 
-def _proposal(
-    model_id: str, step: Step, sample: int, generation: Generation, seconds: float
-) -> Proposal:
-    return unlabelled_proposal(
-        model_id,
-        step,
-        sample,
-        text=generation.text,
-        finished=generation.finished,
-        logprob=generation.logprob,
-        num_prompt_tokens=generation.num_prompt_tokens,
-        num_cached_tokens=generation.num_cached_tokens,
-        num_completion_tokens=generation.num_completion_tokens,
-        seconds=seconds,
-    )
+def proposals_of(
+    model_id: str,
+    steps: Sequence[Step],
+    generations: Sequence[Sequence[Generation]],
+    seconds: float,
+) -> list[list[Proposal]]:
+    """What a model wrote at each step as unlabelled rows, which share the seconds out evenly."""
+    share = seconds / max(1, sum(map(len, generations)))
+    return [
+        [
+            unlabelled_proposal(
+                model_id,
+                step,
+                sample,
+                text=generation.text,
+                finished=generation.finished,
+                logprob=generation.logprob,
+                num_prompt_tokens=generation.num_prompt_tokens,
+                num_cached_tokens=generation.num_cached_tokens,
+                num_completion_tokens=generation.num_completion_tokens,
+                seconds=share,
+            )
+            for sample, generation in enumerate(samples)
+        ]
+        for step, samples in zip(steps, generations, strict=True)
+    ]
 
 
 def unlabelled_proposal(

@@ -170,6 +170,32 @@ def load_actor(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedMode
         ModelError: Nothing can be loaded, or it is a verifier or reward model.
     """
     # Looked at first, so that the weights of its head are not what is missed.
+    _refuse_judge(folder)
+    return load_causal_lm(folder, dtype)
+
+
+def actor_parts(folder: str | Path) -> tuple[Path, dict[str, Any] | None]:
+    """Where the weights of a checkpoint that writes actions are, for who loads them by itself.
+
+    Returns:
+        The folder of a whole model, and the peft config of the adapter to it that `folder` is;
+        None where `folder` is whole.
+
+    Raises:
+        ModelError: It is a verifier or reward model, its weights are not all there, or it is an
+            adapter of another base.
+    """
+    _refuse_judge(folder)
+    adapter = _adapter_config(folder)
+    if adapter is None:
+        return local_model(str(folder)), None
+    source = str(adapter["base_model_name_or_path"])
+    _check_base_id(Path(folder), source, _wrong_base(folder, source))
+    check_whole(Path(folder))
+    return local_model(source), adapter
+
+
+def _refuse_judge(folder: str | Path) -> None:
     config = Path(folder, "config.json")
     found = (
         AutoConfig.from_pretrained(folder, trust_remote_code=False) if config.is_file() else None
@@ -179,7 +205,6 @@ def load_actor(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedMode
             f"{folder} must hold a model that writes actions, found {found.architectures!r}"
             ", a verifier or reward model. Give the folder of a proposer"
         )
-    return load_causal_lm(folder, dtype)
 
 
 def load_judge(folder: str | Path, dtype: Dtype | None = None) -> PreTrainedModel:
@@ -398,10 +423,7 @@ def _merge_adapter(model: PreTrainedModel, path: Path, source: str) -> PreTraine
 
     if not any(path.glob("*.safetensors")):
         raise ModelError(f"{path} must hold adapter_model.safetensors; save with safetensors")
-    wrong_base = (
-        f"{path} must be an adapter of the base that its {_ADAPTER_CONFIG} names, {source!r}, but "
-        "was made for another: {found}. Name the base that it was trained on"
-    )
+    wrong_base = _wrong_base(path, source)
     _check_base_id(path, source, wrong_base)
     try:
         with warnings.catch_warnings():
@@ -422,6 +444,14 @@ def _merge_adapter(model: PreTrainedModel, path: Path, source: str) -> PreTraine
             )
         )
     return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def _wrong_base(path: str | Path, source: str) -> str:
+    """Words that wait for `found`."""
+    return (
+        f"{path} must be an adapter of the base that its {_ADAPTER_CONFIG} names, {source!r}, but "
+        "was made for another: {found}. Name the base that it was trained on"
+    )
 
 
 def _check_base_id(path: Path, source: str, wrong_base: str) -> None:
