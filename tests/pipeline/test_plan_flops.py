@@ -69,7 +69,7 @@ def plan(run):
 def counted(act, causal):
     """FLOPs of `act()`; attention's by the share of its pairs that a causal mask leaves.
 
-    Eager attention computes the masked pairs as well.
+    Eager attention computes the masked pairs as well, and is all that multiplies in batches here.
     """
     with FlopCounterMode(display=False) as counter:
         act()
@@ -91,15 +91,16 @@ def test_training_takes_what_torch_counts_over_the_epochs_of_the_rows_that_are_b
         ids, predicted = torch.tensor([row.ids]), len(row.completion)
 
         def step(ids=ids, predicted=predicted):
-            adapted(input_ids=ids, logits_to_keep=predicted).logits.sum().backward()
+            states = adapted.get_base_model().model(ids).last_hidden_state[0, -predicted:]
+            adapted.get_base_model().lm_head(states).sum().backward()
 
         tokens += len(row.ids)
         total += counted(step, causal=(len(row.ids) + 1) / (2 * len(row.ids)))
     [stage] = [s for s in plan.stages if s.what == "sft_proposer: cheap"]
     assert stage.rows == len(rows) > 5
     assert stage.tokens == 2 * tokens  # epochs
-    assert stage.flops == pytest.approx(2 * total, rel=0.01)
-    assert stage.seconds == pytest.approx(2 * total / (1e12 * plan.utilisation), rel=0.01)
+    assert stage.flops == pytest.approx(2 * total, rel=0.002)
+    assert stage.seconds == pytest.approx(2 * total / (1e12 * plan.utilisation), rel=0.002)
 
 
 def test_writing_takes_what_torch_counts_with_each_conversation_read_once(run, plan, model):
@@ -130,4 +131,4 @@ def test_writing_takes_what_torch_counts_with_each_conversation_read_once(run, p
                 steps += 1
     [stage] = [s for s in plan.stages if s.stage == "cheap proposes"]
     assert stage.rows == 3 * steps
-    assert stage.flops == pytest.approx(total, rel=0.01)
+    assert stage.flops == pytest.approx(total, rel=0.002)
