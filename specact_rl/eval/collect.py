@@ -1,8 +1,13 @@
 """Stages that make the outcome tables: run a model, or a verifier, once over a split.
 
-Each is made in chunks of whole rollouts, every chunk a shard that a killed run finds again; memory
-holds a chunk. Processes of a `Team` take turns at the chunks. Beside a folder of a `RowCache` no
-rollout is run twice through the same weights, by whatever run.
+Each is made in chunks of whole rollouts, every chunk a shard that a killed run finds again.
+Processes of a `Team` take turns at the chunks. Beside a folder of a `RowCache` no rollout is run
+twice through the same weights, by whatever run.
+
+Memory holds a chunk's rollouts and rows, found in a cache or made. That leaves out what does not
+grow with the chunk: the model, what it works with (`models.inference_memory`), tokens and hashes of
+up to 65,536 actions. And it leaves out two things that grow with all chunks: the ids of rollouts
+passed, and where a server judges, its answers so far.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def task_splits(path: Path) -> Iterator[list[tuple[str, SplitName]]]:
             rollout_id = columns["rollout_id"][columns["split"].index(None)]
             raise ConfigError(
                 f"{path}: rollout {rollout_id!r} must have a split; write the folder with "
-                "import_rollouts or collect_rollouts, which fix it"
+                "`specact import` or collect_rollouts.py, which fix it"
             )
         yield list(zip(columns["task_id"], columns["split"], strict=True))
 

@@ -94,6 +94,7 @@ def generate(
     cached, max_slots = num_cached_tokens(prompts), max_cache_slots(parts)
     results: list[list[Generation]] = [[] for _ in prompts]
     for batch in prefix_batches(parts, prompts):
+        lengths = batch.lengths
         turns = [
             [
                 _Row(
@@ -105,7 +106,7 @@ def generate(
                 for sample in range(num_samples)
             ]
             # Prompts of like length together: the longest decides how many slots all rows carry.
-            for i, place in sorted(enumerate(batch.positions), key=lambda p: batch.lengths[p[0]])
+            for i, place in sorted(enumerate(batch.positions), key=lambda p: lengths[p[0]])
         ]
         rows = [row for samples in turns for row in samples]
         rounds = [rows]
@@ -130,6 +131,7 @@ def generate(
                     finished=row.finished,
                 )
             )
+        del batch  # before the next rollouts are read, whose keys and values take as much
     return results
 
 

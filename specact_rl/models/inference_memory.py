@@ -1,4 +1,7 @@
-"""How much device memory writing and scoring take, as `generation` and `scoring` go about it."""
+"""How much device memory writing and scoring take, as `generation` and `scoring` go about it.
+
+How many rows go together is bounded by their caches (`prefix.cache_slots_in`), as it is there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from transformers import PreTrainedConfig
 from specact_rl.models.generation import MAX_ROWS
 from specact_rl.models.loading import Dtype
 from specact_rl.models.memory import InferenceMemory, inference_memory
-from specact_rl.models.prefix import MAX_PREFIX_TOKENS
+from specact_rl.models.prefix import MAX_PREFIX_TOKENS, cache_slots_in
 from specact_rl.models.scoring import MAX_LOGITS, MAX_MASK_CELLS, mask_cells_in
 
 _VALUE_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -22,6 +25,7 @@ def writing_memory(
     num_samples: int,
     num_prompts: int,
     num_prefix_tokens: int = MAX_PREFIX_TOKENS,
+    device_memory: int | None = None,
 ) -> InferenceMemory:
     """Of `generation.generate`, if all prompts of a batch are as long as the longest.
 
@@ -33,8 +37,11 @@ def writing_memory(
         num_samples: Turns of a prompt.
         num_prompts: In all.
         num_prefix_tokens: Of the rollouts that are read at a time.
+        device_memory: Bytes of the GPU, which decide how many rows go together; None for a CPU.
     """
-    rows = min(MAX_ROWS, num_prompts * num_samples)
+    slots = cache_slots_in(config, _VALUE_BYTES[dtype], device_memory)
+    fitting = max(1, slots // (longest_prompt + max_new_tokens))
+    rows = min(MAX_ROWS, fitting, num_prompts * num_samples)
     # Drawn rows have their logits, and four times in double precision what is made of them; all
     # have the logits in float32.
     drawn = (num_samples - 1) / num_samples
@@ -75,7 +82,8 @@ def scoring_memory(
     """
     nodes = max(1, num_nodes)
     cells = MAX_MASK_CELLS if device_memory is None else mask_cells_in(device_memory)
-    fitting = max(1, cells // (nodes * (longest_prompt + nodes)))
+    slots = cache_slots_in(config, _VALUE_BYTES[dtype], device_memory)
+    fitting = max(1, min(cells // nodes, slots) // (longest_prompt + nodes))
     prompts_of_batch = max(1, num_prefix_tokens // longest_prompt)
     return inference_memory(
         config,

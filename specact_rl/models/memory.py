@@ -155,12 +155,14 @@ def inference_memory(
     shape = _Shape.of(config)
     row_tokens = num_rows * (num_slots + num_new)
     per_token = kv_cache_bytes(config, 1) // _BF16 * value_bytes
-    reading = num_prefix_tokens * (3 * shape.inner + 2 * shape.hidden) * value_bytes
+    of_rows = row_tokens * per_token
+    # The rollouts are read before there are rows, in whose place the activations may stand.
+    reading = num_prefix_tokens * (3 * shape.inner + 2 * shape.hidden) * value_bytes - of_rows
     # Under a mask, sdpa is given a copy of keys and values for each query head.
     going_on = row_tokens * 2 * shape.queries * value_bytes
     return InferenceMemory(
         weights=num_weights(config) * value_bytes,
-        kv_cache=(num_prefix_tokens + row_tokens) * per_token,
+        kv_cache=num_prefix_tokens * per_token + of_rows,
         working=max(reading, going_on, num_logits * bytes_per_logit),
     )
 

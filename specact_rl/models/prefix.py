@@ -150,11 +150,16 @@ def device_memory(device: torch.device) -> int | None:
 
 def max_cache_slots(parts: ModelParts) -> int:
     """Slots, rows x (prompt and new tokens), whose keys and values may be copied at a time."""
-    config = parts.transformer.config.get_text_config()
+    transformer = parts.transformer
+    config, memory = transformer.config.get_text_config(), device_memory(transformer.device)
+    return cache_slots_in(config, transformer.dtype.itemsize, memory)
+
+
+def cache_slots_in(config: PreTrainedConfig, value_bytes: int, memory: int | None) -> int:
+    """Those of a model of this shape on a GPU of so many bytes; None: on a CPU."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    of_slot = 2 * config.num_hidden_layers * heads * size * parts.transformer.dtype.itemsize
-    memory = device_memory(parts.transformer.device)
+    of_slot = 2 * config.num_hidden_layers * heads * size * value_bytes
     return max(1, (CACHE_BYTES if memory is None else memory // 4) // int(of_slot))
 
 

@@ -99,13 +99,10 @@ def score_candidates(
     # The last token of a candidate is predicted, never fed.
     trees = [TokenTree.of([ids[:-1] for ids in each]) for each in candidates]
     results = [np.zeros(len(each)) for each in candidates]
-    for batch, chosen, states in _tree_states(parts, prompts, trees):
-        for prompt, nodes in zip(chosen, states, strict=True):
-            position = batch.positions[prompt]
-            rows = torch.cat([batch.hidden[prompt][None], nodes])
-            results[position] = _path_logprobs(
-                parts, rows, trees[position].paths, candidates[position]
-            )
+    for position, states in _tree_states(parts, prompts, trees):
+        results[position] = _path_logprobs(
+            parts, states, trees[position].paths, candidates[position]
+        )
     return results
 
 
@@ -132,12 +129,10 @@ def forward_continuations(
     parts = ModelParts.of(model)
     trees = [TokenTree.of(each) for each in continuations]
     results: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for batch, chosen, states in _tree_states(parts, prompts, trees):
-        for prompt, nodes in zip(chosen, states, strict=True):
-            position = batch.positions[prompt]
-            ends = [path[-1] for path in trees[position].paths]
-            with torch.inference_mode():
-                results[position] = parts.head(nodes[ends]).float()
+    for position, states in _tree_states(parts, prompts, trees):
+        ends = [1 + path[-1] for path in trees[position].paths]
+        with torch.inference_mode():
+            results[position] = parts.head(states[ends]).float()
     return results
 
 
@@ -158,9 +153,8 @@ def continuation_states(
     parts = ModelParts.of(model)
     trees = [TokenTree.of([ids[:-1]]) for ids in continuations]
     results: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for batch, chosen, states in _tree_states(parts, prompts, trees):
-        for prompt, nodes in zip(chosen, states, strict=True):
-            results[batch.positions[prompt]] = torch.cat([batch.hidden[prompt][None], nodes])
+    for position, states in _tree_states(parts, prompts, trees):
+        results[position] = states
     return results
 
 
@@ -188,20 +182,21 @@ def _check(prompts: Sequence[StepPrompt], sequences: Sequence[Sequence[Sequence[
 
 def _tree_states(
     parts: ModelParts, prompts: Sequence[StepPrompt], trees: Sequence[TokenTree]
-) -> Iterator[tuple[PrefixBatch, list[int], list[Tensor]]]:
+) -> Iterator[tuple[int, Tensor]]:
     """Hidden states of all trees, a few prompts of a prefix batch at a time.
 
     Yields:
-        The prefix batch, indices into its prompts, and for each of those the states of its tree's
-        nodes, shape (num_nodes, hidden_size).
+        Places of prompts, and their states, shape (1 + num_nodes, hidden_size): row 0 is the
+        prompt's last token, row n + 1 the tree's node n.
     """
     cells, slots = max_mask_cells(parts.transformer.device), max_cache_slots(parts)
     for batch in prefix_batches(parts, prompts):
         for chosen in _row_batches(batch, trees, cells, slots):
-            states = _forward_trees(
-                parts, batch, chosen, [trees[batch.positions[p]] for p in chosen]
-            )
-            yield batch, chosen, states
+            positions = [batch.positions[prompt] for prompt in chosen]
+            states = _forward_trees(parts, batch, chosen, [trees[p] for p in positions])
+            for position, prompt, nodes in zip(positions, chosen, states, strict=True):
+                yield position, torch.cat([batch.hidden[prompt][None], nodes])
+        del batch  # before the next rollouts are read, whose keys and values take as much
 
 
 def max_mask_cells(device: torch.device) -> int:

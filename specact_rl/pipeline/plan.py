@@ -413,6 +413,7 @@ class _Writer:
             max_new_tokens=self.preset.max_new_tokens,
             num_samples=num_samples,
             num_prompts=round(steps),
+            device_memory=self.gpu_memory,
         )
         self.add(
             stage,
@@ -563,6 +564,7 @@ class _Writer:
                 max_new_tokens=preset.max_new_tokens,
                 num_samples=preset.num_samples if role == "cheap" else 1,
                 num_prompts=rows,
+                device_memory=self.gpu_memory,
             )
             for role in self.servers.trained
         }
@@ -578,6 +580,11 @@ class _Writer:
         """Shape of a role's model."""
         return self.configs["cheap" if role == "cheap_dpo" else role]
 
+    @property
+    def gpu_memory(self) -> int | None:
+        """Bytes of the GPU; None for a CPU."""
+        return None if self.device.name == "CPU" else self.device.memory
+
     def scored(
         self, config: PreTrainedConfig, nodes: int, steps: float, *, classifier: bool
     ) -> InferenceMemory:
@@ -589,7 +596,7 @@ class _Writer:
             num_nodes=nodes,
             num_prompts=round(steps),
             classifier=classifier,
-            device_memory=None if self.device.name == "CPU" else self.device.memory,
+            device_memory=self.gpu_memory,
         )
 
     def add(

@@ -23,7 +23,8 @@ class RowCache:
     """Lists of records by key, in one SQLite file of a folder.
 
     What is put is there for good or not at all, whenever a process is killed. The key has to say
-    all that the records depend on; a key is never written over.
+    all that the records depend on; a key is never written over. Nothing is held in memory between
+    calls but 2 MB of the file's pages.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The programs, run as users run them."""
 
-import json
 import os
 import re
 import runpy
@@ -71,7 +70,6 @@ def test_programs_were_found():
         "build_verifier",
         "build_weighted",
         "collect_rollouts",
-        "import_rollouts",
     }
 
 
@@ -158,16 +156,6 @@ def test_a_greedy_checkpoint_acts_once(tmp_path):
     assert read_manifest(tmp_path / "out").counts["rollouts"] == 1
 
 
-def test_a_log_is_imported(tmp_path, capsys):
-    line = {
-        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
-    }
-    (tmp_path / "chats.jsonl").write_text(json.dumps(line | {"tools": []}))
-    args = ["--log", tmp_path / "chats.jsonl", "--importer", "openai_chat"]
-    assert run("import_rollouts", *args, "--out", tmp_path / "out") == 0
-    assert read_manifest(tmp_path / "out").counts["rollouts"] == 1
-
-
 @pytest.mark.parametrize(
     ("name", "args", "complaint"),
     [
@@ -182,7 +170,6 @@ def test_a_log_is_imported(tmp_path, capsys):
             ["--seeds", "5", "--policy", f"model:{BASE}", "--temperature", "-1"],
             "temperature must be",
         ),
-        ("import_rollouts", ["--log", "missing.jsonl", "--importer", "native"], "missing.jsonl"),
         ("build_sft", ["--rollouts", "missing", "--tokenizer", "TOKENIZER"], "missing"),
         ("build_sft", ["--rollouts", "ROLLOUTS", "--tokenizer", "./missing"], "no tokenizer"),
         (

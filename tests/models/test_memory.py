@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_iter
 from transformers import BitsAndBytesConfig, LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
 from specact_rl.errors import ModelError
+from specact_rl.models import prefix
 from specact_rl.models.architectures import config_of
 from specact_rl.models.generation import generate
 from specact_rl.models.inference_memory import scoring_memory, writing_memory
@@ -212,11 +213,23 @@ def test_training_all_weights_takes_what_is_said(checkpointing, batch_size, leng
     assert traced.most == pytest.approx(without_loss, rel=0.05)
 
 
+def cache_of(monkeypatch, config, dtype, num_slots):
+    """A device that has room for copies of so many slots; None: for all there are here."""
+    if num_slots is not None:
+        bytes_of_slot = kv_cache_bytes(config, 1) * getattr(torch, dtype).itemsize // 2
+        monkeypatch.setattr(prefix, "CACHE_BYTES", num_slots * bytes_of_slot)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("vocab_size", "length"), [(2_000, 500), (50_000, 60)])
-def test_writing_takes_what_is_said(dtype, vocab_size, length):
-    """Keys and values are the most of the one, logits of the other."""
+@pytest.mark.parametrize(
+    ("vocab_size", "length", "num_slots"),
+    [(2_000, 500, None), (50_000, 60, None), (2_000, 500, 12 * 508)],
+    ids=["keys", "logits", "bounded"],
+)
+def test_writing_takes_what_is_said(dtype, vocab_size, length, num_slots, monkeypatch):
+    """Keys and values are the most of the one, logits of the other, twelve rows of the third."""
     config = small(vocab_size=vocab_size)
+    cache_of(monkeypatch, config, dtype, num_slots)
     model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     rng = np.random.default_rng(0)
     rollouts = [
@@ -243,13 +256,15 @@ def test_writing_takes_what_is_said(dtype, vocab_size, length):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_scoring_takes_what_is_said(dtype):
+@pytest.mark.parametrize("num_slots", [None, 5 * 530], ids=["all", "bounded"])
+def test_scoring_takes_what_is_said(dtype, num_slots, monkeypatch):
     config = small(vocab_size=2_000)
+    cache_of(monkeypatch, config, dtype, num_slots)
     model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     rng = np.random.default_rng(0)
     prompts = [
         RolloutTokens.of_prompt(rng.integers(3, 2_000, 500).tolist()).prompts()[0]
-        for _ in range(200)
+        for _ in range(48)
     ]
     candidates = [[rng.integers(3, 2_000, 31).tolist()] for _ in prompts]
     with LiveBytes(model) as traced:

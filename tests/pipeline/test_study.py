@@ -19,7 +19,7 @@ from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
 from specact_rl.pipeline.study.base import parse_sizes
 from specact_rl.policy.gates import Gate
-from specact_rl.store import read_json, read_manifest, read_table, write_jsonl
+from specact_rl.store import read_json, read_manifest, read_table, stages, write_jsonl
 from specact_rl.types import Action, Proposal, Rollout, Score, StepRecord, ToolSpec
 from specact_rl.verifiers import TreesVerifier
 
@@ -332,7 +332,16 @@ def test_test_requests_that_are_nearly_training_requests_are_told(tmp_path):
     assert "of the test requests 100.0 %" in page
 
 
-def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path):
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the inputs that stages hash, as often as they do."""
+    names = []
+    real = stages.input_hash
+    monkeypatch.setattr(stages, "input_hash", lambda path: names.append(path.name) or real(path))
+    return names
+
+
+def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_path, hashed):
     log = write_log(tmp_path / "log.jsonl", {"ant": 0.6}, num_trials=2)
     assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0
     results = read_json(tmp_path / "out" / "evaluation" / "results.json")
@@ -340,6 +349,7 @@ def test_second_trials_stand_in_for_a_strong_model_where_there_is_one_model(tmp_
     assert results["meta"]["study"]["strong"] == "ant#2"
     # A perfect verifier retries what is wrong: 1 - 0.4 ** 2 of the tasks in expectation.
     assert system(results, "D")["acceptable"]["value"] > 0.7
+    assert hashed.count("log.jsonl") == 1
 
 
 def test_tasks_that_only_one_of_the_two_has_answered_are_told(tmp_path):
@@ -353,7 +363,7 @@ def test_tasks_that_only_one_of_the_two_has_answered_are_told(tmp_path):
     assert f"{100 - len(failed)} tasks that only one of the two has answered" in page
 
 
-def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
+def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, hashed):
     log = write_log(tmp_path / "log.jsonl", {"ant": 0.6}, num_tasks=200)
     assert main(["study", str(log), "--out", str(tmp_path / "out")]) == 0
     results = read_json(tmp_path / "out" / "evaluation" / "results.json")
@@ -363,6 +373,8 @@ def test_one_model_with_one_trial_is_studied_by_itself(tmp_path, capsys):
     assert list(undocumented_keys(check_results(results, "study"))) == []
     page = (tmp_path / "out" / "report" / "report.md").read_text()
     assert "no second model" in page
+    assert hashed.count("log.jsonl") == 1
+    assert [stage["name"] for stage in results["meta"]["stages"]].count("import") == 1
 
 
 @pytest.mark.parametrize("num_trials", [1, 2])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -171,8 +171,7 @@ class Study(ABC):
 
     def execute(self) -> dict[str, Any]:
         """All stages; returns what results.json holds."""
-        with self.stage("import"):
-            source = self.import_log()
+        source = self.imported
         with self.stage("outcomes"):
             self.write_outcomes()
         with self.stage("verifiers learn and judge"):
@@ -273,7 +272,18 @@ class Study(ABC):
         """All rollouts, with their splits."""
         return read_rollouts(self.rollouts_dir)
 
-    def import_log(self) -> dict[str, Any]:
+    @cached_property
+    def imported(self) -> dict[str, Any]:
+        """What the log is; its rollouts folder is written when this is first asked for."""
+        with self.stage("import"):
+            return self._import_log()
+
+    def goes_on(self, begun: Study) -> Self:
+        """This study, which takes the import of another one of the same log for its own."""
+        self.imported, self.rollouts, self.stages = begun.imported, begun.rollouts, begun.stages
+        return self
+
+    def _import_log(self) -> dict[str, Any]:
         """Write the rollouts folder, and say what the log is."""
         log, importer, reason = self.plan.log, self.plan.importer, "as asked for"
         if self.rollouts_dir == log:

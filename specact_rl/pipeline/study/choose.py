@@ -60,9 +60,9 @@ def _of_one_model(
     plan: StudyPlan, folders: Folders, progress: ProgressBar, command: Sequence[str]
 ) -> Study:
     """Its second trials are the fallback of the first where it has any, else it stands alone."""
-    study = AloneStudy(plan, folders, progress, command)
-    study.import_log()
-    answers = LogAnswers.of(study.rollouts)
+    begun = AloneStudy(plan, folders, progress, command)
+    logger.info("%s: read as %s", plan.log, begun.imported["importer"])
+    answers = LogAnswers.of(begun.rollouts)
     name = plan.cheap or plan.strong
     if name is None and len(answers.by_agent) > 1:
         raise ConfigError(
@@ -80,5 +80,5 @@ def _of_one_model(
     if all(twice.values()):
         logger.info("%s: second trials stand in for a strong model", agent)
         retry = replace(plan, cheap=f"{agent}#1", strong=f"{agent}#2")
-        return PairStudy(retry, folders, progress, command)
-    return AloneStudy(replace(plan, cheap=agent), folders, progress, command)
+        return PairStudy(retry, folders, progress, command).goes_on(begun)
+    return AloneStudy(replace(plan, cheap=agent), folders, progress, command).goes_on(begun)
