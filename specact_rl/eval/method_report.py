@@ -17,7 +17,7 @@ from specact_rl.eval.report.numbers import JSON, cell, direction, metric, percen
 from specact_rl.eval.report.page import Page
 from specact_rl.metrics.paired import cluster_bootstrap_mean, paired_cluster_bootstrap
 from specact_rl.metrics.rates import cluster_rate
-from specact_rl.metrics.values import BoolArray, IntArray
+from specact_rl.metrics.values import BoolArray, IntArray, MetricValue
 
 LEVELS = ("type", "tool", "arguments", "acceptable", "parsed")
 """At which a proposal at a logged step is right."""
@@ -174,9 +174,7 @@ def over_seeds(seeds: Sequence[JSON]) -> list[dict[str, Any]]:
                 "num_seeds": len(rows),
                 "counts": {level: _counts(rows, level) for level in COUNTED},
                 "minus_start": {
-                    level: asdict(
-                        mean_over_runs([metric(row["minus_start"], level) for row in rows])
-                    )
+                    level: asdict(mean_over_runs(_differences(rows, level)))
                     for level in rows[0]["minus_start"]
                 },
             }
@@ -185,13 +183,17 @@ def over_seeds(seeds: Sequence[JSON]) -> list[dict[str, Any]]:
 
 
 def _counts(rows: Sequence[JSON], level: str) -> dict[str, int]:
-    values = [metric(row["minus_start"], level) for row in rows]
+    values = _differences(rows, level)
     sides = [direction(value) for value in values]
     return {
         "above": sum(value.value is not None and value.value > 0 for value in values),
         "shown_above": sides.count("above"),
         "shown_below": sides.count("below"),
     }
+
+
+def _differences(rows: Sequence[JSON], level: str) -> list[MetricValue]:
+    return [MetricValue(**row["minus_start"][level]) for row in rows]
 
 
 def comparison_page(results: JSON) -> str:
