@@ -20,9 +20,10 @@ from specact_rl.eval.results_schema import (
 )
 from specact_rl.eval.step_outcomes import read_step_outcomes
 from specact_rl.models import tied
-from specact_rl.pipeline.artifacts import JUDGED, Artifacts
+from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.plan import plan_run
+from specact_rl.pipeline.servers import JUDGED
 from specact_rl.presets import PRESETS, find_preset, model_path
 from specact_rl.programs import programs_root
 from specact_rl.store import file_hash, read_manifest
