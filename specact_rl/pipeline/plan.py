@@ -250,6 +250,11 @@ class _Writer:
         """Of rows that depend on no model."""
         return "exact" if self.work.exact else "about"
 
+    @property
+    def gpu_memory(self) -> int | None:
+        """Bytes; None on a CPU."""
+        return None if self.device.name == "CPU" else self.device.memory
+
     def write(self) -> list[PlannedStage]:
         """All stages, in the order of `Run.execute`."""
         preset, work = self.preset, self.work
@@ -367,6 +372,7 @@ class _Writer:
             max_new_tokens=self.preset.max_new_tokens,
             num_samples=num_samples,
             num_prompts=round(steps),
+            device_memory=self.gpu_memory,
         )
         self.add(
             stage,
@@ -462,6 +468,7 @@ class _Writer:
                 max_new_tokens=preset.max_new_tokens,
                 num_samples=preset.num_samples if role == "cheap" else 1,
                 num_prompts=rows,
+                device_memory=self.gpu_memory,
             )
             for role in ("cheap", "strong")
         }
@@ -494,8 +501,9 @@ class _Writer:
             longest_prompt=self.work.longest_prompt,
             num_nodes=nodes,
             num_prompts=round(steps),
+            steps_per_rollout=self.work.most_steps,
             classifier=classifier,
-            device_memory=None if self.device.name == "CPU" else self.device.memory,
+            device_memory=self.gpu_memory,
         )
 
     def add(
