@@ -41,7 +41,7 @@ from trl.trainer.model_config import ModelConfig
 from specact_rl import __version__
 from specact_rl.errors import ConfigError
 from specact_rl.models.cards import ModelFacts, changed_settings, model_card
-from specact_rl.models.finite_loss import refuse_infinite_weights, row_names, stop_at_bad_loss
+from specact_rl.models.finite_loss import row_names, stop_at_bad_loss
 from specact_rl.models.loading import (
     Dtype,
     check_checkpoint_info,
@@ -147,7 +147,6 @@ class RecipeRun:
         """
         saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
         main = trainer.is_world_process_zero()
-        refuse_infinite_weights(trainer.model)
         if main:
             shutil.rmtree(saving, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
