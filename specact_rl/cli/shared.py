@@ -149,8 +149,8 @@ def proposer_of(model: str, args: argparse.Namespace, judge: str | None = None) 
 
     both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
     if not is_server(model):
-        _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
-        return LanguageModel.load(Path(model))
+        _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the checkpoint {model!r}")
+        return LanguageModel.load(model)
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 
 

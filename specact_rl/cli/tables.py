@@ -67,10 +67,10 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     who.add_argument(
         "--model",
-        metavar="FOLDER|URL#NAME",
-        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
-        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1, and "
-        "its model behind #",
+        metavar="FOLDER|ID|URL#NAME",
+        help="checkpoint of a proposer, as a folder, a hub id or ID@REVISION, or base URL of an "
+        "OpenAI-compatible server (vLLM, SGLang, llama.cpp, transformers serve, a hosted API), such "
+        "as http://localhost:8000/v1, and its model behind #",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -107,9 +107,9 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--verifier",
-        metavar="FOLDER|URL#NAME",
-        help="checkpoint of a verifier or reward model that judges the proposals, or a server's "
-        "model that is asked yes or no; needs --scores",
+        metavar="FOLDER|ID|URL#NAME",
+        help="checkpoint of a verifier or reward model, likewise, that judges the proposals, or a "
+        "server's model that is asked yes or no; needs --scores",
     )
     parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
     parser.add_argument(
@@ -173,7 +173,7 @@ def run_outcomes(args: argparse.Namespace) -> int:
     model = proposer_of(args.model, args, args.verifier)
     verifier: Verifier | None = judge
     if judge is None and args.verifier is not None:
-        verifier = ClassifierVerifier.load(Path(args.verifier))
+        verifier = ClassifierVerifier.load(args.verifier)
     with progress_bars(shown=team.leads) as bar:
         name = args.model_name or Path(args.model).name.rpartition("#")[2]
         with bar(f"{name} proposes", total, "steps") as advance:
