@@ -256,7 +256,7 @@ def server_of(model: str, args: argparse.Namespace, judge: str | None = None) ->
 
     both = () if judge is not None and is_server(judge) else _SERVER_OPTIONS
     if not is_server(model):
-        _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the folder {model!r}")
+        _refuse_options(args, (*_MODEL_OPTIONS, *both), f"the model is the checkpoint {model!r}")
         return None
     return ChatModel.named(model, **_given(args, (*_MODEL_OPTIONS, *_SERVER_OPTIONS)))
 

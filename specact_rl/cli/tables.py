@@ -75,10 +75,10 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     who.add_argument(
         "--model",
-        metavar="FOLDER|URL#NAME",
-        help="checkpoint of a proposer, or base URL of an OpenAI-compatible server (vLLM, SGLang, "
-        "llama.cpp, transformers serve, a hosted API), such as http://localhost:8000/v1, and "
-        "its model behind #",
+        metavar="FOLDER|ID|URL#NAME",
+        help="checkpoint of a proposer, as a folder, a hub id or ID@REVISION, or base URL of an "
+        "OpenAI-compatible server (vLLM, SGLang, llama.cpp, transformers serve, a hosted API), "
+        "such as http://localhost:8000/v1, and its model behind #",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"
@@ -115,9 +115,9 @@ def add_outcomes(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--verifier",
-        metavar="FOLDER|URL#NAME",
-        help="checkpoint of a verifier or reward model that judges the proposals, or a server's "
-        "model that is asked yes or no; needs --scores",
+        metavar="FOLDER|ID|URL#NAME",
+        help="checkpoint of a verifier or reward model, likewise, that judges the proposals, or a "
+        "server's model that is asked yes or no; needs --scores",
     )
     parser.add_argument("--scores", type=Path, metavar="DIR", help="folder of the scores table")
     parser.add_argument(
@@ -244,8 +244,8 @@ def _models(
         folders["verifier"] = Path(args.verifier)
     under_vllm = vllm_of(args, server, team.size)
     if args.engine != "ray":
-        verifier = ClassifierVerifier.load(folders["verifier"]) if "verifier" in folders else judge
-        yield server or under_vllm or LanguageModel.load(folders["proposer"]), verifier
+        verifier = ClassifierVerifier.load(args.verifier) if "verifier" in folders else judge
+        yield server or under_vllm or LanguageModel.load(args.model), verifier
         return
     from specact_rl.eval.ray_crew import ray_crew
 

@@ -6,8 +6,6 @@ say theirs themselves. Nothing is downloaded.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -18,6 +16,7 @@ from transformers import (
 
 from specact_rl.errors import ConfigError
 from specact_rl.models.chat_templates import OWN, chat_template
+from specact_rl.models.names import ModelName
 
 # hidden size, intermediate size, layers, query heads, whether input and output share an embedding
 _SHAPES = {
@@ -39,14 +38,12 @@ def config_of(base: str) -> tuple[PreTrainedConfig, str]:
     Raises:
         ConfigError: Neither a folder with a config, nor in the table, nor in the cache.
     """
-    hub_id, _, revision = base.partition("@")
-    if not Path(base).is_dir() and hub_id in _SHAPES:
-        return _table_config(hub_id), "table"
+    name = ModelName.parse(base)
+    if not name.is_folder and name.place in _SHAPES:
+        return _table_config(name.place), "table"
     try:
-        if Path(base).is_dir():
-            return AutoConfig.from_pretrained(base, trust_remote_code=False), "folder"
         found = AutoConfig.from_pretrained(
-            hub_id, revision=revision or None, trust_remote_code=False, local_files_only=True
+            name.place, trust_remote_code=False, local_files_only=True, **name.options
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -54,7 +51,7 @@ def config_of(base: str) -> tuple[PreTrainedConfig, str]:
             f"folder, in the hub's cache, or one of {', '.join(KNOWN_BASES)}; fetch its "
             "config.json into a folder and give that"
         ) from error
-    return found, "cache"
+    return found, "folder" if name.is_folder else "cache"
 
 
 def tokenizer_at_hand(base: str, template: str = OWN) -> PreTrainedTokenizerBase | None:
@@ -62,14 +59,10 @@ def tokenizer_at_hand(base: str, template: str = OWN) -> PreTrainedTokenizerBase
 
     `template` names the chat template that it gets, as in `load_tokenizer`.
     """
-    hub_id, _, revision = base.partition("@")
-    here = Path(base).is_dir()
+    name = ModelName.parse(base)
     try:
         found = AutoTokenizer.from_pretrained(
-            base if here else hub_id,
-            revision=None if here else revision or None,
-            trust_remote_code=False,
-            local_files_only=True,
+            name.place, trust_remote_code=False, local_files_only=True, **name.options
         )
     except (OSError, ValueError):
         return None

@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from specact_rl.errors import DegenerateResultError
 from specact_rl.models.training import TokenRow, token_rows
+from specact_rl.models.trajectories import trajectory_row
 from specact_rl.rendering import Renderer
 
 _TURNS = ("completion", "chosen", "rejected")
@@ -28,6 +35,8 @@ NameRows = Callable[[Sequence[Any]], str]
 
 def stop_at_bad_loss(trainer: Trainer, name_rows: NameRows) -> None:
     """Make the trainer raise at the first loss that is infinite or undefined.
+
+    The last step has no loss after it: at the end of the training its weights are looked at.
 
     Raises (while training):
         DegenerateResultError: With the batch's rows or, where the weights are no numbers either,
@@ -45,6 +54,21 @@ def stop_at_bad_loss(trainer: Trainer, name_rows: NameRows) -> None:
         return loss
 
     trainer.training_step = training_step  # type: ignore[method-assign]
+    trainer.add_callback(_LookAtTheEnd(lambda: watch.refuse_broken(trainer)))
+
+
+class _LookAtTheEnd(TrainerCallback):
+    """Looks once more when the last step is done."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        """With what looks."""
+        self._look = look
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before anything is saved but checkpoints to go on from."""
+        self._look()
 
 
 @dataclass(slots=True)
@@ -66,6 +90,17 @@ class _Watch:
 
     def refuse(self, trainer: Trainer, batch: Any, loss: Tensor) -> None:
         """Say in which rows it went wrong."""
+        self.refuse_broken(trainer)
+        number = trainer.state.global_step
+        raise DegenerateResultError(
+            f"training diverged: the loss of step {number + 1} is {float(loss.mean())} while all "
+            f"weights are finite, in a batch with {self.name_rows([batch])}. Look at these; if "
+            "they are right, train in bfloat16 or float32 instead of float16, or lower "
+            "learning_rate"
+        )
+
+    def refuse_broken(self, trainer: Trainer) -> None:
+        """See that all weights are numbers, else say which rows the last step had."""
         number = trainer.state.global_step
         broken = infinite_weights(trainer.model)
         if broken and number == 0:
@@ -80,12 +115,6 @@ class _Watch:
                 f"undefined weights, the first is {broken[0]!r}; its batch had "
                 f"{self.name_rows(last)}. Look at these, or lower learning_rate or max_grad_norm"
             )
-        raise DegenerateResultError(
-            f"training diverged: the loss of step {number + 1} is {float(loss.mean())} while all "
-            f"weights are finite, in a batch with {self.name_rows([batch])}. Look at these; if "
-            "they are right, train in bfloat16 or float32 instead of float16, or lower "
-            "learning_rate"
-        )
 
 
 def infinite_weights(model: torch.nn.Module | None) -> list[str]:
@@ -97,20 +126,6 @@ def infinite_weights(model: torch.nn.Module | None) -> list[str]:
         # A shard by itself: asking for the whole would wait for the other processes.
         if not bool(getattr(weight, "to_local", lambda w=weight: w)().isfinite().all())
     ]
-
-
-def refuse_infinite_weights(model: torch.nn.Module | None) -> None:
-    """See that what is to be saved has no infinite or undefined weights.
-
-    Raises:
-        DegenerateResultError: It has.
-    """
-    broken = infinite_weights(model)
-    if broken:
-        raise DegenerateResultError(
-            f"training diverged: {len(broken)} tensors have infinite or undefined weights, the "
-            f"first is {broken[0]!r}; lower learning_rate or max_grad_norm"
-        )
 
 
 def _kept(inputs: Any) -> Any:
@@ -154,12 +169,22 @@ def _rows_of(batch: Any, rows: Sequence[Mapping[str, Any]], renderer: Renderer) 
         prompts = [row.get("prompt") for row in batch]
         yield from (i for i, row in enumerate(rows) if row.get("prompt") in prompts)
         return
-    columns = [name for name in _TURNS if rows[0].get(name) is not None]
-    turns = token_rows(rows, renderer, columns)
+    turns = _sides(rows, renderer)
     sequences = list(_sequences(batch))
     exact = [i for i, sides in enumerate(turns) if any(_is_one_of(s, sequences) for s in sides)]
     # Several in a line, or one prompt with several turns.
     yield from exact or (i for i, sides in enumerate(turns) if _lie_in(sides, sequences))
+
+
+def _sides(rows: Sequence[Mapping[str, Any]], renderer: Renderer) -> list[list[TokenRow]]:
+    """Tokens of each row's turns, or of the episodes that they are."""
+    columns = [name for name in _TURNS if rows[0].get(name) is not None]
+    if all(len(row[name]) == 1 for row in rows for name in columns):
+        return token_rows(rows, renderer, columns)
+    return [
+        [trajectory_row(row, row[name], renderer, f"row {i}, {name}") for name in columns]
+        for i, row in enumerate(rows)
+    ]
 
 
 def _sequences(batch: Mapping[str, Tensor]) -> Iterator[list[int]]:

@@ -39,9 +39,9 @@ def writing_memory(
         num_prefix_tokens: Of the rollouts that are read at a time.
         device_memory: Bytes of the GPU, which decide how many rows go together; None for a CPU.
     """
-    slots = cache_slots_in(config, _VALUE_BYTES[dtype], device_memory)
-    fitting = max(1, slots // (longest_prompt + max_new_tokens))
-    rows = min(MAX_ROWS, fitting, num_prompts * num_samples)
+    copied = cache_slots_in(device_memory, config, _VALUE_BYTES[dtype])
+    fitting = max(1, copied // (longest_prompt + max_new_tokens))
+    rows = min(MAX_ROWS, num_prompts * num_samples, fitting)
     # Drawn rows have their logits, and four times in double precision what is made of them; all
     # have the logits in float32.
     drawn = (num_samples - 1) / num_samples
@@ -64,6 +64,7 @@ def scoring_memory(
     longest_prompt: int,
     num_nodes: int,
     num_prompts: int,
+    steps_per_rollout: int,
     classifier: bool,
     num_prefix_tokens: int = MAX_PREFIX_TOKENS,
     device_memory: int | None = None,
@@ -76,15 +77,16 @@ def scoring_memory(
         longest_prompt: In tokens.
         num_nodes: Tokens of a step's continuations, common beginnings once.
         num_prompts: In all.
+        steps_per_rollout: Prompts that share what is read of a rollout.
         classifier: No vocabulary is read.
         num_prefix_tokens: Of the rollouts that are read at a time.
         device_memory: Bytes of the GPU, which decide how many rows go together; None for a CPU.
     """
     nodes = max(1, num_nodes)
     cells = MAX_MASK_CELLS if device_memory is None else mask_cells_in(device_memory)
-    slots = cache_slots_in(config, _VALUE_BYTES[dtype], device_memory)
-    fitting = max(1, min(cells // nodes, slots) // (longest_prompt + nodes))
-    prompts_of_batch = max(1, num_prefix_tokens // longest_prompt)
+    copied = cache_slots_in(device_memory, config, _VALUE_BYTES[dtype])
+    fitting = max(1, min(cells // nodes, copied) // (longest_prompt + nodes))
+    prompts_of_batch = steps_per_rollout * max(1, num_prefix_tokens // longest_prompt)
     return inference_memory(
         config,
         value_bytes=_VALUE_BYTES[dtype],

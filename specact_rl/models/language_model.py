@@ -16,12 +16,14 @@ from specact_rl.errors import ConfigError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
 from specact_rl.models.loading import (
-    checkpoint_renderer,
     dtype_origin,
     load_actor,
+    model_folder,
     model_id,
     model_size,
+    proposer_renderer,
 )
+from specact_rl.models.names import ModelName
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
 from specact_rl.types import Proposal, Rollout, Step, proposal_id
 
@@ -92,16 +94,19 @@ class LanguageModel:
         return cls(model_id=model_id(path, renderer), model=model, renderer=renderer)
 
     @classmethod
-    def load(cls, folder: Path) -> LanguageModel:
-        """The model of a checkpoint folder, its prompts rendered as it was trained.
+    def load(cls, name: str | Path) -> LanguageModel:
+        """The model of a checkpoint folder, hub id or `id@revision`, rendered as it was trained.
+
+        One from the hub that does not say how is rendered by its own chat template.
 
         Raises:
-            ModelError: A folder that holds no causal LM, or a verifier, or does not say how its
-                prompts are rendered.
+            ModelError: It cannot be had, is no causal LM, or a verifier, or a folder that does not
+                say how its prompts are rendered.
         """
-        folder = folder.resolve()  # its last part names the model
-        renderer = checkpoint_renderer(folder)
-        return cls.of(load_actor(folder), folder, renderer)
+        found, folder = ModelName.parse(name), model_folder(name)
+        renderer = proposer_renderer(found, folder)
+        model = load_actor(folder)
+        return cls(model_id=model_id(folder, renderer, found.short), model=model, renderer=renderer)
 
     @property
     def size(self) -> ModelSize:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,6 +30,7 @@ from transformers import (
 from specact_rl.errors import ModelError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.chat_templates import OWN, chat_template
+from specact_rl.models.names import ModelName
 from specact_rl.models.prefix import unwrap
 from specact_rl.models.weight_files import check_whole, tensor_shapes
 from specact_rl.rendering import Renderer
@@ -61,23 +62,7 @@ def local_model(name: str, revision: str | None = None) -> Path:
         ModelError: It is no folder, cannot be had from the hub, or is no whole checkpoint: an
             adapter, or one with a file that is missing or cut short.
     """
-    path = Path(name)
-    if not path.is_dir():
-        hub_id, _, pinned = name.partition("@")
-        try:
-            path = Path(
-                huggingface_hub.snapshot_download(
-                    hub_id,
-                    revision=pinned or revision,
-                    allow_patterns=_HUB_FILES,
-                    ignore_patterns=["original/*", "consolidated*"],
-                )
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"model {name!r} must be a checkpoint folder or a hub id (with @revision if you "
-                f"like): {error}"
-            ) from error
+    path = model_folder(name, revision)
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{path} must be a whole checkpoint, but has no config.json; merge an adapter into its "
@@ -87,24 +72,70 @@ def local_model(name: str, revision: str | None = None) -> Path:
     return path
 
 
-def load_tokenizer(path: str | Path, template: str = OWN) -> PreTrainedTokenizerBase:
-    """Tokenizer of a local folder or hub id.
+def model_folder(name: str | Path, revision: str | None = None) -> Path:
+    """Folder of a named model, not looked at; arguments as `local_model`.
+
+    Raises:
+        ModelError: It is no folder and cannot be had from the hub.
+    """
+    found = ModelName.parse(name, revision)
+    if found.is_folder:
+        return Path(found.place)
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                found.place,
+                revision=found.revision,
+                allow_patterns=_HUB_FILES,
+                ignore_patterns=["original/*", "consolidated*"],
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {str(name)!r} must be a checkpoint folder or a hub id (with @revision if you "
+            f"like): {error}"
+        ) from error
+
+
+def load_tokenizer(name: str | Path, template: str = OWN) -> PreTrainedTokenizerBase:
+    """Tokenizer of a local folder, hub id or `id@revision`; nothing else of it is fetched.
 
     Args:
-        path: Of the checkpoint.
+        name: Of the checkpoint.
         template: Name of the chat template that it gets; see `chat_templates`.
 
     Raises:
         ModelError: There is none, or no such template.
     """
+    found = ModelName.parse(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            found.place, trust_remote_code=False, **found.options
+        )
     except (OSError, ValueError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {str(path)!r}: {error}") from error
+        raise ModelError(f"no tokenizer can be loaded from {str(name)!r}: {error}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if template != OWN:
         tokenizer.chat_template = chat_template(template)
     return tokenizer
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """Config of a local folder, hub id or `id@revision`; nothing else of it is fetched.
+
+    Raises:
+        ModelError: There is none.
+    """
+    found = ModelName.parse(name)
+    try:
+        config = AutoConfig.from_pretrained(found.place, trust_remote_code=False, **found.options)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {str(name)!r} must be a checkpoint folder or a hub id (with @revision if you "
+            f"like): {error}"
+        ) from error
+    assert isinstance(config, PreTrainedConfig)
+    return config
 
 
 def usual_device() -> torch.device:
@@ -131,7 +162,7 @@ def dtype_origin(model: PreTrainedModel) -> dict[str, str]:
 def load_causal_lm(
     path: str | Path, dtype: Dtype | None = None, *, device: str | None = None
 ) -> PreTrainedModel:
-    """Causal LM of a local folder or hub id, in evaluation mode.
+    """Causal LM of a local folder, hub id or `id@revision`, in evaluation mode.
 
     A LoRA adapter folder gives its base model with the adapter merged. `device` None is the GPU
     where there is one, `dtype` None what `usual_dtype` says of the device.
@@ -146,7 +177,7 @@ def load_causal_lm(
 def load_classifier(
     path: str | Path, dtype: Dtype | None = None, num_labels: int = 2, *, device: str | None = None
 ) -> PreTrainedModel:
-    """Sequence classifier of a local folder or hub id, in evaluation mode.
+    """Sequence classifier of a local folder, hub id or `id@revision`, in evaluation mode.
 
     `device` None is the GPU where there is one, `dtype` None what `usual_dtype` says of the device.
 
@@ -236,18 +267,20 @@ def _names_classifier(name: str) -> bool:
     return name.endswith("ForSequenceClassification")
 
 
-def model_id(model: str | Path | PreTrainedModel, renderer: Renderer) -> str:
-    """Name and content hash: last part of the path, "-", 16 hex digits.
+def model_id(
+    model: str | Path | PreTrainedModel, renderer: Renderer, name: str | None = None
+) -> str:
+    """Name and content hash: `name` or the last part of the path, "-", 16 hex digits.
 
     The hash is over the weights and the renderer's template hash. The weights are the safetensors
     files of a path or hub id (an adapter's base included), or the tensors of a model in memory;
     the two give different ids.
     """
     if isinstance(model, PreTrainedModel):
-        name = Path(model.name_or_path or "").name or type(model).__name__
+        name = name or Path(model.name_or_path or "").name or type(model).__name__
         weights = tensors_digest(model)
     else:
-        name = Path(model).name
+        name = name or ModelName.parse(model).short
         weights = weights_digest(model)
     return f"{name}-{_short_id(weights, renderer.template_hash)}"
 
@@ -307,6 +340,25 @@ def check_checkpoint_info(folder: str | Path, renderer: Renderer) -> None:
         f"{path}: prompts must be rendered as in training, but these differ: {differing}. Use the "
         "tokenizer saved with the checkpoint, its own chat_template and its catalogue mode"
     )
+
+
+def proposer_renderer(name: ModelName, folder: Path) -> Renderer:
+    """`checkpoint_renderer`, or of a model from the hub that does not say: its own chat template.
+
+    Args:
+        name: As the user gave it.
+        folder: Where its files are.
+
+    Raises:
+        ModelError: A folder that does not say, or another tokenizer than in training.
+    """
+    if name.is_folder or Path(folder, CHECKPOINT_INFO).is_file():
+        return checkpoint_renderer(folder)
+    logger.warning(
+        "%s has no %s: its prompts are rendered by its own chat template, tools included",
+        *(name, CHECKPOINT_INFO),
+    )
+    return Renderer(tokenizer=load_tokenizer(folder), catalogue="template")
 
 
 def checkpoint_renderer(folder: str | Path) -> Renderer:
@@ -377,7 +429,8 @@ def _load(
 ) -> PreTrainedModel:
     where = torch.device(device) if device is not None else usual_device()
     adapter = _adapter_config(path)
-    source = str(path) if adapter is None else str(adapter["base_model_name_or_path"])
+    name = ModelName.parse(path) if adapter is None else _base_of(adapter)
+    source = name.place
     for folder in {Path(path), Path(source)}:
         if folder.is_dir():
             check_whole(folder)
@@ -387,18 +440,19 @@ def _load(
             dtype=getattr(torch, dtype or usual_dtype(where)),
             output_loading_info=True,
             **_SAFE_OPTIONS,
+            **name.options,
             **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
         whose = f", the base of the adapter {str(path)!r}" if adapter is not None else ""
         raise ModelError(
-            f"no {auto_class.__name__} with safetensors weights can be loaded from {source!r}"
+            f"no {auto_class.__name__} with safetensors weights can be loaded from {str(name)!r}"
             f"{whose}: {error}"
         ) from error
     assert isinstance(model, PreTrainedModel)
     _check_complete(model, source, report["missing_keys"])
     if adapter is not None:
-        model = _merge_adapter(model, Path(path), source)
+        model = _merge_adapter(model, Path(path), str(name))
     model.eval()  # type: ignore[no-untyped-call]
     model.to(where)  # type: ignore[arg-type]
     return model
@@ -479,17 +533,17 @@ def _adapter_config(path: str | Path) -> dict[str, Any] | None:
     return config
 
 
+def _base_of(adapter: Mapping[str, Any]) -> ModelName:
+    return ModelName.parse(adapter["base_model_name_or_path"], adapter.get("revision"))
+
+
 def weights_digest(path: str | Path) -> str:
     """SHA-256 over the hashes of a checkpoint's safetensors files, an adapter's base included.
 
     Raises:
-        ModelError: It has none.
+        ModelError: It has none, or cannot be had.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = Path(
-            huggingface_hub.snapshot_download(str(path), allow_patterns=["*.safetensors", "*.json"])
-        )
+    folder = model_folder(path)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no safetensors weights; save the model with safetensors")
@@ -499,7 +553,7 @@ def weights_digest(path: str | Path) -> str:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     adapter = _adapter_config(folder)
     if adapter is not None:
-        digest.update(weights_digest(adapter["base_model_name_or_path"]).encode())
+        digest.update(weights_digest(str(_base_of(adapter))).encode())
     return digest.hexdigest()
 
 

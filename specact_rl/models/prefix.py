@@ -150,13 +150,19 @@ def device_memory(device: torch.device) -> int | None:
 
 def max_cache_slots(parts: ModelParts) -> int:
     """Slots, rows x (prompt and new tokens), whose keys and values may be copied at a time."""
-    transformer = parts.transformer
-    config, memory = transformer.config.get_text_config(), device_memory(transformer.device)
-    return cache_slots_in(config, transformer.dtype.itemsize, memory)
+    config, dtype = parts.transformer.config, parts.transformer.dtype
+    return cache_slots_in(device_memory(parts.transformer.device), config, dtype.itemsize)
 
 
-def cache_slots_in(config: PreTrainedConfig, value_bytes: int, memory: int | None) -> int:
-    """Those of a model of this shape on a GPU of so many bytes; None: on a CPU."""
+def cache_slots_in(memory: int | None, config: PreTrainedConfig, value_bytes: int) -> int:
+    """The same of a model by its config and the bytes of a key, on a GPU of so many bytes.
+
+    Args:
+        memory: Bytes of the GPU, in use or not; None for a CPU.
+        config: Of the model.
+        value_bytes: Of a number among keys and values.
+    """
+    config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     of_slot = 2 * config.num_hidden_layers * heads * size * value_bytes

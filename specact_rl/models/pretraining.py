@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.errors import ModelError
 from specact_rl.models.cards import base_card, changed_settings
-from specact_rl.models.finite_loss import refuse_infinite_weights
 from specact_rl.models.loading import save_checkpoint_info
 from specact_rl.models.recipe_runs import library_versions, training_settings
 from specact_rl.rendering import Renderer, compact_catalogue
@@ -185,11 +184,7 @@ def save_base(
         recipe: Its name.
         name: Of the base, for its card: the folder may have another name until all is done.
         started: When, in seconds since the epoch.
-
-    Raises:
-        DegenerateResultError: Weights are infinite or undefined; nothing is left then.
     """
-    refuse_infinite_weights(trainer.model)
     folder = Path(str(trainer.args.output_dir))
     model = cast(PreTrainedModel, trainer.model)
     model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ from trl.trainer.model_config import ModelConfig
 from specact_rl import __version__
 from specact_rl.errors import ConfigError
 from specact_rl.models.cards import ModelFacts, changed_settings, model_card
-from specact_rl.models.finite_loss import refuse_infinite_weights, row_names, stop_at_bad_loss
+from specact_rl.models.finite_loss import row_names, stop_at_bad_loss
 from specact_rl.models.loading import (
     Dtype,
     check_checkpoint_info,
@@ -54,6 +54,7 @@ from specact_rl.models.loading import (
     save_checkpoint_info,
     weights_digest,
 )
+from specact_rl.models.names import ModelName
 from specact_rl.models.recipe_arguments import RecipeArguments
 from specact_rl.models.training_progress import ProgressFile
 from specact_rl.models.whole_batches import keep_batches_whole
@@ -147,7 +148,6 @@ class RecipeRun:
         """
         saving, adapter = self.output_dir / ".saving", self.output_dir / ".adapter"
         main = trainer.is_world_process_zero()
-        refuse_infinite_weights(trainer.model)
         if main:
             shutil.rmtree(saving, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
@@ -203,13 +203,13 @@ class RecipeRun:
 
     def _card_facts(self, saving: Path) -> ModelFacts:
         config = AutoConfig.from_pretrained(saving, trust_remote_code=False)
-        source = str(self.model.model_name_or_path)
+        source = _named(self.model)
         options = self.origin["options"]
         given = {"arguments": self.arguments, "model": self.model, "training": self.training}
         return ModelFacts(
             name=self.output_dir.resolve().name,
             num_labels=config.num_labels if is_classifier(config) else None,
-            base=None if Path(source).exists() else source.partition("@")[0],
+            base=None if source.is_folder else source.place,
             dataset=self.arguments.dataset_dir.resolve().name,
             changed={
                 part: changed_settings(options[part], type(kind)) for part, kind in given.items()
@@ -297,7 +297,8 @@ def open_run(
         tokenizer.pad_token = tokenizer.eos_token
     renderer = Renderer(tokenizer=tokenizer, catalogue=arguments.catalogue)
     check_checkpoint_info(model_path, renderer)
-    origin = _origin(recipe, arguments, training, model, model_id(model_path, renderer))
+    base_id = model_id(model_path, renderer, _named(model).short)
+    origin = _origin(recipe, arguments, training, model, base_id)
     finished = _is_finished(output_dir, content_hash(origin))
     if training.process_index == 0:
         remove_temporaries(output_dir)
@@ -398,6 +399,10 @@ def _set_up(training: TrainingArguments, model: ModelConfig, output_dir: Path) -
             "attn_implementation": model.attn_implementation,
             "use_safetensors": True,
         }
+
+
+def _named(model: ModelConfig) -> ModelName:
+    return ModelName.parse(str(model.model_name_or_path), model.model_revision)
 
 
 def _local_model(model: ModelConfig) -> Path:

@@ -595,6 +595,7 @@ class _Writer:
             longest_prompt=self.work.longest_prompt,
             num_nodes=nodes,
             num_prompts=round(steps),
+            steps_per_rollout=self.work.most_steps,
             classifier=classifier,
             device_memory=self.gpu_memory,
         )

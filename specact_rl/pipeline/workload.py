@@ -84,6 +84,11 @@ class Workload:
         return max(int((r.prompts + r.turns).max()) for r in self.rollouts)
 
     @property
+    def most_steps(self) -> int:
+        """Of a rollout."""
+        return max(len(r.prompts) for r in self.rollouts)
+
+    @property
     def mean_turn(self) -> float:
         """Tokens of a right action."""
         return float(np.concatenate([r.turns for r in self.rollouts]).mean())

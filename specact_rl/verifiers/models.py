@@ -14,9 +14,11 @@ from specact_rl.models.loading import (
     checkpoint_renderer,
     dtype_origin,
     load_judge,
+    model_folder,
     model_id,
     model_size,
 )
+from specact_rl.models.names import ModelName
 from specact_rl.models.prefix import num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
 from specact_rl.rendering import Renderer
@@ -37,16 +39,16 @@ class ClassifierVerifier:
     renderer: Renderer
 
     @classmethod
-    def load(cls, folder: Path) -> ClassifierVerifier:
-        """The verifier or reward model of a checkpoint folder.
+    def load(cls, name: str | Path) -> ClassifierVerifier:
+        """The verifier or reward model of a checkpoint folder, hub id or `id@revision`.
 
         Raises:
-            ModelError: A folder that holds neither, or does not say how its prompts are rendered.
+            ModelError: It cannot be had, is neither, or does not say how its prompts are rendered.
         """
-        folder = folder.resolve()  # its last part names the verifier
+        folder, short = model_folder(name), ModelName.parse(name).short
         renderer = checkpoint_renderer(folder)
         model = load_judge(folder)
-        return cls(verifier_id=model_id(folder, renderer), model=model, renderer=renderer)
+        return cls(verifier_id=model_id(folder, renderer, short), model=model, renderer=renderer)
 
     @property
     def origin(self) -> dict[str, str]:

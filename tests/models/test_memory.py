@@ -213,24 +213,8 @@ def test_training_all_weights_takes_what_is_said(checkpointing, batch_size, leng
     assert traced.most == pytest.approx(without_loss, rel=0.05)
 
 
-def cache_of(monkeypatch, config, dtype, num_slots):
-    """A device that has room for copies of so many slots; None: for all there are here."""
-    if num_slots is not None:
-        bytes_of_slot = kv_cache_bytes(config, 1) * getattr(torch, dtype).itemsize // 2
-        monkeypatch.setattr(prefix, "CACHE_BYTES", num_slots * bytes_of_slot)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("vocab_size", "length", "num_slots"),
-    [(2_000, 500, None), (50_000, 60, None), (2_000, 500, 12 * 508)],
-    ids=["keys", "logits", "bounded"],
-)
-def test_writing_takes_what_is_said(dtype, vocab_size, length, num_slots, monkeypatch):
-    """Keys and values are the most of the one, logits of the other, twelve rows of the third."""
-    config = small(vocab_size=vocab_size)
-    cache_of(monkeypatch, config, dtype, num_slots)
-    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
+def steps_of_rollouts(num_rollouts, length):
+    """Prompts of four steps each, nearly all as long as the rollout."""
     rng = np.random.default_rng(0)
     rollouts = [
         RolloutTokens(
@@ -240,9 +224,25 @@ def test_writing_takes_what_is_said(dtype, vocab_size, length, num_slots, monkey
             prompt_lengths=[length - cut for cut in (20, 10, 5, 0)],
             own_prompts={},
         )
-        for i in range(8)
+        for i in range(num_rollouts)
     ]
-    prompts = [prompt for rollout in rollouts for prompt in rollout.prompts()]
+    return [prompt for rollout in rollouts for prompt in rollout.prompts()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("vocab_size", "length", "together", "cache_bytes"),
+    [(2_000, 500, 8, prefix.CACHE_BYTES), (50_000, 60, 8, prefix.CACHE_BYTES),
+     (2_000, 500, 4, 40_000_000)],
+    ids=["cache", "logits", "cache of a few rows"],
+)  # fmt: skip
+def test_writing_takes_what_is_said(dtype, vocab_size, length, together, cache_bytes, monkeypatch):
+    """What is the most of it, and how many rollouts are read together."""
+    monkeypatch.setattr(prefix, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(prefix, "MAX_PREFIX_TOKENS", together * length)
+    config = small(vocab_size=vocab_size)
+    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
+    prompts = steps_of_rollouts(8, length)
     tokenizer = SimpleNamespace(eos_token_id=2, decode=lambda ids: "")
     with LiveBytes(model) as traced:
         generate(
@@ -250,28 +250,26 @@ def test_writing_takes_what_is_said(dtype, vocab_size, length, num_slots, monkey
         )
     expected = writing_memory(
         config, dtype=dtype, longest_prompt=length, max_new_tokens=8, num_samples=3,
-        num_prompts=len(prompts), num_prefix_tokens=8 * length,
+        num_prompts=len(prompts), num_prefix_tokens=together * length,
     )  # fmt: skip
     assert traced.most == pytest.approx(expected.kv_cache + expected.working, rel=0.15)
 
 
+@pytest.mark.parametrize("cache_bytes", [prefix.CACHE_BYTES, 20_000_000])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("num_slots", [None, 5 * 530], ids=["all", "bounded"])
-def test_scoring_takes_what_is_said(dtype, num_slots, monkeypatch):
+def test_scoring_takes_what_is_said(dtype, cache_bytes, monkeypatch):
+    monkeypatch.setattr(prefix, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(prefix, "MAX_PREFIX_TOKENS", 2_000)
     config = small(vocab_size=2_000)
-    cache_of(monkeypatch, config, dtype, num_slots)
     model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     rng = np.random.default_rng(0)
-    prompts = [
-        RolloutTokens.of_prompt(rng.integers(3, 2_000, 500).tolist()).prompts()[0]
-        for _ in range(48)
-    ]
+    prompts = steps_of_rollouts(12, 500)
     candidates = [[rng.integers(3, 2_000, 31).tolist()] for _ in prompts]
     with LiveBytes(model) as traced:
         score_candidates(model, prompts, candidates)
     expected = scoring_memory(
         config, dtype=dtype, longest_prompt=500, num_nodes=30, num_prompts=len(prompts),
-        num_prefix_tokens=8_000, classifier=False,
+        steps_per_rollout=4, num_prefix_tokens=2_000, classifier=False,
     )  # fmt: skip
     assert traced.most == pytest.approx(expected.kv_cache + expected.working, rel=0.15)
 

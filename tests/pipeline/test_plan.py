@@ -89,6 +89,18 @@ def test_device_that_is_too_small_is_said_to_be():
     assert stage(plan, "sft_proposer: cheap").fits == "yes"
 
 
+def test_caches_of_rows_that_write_are_as_many_as_the_engine_keeps_on_a_gpu():
+    """A quarter of it, beside the rollouts that are read: at most 8,192 tokens, or one."""
+    preset = adapted_preset(find_preset("qwen3"), num_tasks=3)
+    plan = plan_run(preset, seed=0, device_memory=24 * GB, device_rate=792e12)
+    [writing] = [stage for stage in plan.stages if stage.stage == "cheap proposes"]
+    # 8 heads of 128, keys and values, 28 layers, 2 bytes
+    slot = 114_688
+    assert writing.memory["kv cache"] + 1_500 * slot > 6 * GB  # less than one row is left
+    assert writing.memory["kv cache"] <= 6 * GB + 8_192 * slot
+    assert writing.fits == "yes"
+
+
 def test_memory_is_tight_where_the_reserve_may_not_fit():
     fits = [fit_of(9 * GB, memory) for memory in (9 * GB, 10 * GB, 11 * GB)]
     assert fits == ["no", "tight", "yes"]

@@ -7,6 +7,7 @@ import torch
 
 from specact_rl.models import recipe_runs
 from specact_rl.models.training import token_rows
+from specact_rl.models.trajectories import side_rows
 from specact_rl.store import read_training_rows, write_training_rows
 
 COLUMNS = {
@@ -14,6 +15,8 @@ COLUMNS = {
     "dpo_proposer": ["chosen", "rejected"],
     "train_reward_model": ["chosen", "rejected"],
     "train_verifier": ["completion"],
+    "kto_proposer": ["completion"],
+    "reward_weighted_sft": ["completion"],
 }
 
 
@@ -82,6 +85,35 @@ def test_a_loss_that_is_no_number_stops_with_the_rows_of_its_batch(
     assert len(expected) == 2
     assert named_rows(error) == expected
     assert "is nan while all weights are finite" in error
+
+
+def test_rows_of_whole_episodes_are_named_too(world, rows_with_steps, spoil, refused):
+    folder, rows = rows_with_steps("dpo_proposer")
+    answer = {"role": "tool", "content": "3 lines"}
+    for row in rows:
+        good, bad = row["chosen"], row["rejected"]
+        row["chosen"], row["rejected"] = [*good, answer, *good], [*bad, answer, *good]
+    write_training_rows(folder, {"train": rows}, "Test rows.")
+    sides = side_rows(rows, world.renderer, "trajectory")
+    spoil(sides[5][1].ids)
+    options = ["--level", "trajectory", "--per_device_train_batch_size", "1", "--max_steps", "8"]
+    error = refused("dpo_proposer", "--dataset_dir", folder, *options)
+    assert named_rows(error) == {5: "r5/0"}
+    assert "is nan while all weights are finite" in error
+
+
+def test_weights_that_the_last_step_broke_are_blamed_on_its_rows(
+    world, rows_with_steps, spoil, refused, tmp_path
+):
+    folder, rows = rows_with_steps("sft_proposer")
+    sides = token_rows(rows, world.renderer, ["completion"])
+    seen = spoil(sides[5][0].ids, 1.0)  # the loss is as it was
+    options = ["--learning_rate", "1e39", "--max_steps", "1", "--per_device_train_batch_size", "8"]
+    error = refused("sft_proposer", "--dataset_dir", folder, *options)
+    assert len(seen) == 1
+    assert "after step 1 " in error
+    assert set(named_rows(error)) == set(range(8))
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_an_infinite_loss_stops_as_well(world, rows_with_steps, spoil, refused, tmp_path):

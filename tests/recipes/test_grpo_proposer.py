@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers.trainer_callback import DefaultFlowCallback
+from trl import GRPOTrainer
 
 from specact_rl.actions.serialise import action_text
 from specact_rl.envs.episodes import expert_policy, run_episode
@@ -20,7 +21,7 @@ from specact_rl.models import fitting
 from specact_rl.models.loading import check_checkpoint_info, load_tokenizer, save_checkpoint_info
 from specact_rl.models.tiny import new_model, train_tokenizer
 from specact_rl.rendering import Renderer, compact_catalogue
-from specact_rl.store import write_training_rows
+from specact_rl.store import read_training_rows, write_training_rows
 from tests.tiny_models import tiny_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -173,6 +174,33 @@ def test_a_finished_run_is_not_repeated_and_another_does_not_overwrite_it(
     with pytest.raises(SystemExit):
         run_recipe(tmp_path / "out", "--max_steps", "1", "--task_success", "2")
     assert "not overwritten" in capfd.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_with_the_tasks_of_its_batch(world, refused, monkeypatch):
+    played = []
+    compute, prepare = GRPOTrainer.compute_loss, GRPOTrainer._prepare_inputs
+
+    def note(self, batch):
+        played.append([row["task_id"] for row in batch])
+        return prepare(self, batch)
+
+    monkeypatch.setattr(GRPOTrainer, "_prepare_inputs", note)
+    monkeypatch.setattr(
+        GRPOTrainer,
+        "compute_loss",
+        lambda self, *args, **kwargs: compute(self, *args, **kwargs) * float("nan"),
+    )
+    options = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--num_generations", "2"]
+    error = refused(*options, "--gradient_accumulation_steps", "1")
+    [tasks] = played
+    rows = read_training_rows(world.data, "train")
+    [expected] = [
+        f"{i} (step {row['step_id']})"
+        for i, row in enumerate(rows)
+        if row["task_id"] in tasks and row["step_id"].endswith("/0")
+    ]
+    assert "the loss of step 1 is nan while all weights are finite" in error
+    assert f"train.parquet: rows {expected}. Look at these" in error
 
 
 @pytest.mark.slow

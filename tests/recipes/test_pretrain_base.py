@@ -11,6 +11,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from transformers import Trainer
+from transformers.trainer_callback import DefaultFlowCallback
 
 from specact_rl.models.loading import checkpoint_renderer
 from specact_rl.models.pretraining import CorpusDataset
@@ -93,16 +94,21 @@ def test_a_loss_that_is_no_number_stops_with_the_episodes_of_its_batch(
     assert not (tmp_path / "base" / "config.json").exists()
 
 
-def test_weights_that_the_last_step_broke_are_not_saved(pretrain, tmp_path, monkeypatch, capfd):
-    train = Trainer.train
+def test_weights_that_the_last_step_broke_are_blamed_on_its_episodes(
+    pretrain, tmp_path, monkeypatch, capfd
+):
+    on_step_end = DefaultFlowCallback.on_step_end
 
-    def and_break(self, *args, **kwargs):
-        train(self, *args, **kwargs)
-        with torch.no_grad():
-            next(self.model.parameters())[0, 0] = float("inf")
+    def and_break(self, args, state, control, model, **kwargs):
+        if state.global_step == 2:
+            with torch.no_grad():
+                next(model.parameters())[0, 0] = float("inf")
+        return on_step_end(self, args, state, control, model=model, **kwargs)
 
-    monkeypatch.setattr(Trainer, "train", and_break)
+    monkeypatch.setattr(DefaultFlowCallback, "on_step_end", and_break)
     with pytest.raises(SystemExit):
         pretrain()
-    assert "1 tensors have infinite or undefined weights" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "after step 2 1 tensors have infinite or undefined weights" in error
+    assert len(re.findall(r"\d+ \(task ws-1000\d{4}\)", error)) == 2
     assert not (tmp_path / "base" / "config.json").exists()
