@@ -13,6 +13,7 @@ from specact_rl.pipeline import workload
 from specact_rl.pipeline.bases import adapted_preset
 from specact_rl.pipeline.plan import TRAINING, RecipeSettings, _renderer, fit_of, plan_run
 from specact_rl.pipeline.run import planned_episodes
+from specact_rl.pipeline.servers import Servers
 from specact_rl.presets import find_preset, model_path
 
 GB = 1_000_000_000
@@ -110,9 +111,9 @@ def test_tokens_are_counted_in_the_template_that_is_trained_with(tmp_path):
     """The hub's would write an empty thought into every turn."""
     load_tokenizer(model_path("builtin:1m"), "qwen3").save_pretrained(tmp_path)
     preset = adapted_preset(find_preset("qwen3"), cheap_base=str(tmp_path))
-    renderer, _, _ = _renderer(preset)
+    renderer, _, _ = _renderer(preset, Servers.of(preset))
     assert renderer.tokenizer.chat_template == chat_template(QWEN3_TRAINING)
-    renderer, _, _ = _renderer(replace(preset, chat_template="own"))
+    renderer, _, _ = _renderer(replace(preset, chat_template="own"), Servers.of(preset))
     assert renderer.tokenizer.chat_template == chat_template("qwen3")
 
 
@@ -138,7 +139,7 @@ def test_tasks_of_two_policies_are_not_more_of_the_ranked_steps_than_they_are_of
     preset = replace(
         adapted_preset(find_preset("tiny"), num_tasks=60), num_tasks_twice=12, num_ranked_tasks=21
     )
-    plans, (renderer, _, _) = planned_episodes(preset, 0), _renderer(preset)
+    plans, (renderer, _, _) = planned_episodes(preset, 0), _renderer(preset, Servers.of(preset))
     all_of_them = workload.plan_workload(preset, 0, plans, renderer, None)
     monkeypatch.setattr(workload, "PLANNED_TASKS", 12)  # all of which both policies did
     some = workload.plan_workload(preset, 0, plans, renderer, None)
