@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from specact_rl.eval.live import LiveEpisode, live_in_shards
+from specact_rl.models.language_model import LanguageModel
 from specact_rl.pipeline.artifacts import PROPOSERS, Artifacts
 from specact_rl.policy.asking import LiveVerifier, RememberingModel, RememberingVerifier
 from specact_rl.policy.gates import Gate
@@ -13,7 +14,7 @@ from specact_rl.policy.systems import SYSTEMS, System
 from specact_rl.progress import ProgressBar
 from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
-from specact_rl.verifiers import ClassifierVerifier
+from specact_rl.verifiers import ClassifierVerifier, StrongJudge
 
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
@@ -25,8 +26,9 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
     """Each system's episodes, by its name; finished ones are not run again."""
     tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
     gates = artifacts.gates()
-    models = {role: RememberingModel(model=artifacts.model(role)) for role in PROPOSERS}
-    verifiers = load_verifiers(artifacts)
+    keeping = {role: artifacts.model(role).keeping_prefixes() for role in PROPOSERS}
+    models = {role: RememberingModel(model=model) for role, model in keeping.items()}
+    verifiers = load_verifiers(artifacts, keeping["strong"])
     episodes = {}
     with progress("live episodes", len(tasks) * len(SYSTEMS)) as advance:
         for name, system in SYSTEMS.items():
@@ -56,13 +58,17 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
     return episodes
 
 
-def load_verifiers(artifacts: Artifacts) -> Verifiers:
-    """Those that systems use."""
+def load_verifiers(artifacts: Artifacts, strong: LanguageModel) -> Verifiers:
+    """Those that systems use; the judge shares with the strong model what that has read."""
     loaded: Verifiers = {}
     for key in sorted({system.verifier or "" for system in SYSTEMS.values()} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
-            loaded[key] = RememberingVerifier(verifier=verifier), renderer
+            keeping = verifier.keeping_prefixes()
+            loaded[key] = RememberingVerifier(verifier=keeping), renderer
+        elif isinstance(verifier, StrongJudge):
+            # Each round hands it the strong model's proposals of that round.
+            loaded[key] = StrongJudge.of(strong, {}), renderer
         else:
             loaded[key] = verifier, renderer
     return loaded

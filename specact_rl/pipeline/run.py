@@ -20,7 +20,11 @@ import torch
 from specact_rl import __version__
 from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.errors import ConfigError
-from specact_rl.eval.collect import collect_proposals, collect_scores
+from specact_rl.eval.collect import (
+    collect_judged_proposals,
+    collect_proposals,
+    collect_scores,
+)
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
 from specact_rl.eval.live import LiveEpisode, live_rows
 from specact_rl.eval.outcomes import num_steps
@@ -176,7 +180,7 @@ class Run:
         with self.stage("cheap proposes"):
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
-            self.propose("strong", EVALUATED, 1)
+            self.propose_and_judge()
         self.artifacts.release()  # recipes train in processes of their own, on the same device
         name = "mine pairs and verifier rows"
         with self.stage(name), self.progress(name, None):
@@ -334,6 +338,22 @@ class Run:
                 progress=advance,
             )
 
+    def propose_and_judge(self) -> None:
+        """The strong model's free-text proposals, and its judgements of the cheap one's."""
+        total = num_steps(self.artifacts.rollouts(*EVALUATED))
+        with self.progress("strong proposes", total, "steps") as advance:
+            collect_judged_proposals(
+                self.folders.rollouts,
+                self.folders.proposals("strong"),
+                self.artifacts.model("strong"),
+                EVALUATED,
+                sampling=self.artifacts.sampling(1),
+                judged_dir=self.folders.proposals("cheap"),
+                scores_dir=self.folders.scores("strong_judge", "cheap"),
+                num_judged=num_judged("strong_judge", "cheap"),
+                progress=advance,
+            )
+
     def rank(self, role: str) -> None:
         """A model's choice among candidates on some test tasks."""
         test: tuple[SplitName, ...] = ("test",)
@@ -351,7 +371,10 @@ class Run:
             )
 
     def judge(self) -> None:
-        """All verifiers on the calibration and test proposals of the models they gate."""
+        """All verifiers on the calibration and test proposals of the models they gate.
+
+        The strong model has judged when it proposed (`propose_and_judge`), and is found done.
+        """
         total = num_steps(self.artifacts.rollouts(*EVALUATED))
         for key, role in JUDGED:
             verifier, renderer = self.artifacts.verifier(key)
