@@ -1,12 +1,14 @@
 """Configurations A to E from one set of outcomes, against running them one after another.
 
     python benchmarks/bench_outcomes.py
+    python benchmarks/bench_outcomes.py --run runs/demo
 
-The shipped bases propose at the steps of workspace rollouts (cheap: 1M weights, strong: 4M), a
-verifier of the cheap one's shape with random weights judges, gates accept what lies above the
-median. Three ways, in turns: every model once over all steps, and configurations as joins; each
-configuration by itself, by the same engine; each by itself with `generate` of transformers and
-plain forwards on length-sorted batches, where every prompt is read anew.
+The models of a finished run, at its test steps; without one the shipped bases at the steps of
+workspace rollouts (cheap: 1M weights, strong: 4M), and a verifier of the cheap one's shape with
+random weights. Gates accept what lies above the median. Three ways, in turns: every model once over
+all steps, and configurations as joins; each configuration by itself, by the same engine; each by
+itself with `generate` of transformers and plain forwards on length-sorted batches, where every
+prompt is read anew. Seconds are of the process, so that work beside counts less.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.eval.outcomes import generated_proposals, verifier_scores
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import load_causal_lm, load_tokenizer
+from specact_rl.pipeline.artifacts import Artifacts, begun_run
 from specact_rl.presets import model_path
 from specact_rl.rendering import Renderer
 from specact_rl.types import Proposal, Rollout, Score
@@ -40,27 +45,42 @@ Decisions = dict[str, list[bool]]
 class Models:
     """All that configurations need, and how often each model was asked."""
 
-    def __init__(self, rollouts: Sequence[Rollout]) -> None:
-        """The shipped bases, and a verifier that knows nothing."""
+    def __init__(self, rollouts: Sequence[Rollout], run: Artifacts | None) -> None:
+        """Those of a run; None takes the shipped bases, and a verifier that knows nothing."""
         self.rollouts = rollouts
         self.steps = [step for rollout in rollouts for step in rollout.each_step()]
-        paths = {
-            role: model_path(f"builtin:{size}")
-            for role, size in (("cheap", "1m"), ("strong", "4m"))
-        }
-        self.renderer = Renderer(tokenizer=load_tokenizer(paths["cheap"]), catalogue="compact")
-        self.lms = {
-            role: LanguageModel(model_id=role, model=load_causal_lm(path), renderer=self.renderer)
-            for role, path in paths.items()
-        }
-        torch.manual_seed(0)
-        config = copy.deepcopy(self.lms["cheap"].model.config)
-        config.num_labels = 2
-        model = Qwen3ForSequenceClassification(config).eval()
-        self.verifier = ClassifierVerifier(
-            verifier_id="verifier", model=model, renderer=self.renderer
-        )
+        if run is not None:
+            self.lms = {role: run.model(role) for role in ("cheap", "strong")}
+            self.renderer = self.lms["cheap"].renderer
+            verifier, _ = run.verifier("classifier")
+            assert isinstance(verifier, ClassifierVerifier)
+            self.verifier = replace(verifier, verifier_id="verifier")
+        else:
+            paths = {
+                role: model_path(f"builtin:{size}")
+                for role, size in (("cheap", "1m"), ("strong", "4m"))
+            }
+            self.renderer = Renderer(tokenizer=load_tokenizer(paths["cheap"]), catalogue="compact")
+            self.lms = {
+                role: LanguageModel(
+                    model_id=role, model=load_causal_lm(path), renderer=self.renderer
+                )
+                for role, path in paths.items()
+            }
+            torch.manual_seed(0)
+            config = copy.deepcopy(self.lms["cheap"].model.config)
+            config.num_labels = 2
+            model = Qwen3ForSequenceClassification(config).eval()
+            self.verifier = ClassifierVerifier(
+                verifier_id="verifier", model=model, renderer=self.renderer
+            )
         self.calls: Counter[str] = Counter()
+        self.tokens = 0
+        for model in (*(lm.model for lm in self.lms.values()), self.verifier.model):
+            model.get_input_embeddings().register_forward_hook(self._count)
+
+    def _count(self, module: object, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        self.tokens += inputs[0].numel()
 
     # One engine for whole rollouts.
 
@@ -88,14 +108,14 @@ class Models:
         self.calls[f"{verifier.verifier_id}: scores"] += sum(s.num_tokens > 0 for s in scores)
         return scores
 
-    def strong_judge(self, own: Sequence[Proposal]) -> StrongJudge:
-        """The judge of C."""
-        return StrongJudge(
-            verifier_id="judge",
-            model=self.lms["strong"].model,
-            renderer=self.renderer,
-            own={p.step_id: p for p in own},
-        )
+    def strong_judges(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """The strong model's own actions, and C's scores beside them: one reading for both."""
+        strong = self.lms["strong"].keeping_prefixes()
+        sampling = Sampling(max_new_tokens=NEW_TOKENS)
+        own = generated_proposals(strong, self.rollouts, sampling)
+        self.calls["strong: proposals"] += len(own)
+        judge = StrongJudge.of(strong, {p.step_id: p for p in own})
+        return self.judge(replace(judge, verifier_id="judge"), proposals)
 
 
 def accepted(scores: Sequence[Score], num_samples: int) -> np.ndarray:
@@ -107,9 +127,8 @@ def accepted(scores: Sequence[Score], num_samples: int) -> np.ndarray:
 
 def once(models: Models) -> Decisions:
     """Every model once; configurations are joins."""
-    cheap, strong = models.propose("cheap", 3), models.propose("strong", 1)
-    first = [p for p in cheap if p.sample == 0]
-    judged = models.judge(models.strong_judge(strong), first)
+    cheap = models.propose("cheap", 3)
+    judged = models.strong_judges([p for p in cheap if p.sample == 0])
     scores = models.judge(models.verifier, cheap)
     of_first = [s for s, p in zip(scores, cheap, strict=True) if p.sample == 0]
     return {
@@ -126,11 +145,10 @@ def one_by_one(models: Models) -> Decisions:
     found: Decisions = {}
     for name, num_samples in (("C", 1), ("D", 1), ("E", 3)):
         proposals = models.propose("cheap", num_samples)
-        verifier: Verifier = models.verifier
-        if name == "C":
-            verifier = models.strong_judge(models.propose("strong", 1))
-        takes = accepted(models.judge(verifier, proposals), num_samples)
-        if name != "C":  # whose judge has written its own action
+        if name == "C":  # whose judge has written its own action
+            takes = accepted(models.strong_judges(proposals), num_samples)
+        else:
+            takes = accepted(models.judge(models.verifier, proposals), num_samples)
             rejected = {s.step_id for s, take in zip(models.steps, takes, strict=True) if not take}
             models.propose("strong", 1, rejected)
         found[name] = takes.tolist()
@@ -261,8 +279,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=24)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--run", type=Path, help="folder of a finished run; default: bases")
     args = parser.parse_args()
-    models = Models(list(corpus_rollouts(args.rollouts)))
+    run = None if args.run is None else begun_run(args.run)
+    rollouts = (
+        list(corpus_rollouts(args.rollouts))
+        if run is None
+        else run.rollouts("test")[: args.rollouts]
+    )
+    models = Models(rollouts, run)
     plain = Plain(models)
     ways: dict[str, Callable[[], Decisions]] = {
         "once": lambda: once(models),
@@ -271,29 +296,36 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     calls: dict[str, Counter[str]] = {}
-    for run in range(args.runs + 1):
+    tokens: dict[str, int] = {}
+    for turn in range(args.runs + 1):
         decided = {}
         for name, way in ways.items():
             models.calls.clear()
             plain.calls.clear()
-            started = time.perf_counter()
+            models.tokens = 0
+            started = time.process_time()
             decided[name] = way()
-            if run:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - started)
+            if turn:  # the first turn warms up
+                seconds[name].append(time.process_time() - started)
+            tokens[name] = models.tokens
             calls[name] = Counter(plain.calls if "plain" in name else models.calls)
         assert decided["once"] == decided["one by one"]
     print(
         f"{len(models.steps)} steps of {args.rollouts} rollouts, {args.runs} turns, "
         f"{torch.get_num_threads()} threads"
     )
-    print("| way | seconds, median | times `once`: median, least, most | rows given to models |")
-    print("|---|---:|---|---|")
+    print(
+        "| way | CPU seconds, median | times `once`: median, least, most "
+        "| tokens through models, padding included | rows given to models |"
+    )
+    print("|---|---:|---|---:|---|")
     for name in ways:
         ratios = [b / a for a, b in zip(seconds["once"], seconds[name], strict=True)]
         told = ", ".join(f"{key} {count}" for key, count in sorted(calls[name].items()))
         print(
             f"| {name} | {statistics.median(seconds[name]):.2f} "
-            f"| {statistics.median(ratios):.2f}, {min(ratios):.2f}, {max(ratios):.2f} | {told} |"
+            f"| {statistics.median(ratios):.2f}, {min(ratios):.2f}, {max(ratios):.2f} "
+            f"| {tokens[name]:,} | {told} |"
         )
 
 

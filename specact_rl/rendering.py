@@ -68,11 +68,13 @@ class RolloutTokens:
         return [StepPrompt(tokens=self, index=i) for i in range(len(self.step_ids))]
 
     @classmethod
-    def of_prompt(cls, prompt_ids: Sequence[int], step_id: str = "") -> RolloutTokens:
-        """A single prompt that shares its prefix with nothing."""
+    def of_prompt(
+        cls, prompt_ids: Sequence[int], step_id: str = "", rollout_id: str | None = None
+    ) -> RolloutTokens:
+        """A single prompt, without the rollout's other ones; its id may be left out."""
         ids = list(prompt_ids)
         return cls(
-            rollout_id=step_id,
+            rollout_id=step_id if rollout_id is None else rollout_id,
             step_ids=[step_id],
             ids=ids,
             prompt_lengths=[len(ids)],

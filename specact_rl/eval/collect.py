@@ -35,7 +35,7 @@ from specact_rl.eval.outcomes import (
     split_rows,
     verifier_scores,
 )
-from specact_rl.eval.ray_crew import RemoteModel
+from specact_rl.eval.ray_crew import Identity, RemoteModel
 from specact_rl.eval.team import ALONE, Team
 from specact_rl.mining.build_rollouts import iter_rollouts
 from specact_rl.mining.chunks import PROPOSALS_FILE, SCORES_FILE
@@ -47,7 +47,9 @@ from specact_rl.rendering import Renderer
 from specact_rl.store import (
     RowCache,
     Stage,
+    append_shard,
     content_hash,
+    done_shards,
     input_hash,
     iter_shards,
     iter_table,
@@ -57,7 +59,7 @@ from specact_rl.store import (
 )
 from specact_rl.types import Proposal, Rollout, Score, SplitName
 from specact_rl.verifiers.base import Verifier
-from specact_rl.verifiers.models import ClassifierVerifier
+from specact_rl.verifiers.models import ClassifierVerifier, StrongJudge
 from specact_rl.verifiers.server_judge import ServerJudge, keeping_answers
 
 _SHARDS = "shards"
@@ -99,31 +101,20 @@ def collect_proposals(
         EnvironmentFault: A rollout of the workspace is not what the workspace makes of its actions.
         ServerError: A server failed for good; its answers up to then are kept for the next time.
     """
-    who = lm.identity if isinstance(lm, RemoteModel) else lm
-    arguments = {
-        "model_id": who.model_id,
-        **who.origin,
-        "splits": sorted(splits),
-        "tasks": None if tasks is None else sorted(tasks),
-        "sampling": sampling.arguments if sampling else None,
-    }
     # Beside the stage's unfinished folder, which goes when a price is added or an error is allowed.
     answers = out_dir.with_name(f"{out_dir.name}.answers")
+    who = lm.identity if isinstance(lm, RemoteModel) else lm
     crew = _proposers(lm, sampling, answers, input_hash(rollouts_dir))
     if cache_dir is not None and isinstance(lm, LanguageModel | VllmModel | RemoteModel):
-        made_by = ["proposals", who.model_id, who.origin, arguments["sampling"]]
+        made_by = ["proposals", who.model_id, who.origin, sampling.arguments if sampling else None]
         crew = looking_first(RowCache(cache_dir), partial(_key, made_by), Proposal, crew)
 
-    def finish(stage: Stage) -> None:
-        counts = _Counts()
-        rows = iter_shards(stage.path / _SHARDS, Proposal)
-        write_table(stage.path / PROPOSALS_FILE, counts.over(rows))
-        stage.counts |= counts.of_proposals()
-
-    _fill_together(
+    _proposals_stage(
         team,
+        rollouts_dir,
         out_dir,
-        "collect_proposals",
+        who,
+        splits,
         fill=lambda shards: in_shards(
             shards,
             (Work(rollout=rollout) for rollout in _rollouts(rollouts_dir, splits, tasks)),
@@ -131,14 +122,119 @@ def collect_proposals(
             progress=progress,
             team=team,
         ),
-        finish=finish,
-        inputs={"rollouts": rollouts_dir},
-        arguments=arguments,
-        seed=sampling.seed if sampling else None,
+        sampling=sampling,
+        tasks=tasks,
         overwrite=overwrite,
     )
     if team.leads:
         shutil.rmtree(answers, ignore_errors=True)
+
+
+def collect_judged_proposals(
+    rollouts_dir: Path,
+    out_dir: Path,
+    strong: LanguageModel,
+    splits: Collection[SplitName],
+    *,
+    sampling: Sampling,
+    judged_dir: Path,
+    scores_dir: Path,
+    num_judged: int | None = None,
+    progress: Progress | None = None,
+    team: Team = ALONE,
+) -> None:
+    """What the strong model proposes, and what it thinks as judge of another's proposals.
+
+    The two tables are those of `collect_proposals` and of `collect_scores` by a `StrongJudge`, with
+    each history read once for both. What is there of either is not made again; a folder that was
+    made from other things is replaced.
+
+    Args:
+        rollouts_dir: The steps.
+        out_dir: Where the strong model's proposals go.
+        strong: Who proposes and judges.
+        splits: Whose steps.
+        sampling: How it proposes; the first sample is what it compares with.
+        judged_dir: The other's proposals, in the order of the rollouts.
+        scores_dir: Where the scores go.
+        num_judged: Judge the first so many samples of a step; None judges all.
+        progress: Called with steps and tokens as the proposals are finished.
+        team: Processes that share the work.
+
+    Raises:
+        ConfigError: As of the two.
+    """
+    strong = strong.keeping_prefixes()
+    own: dict[str, Proposal] = {}
+    judge = StrongJudge.of(strong, own)
+    scores: list[Score] = []
+
+    def propose_and_judge(works: Sequence[Work]) -> list[list[Proposal]]:
+        made = []
+        scores.clear()
+        for part in _of_tokens(works, strong):
+            rollouts = [work.rollout for work in part]
+            proposals = generated_proposals(strong, rollouts, sampling)
+            own.update({p.step_id: p for p in proposals if p.sample == 0})
+            judged = list(chain.from_iterable(work.proposals for work in part))
+            scores.extend(verifier_scores(judge, rollouts, judged, strong.renderer))
+            made.append(proposals)
+        return made
+
+    def propose_first(scores_shards: Path) -> None:
+        done = set(done_shards(scores_shards))
+
+        def keep_scores(index: int) -> None:
+            if index not in done:
+                append_shard(scores_shards, index, scores)
+
+        def fill(shards: Path) -> None:
+            found = _rollouts(rollouts_dir, splits, None)
+            works = _with_proposals(found, judged_dir / PROPOSALS_FILE, num_judged)
+            in_shards(
+                shards,
+                works,
+                alone(propose_and_judge),
+                progress=progress,
+                team=team,
+                before_kept=keep_scores,
+            )
+
+        _proposals_stage(team, rollouts_dir, out_dir, strong, splits, fill=fill, sampling=sampling)
+        # For what is left to judge where proposals were there and scores were not.
+        found = iter_table(out_dir / PROPOSALS_FILE, Proposal)
+        own.update({p.step_id: p for p in found if p.sample == 0})
+
+    collect_scores(
+        rollouts_dir,
+        judged_dir,
+        scores_dir,
+        judge,
+        strong.renderer,
+        splits,
+        num_samples=num_judged,
+        team=team,
+        first=propose_first,
+    )
+    # For where scores were there and proposals were not.
+    collect_proposals(
+        rollouts_dir, out_dir, strong, splits, sampling=sampling, progress=progress, team=team
+    )
+
+
+def _of_tokens(works: Sequence[Work], strong: LanguageModel) -> Iterator[Sequence[Work]]:
+    """Parts of which all that is read can be kept, or of one rollout."""
+    assert strong.kept is not None
+    start = total = 0
+    for stop, work in enumerate(works):
+        length = len(strong.renderer.rollout_ids(work.rollout).ids)
+        if stop > start and total + length > strong.kept.max_tokens:
+            yield works[start:stop]
+            strong.kept.clear()
+            start, total = stop, 0
+        total += length
+    yield works[start:]
+    strong.kept.clear()
 
 
 def _proposers(
@@ -180,6 +276,45 @@ def ranked_over(lm: LanguageModel, works: Sequence[Work]) -> list[list[Proposal]
     """The likeliest candidates of each piece of work."""
     rollouts = [work.rollout for work in works]
     return split_rows(ranked_proposals(lm, rollouts), [len(rollout.steps) for rollout in rollouts])
+
+
+def _proposals_stage(
+    team: Team,
+    rollouts_dir: Path,
+    out_dir: Path,
+    lm: Proposer | Identity,
+    splits: Collection[SplitName],
+    *,
+    fill: Callable[[Path], None],
+    sampling: Sampling | None,
+    tasks: Collection[str] | None = None,
+    overwrite: bool = True,
+) -> None:
+    """The table of a model's proposals, of shards that `fill` makes."""
+
+    def finish(stage: Stage) -> None:
+        counts = _Counts()
+        rows = iter_shards(stage.path / _SHARDS, Proposal)
+        write_table(stage.path / PROPOSALS_FILE, counts.over(rows))
+        stage.counts |= counts.of_proposals()
+
+    _fill_together(
+        team,
+        out_dir,
+        "collect_proposals",
+        fill=fill,
+        finish=finish,
+        inputs={"rollouts": rollouts_dir},
+        arguments={
+            "model_id": lm.model_id,
+            **lm.origin,
+            "splits": sorted(splits),
+            "tasks": None if tasks is None else sorted(tasks),
+            "sampling": sampling.arguments if sampling else None,
+        },
+        seed=sampling.seed if sampling else None,
+        overwrite=overwrite,
+    )
 
 
 class _Counts:
@@ -227,6 +362,7 @@ def collect_scores(
     progress: Progress | None = None,
     cache_dir: Path | None = None,
     team: Team = ALONE,
+    first: Callable[[Path], None] | None = None,
 ) -> None:
     """Every proposal of a table, judged once; a killed run goes on where it was.
 
@@ -245,6 +381,7 @@ def collect_scores(
         cache_dir: Folder of a `ClassifierVerifier`'s scores by its weights, rollout and proposals;
             None: there is none. What others depend on besides is not known, and not kept in it.
         team: Processes that share the work.
+        first: Called with the folder of the scores' shards before what is missing there is made.
 
     Raises:
         ConfigError: The folder holds something else, an input folder is not finished, or the
@@ -279,21 +416,19 @@ def collect_scores(
         number = write_table(stage.path / SCORES_FILE, counted())
         stage.counts |= {"scores": number, "unscored": unscored}
 
+    def fill(shards: Path) -> None:
+        if first is not None:
+            first(shards)
+        works = _with_proposals(
+            _rollouts(rollouts_dir, splits, None), proposals_dir / PROPOSALS_FILE, num_samples
+        )
+        in_shards(shards, works, crew, progress=progress, team=team)
+
     _fill_together(
         team,
         out_dir,
         "collect_scores",
-        fill=lambda shards: in_shards(
-            shards,
-            _with_proposals(
-                _rollouts(rollouts_dir, splits, None),
-                proposals_dir / PROPOSALS_FILE,
-                num_samples,
-            ),
-            crew,
-            progress=progress,
-            team=team,
-        ),
+        fill=fill,
         finish=finish,
         inputs={"rollouts": rollouts_dir, "proposals": proposals_dir},
         arguments={

@@ -73,9 +73,9 @@ class LiveEpisode:
     """Forward FLOPs, attention included; cached prefixes not paid twice. None where a server's
     model took part, whose size nobody knows."""
     seconds: float
-    """Shares of the models' batches. Prompts are read anew at every step, so that a server which
-    keeps its prefixes is quicker. An answer that an earlier system was given first costs what it
-    took then."""
+    """Shares of the models' batches. A model reads on from where it was in the episode, as far as
+    there was room to keep that (`models.kept_prefixes`). An answer that an earlier system was given
+    first costs what it took then."""
     steps: list[LiveStep] | None = None
     """In order; None of episodes that ran before steps were kept."""
     price: float | None = None

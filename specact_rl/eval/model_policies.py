@@ -112,7 +112,7 @@ class ModelPolicies:
 
 def _acting(name: str, answers: Path | None) -> ActionModel:
     if not is_server(name):
-        return LanguageModel.load(name)
+        return LanguageModel.load(name).keeping_prefixes()
     model = ChatModel.named(name)
     if answers is None:
         return model

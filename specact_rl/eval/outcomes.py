@@ -166,6 +166,7 @@ def in_shards(
     *,
     progress: Progress | None = None,
     team: Team = ALONE,
+    before_kept: Callable[[int], None] | None = None,
 ) -> None:
     """Make the rows of each chunk and keep them in `folder`; what is there is not made again.
 
@@ -175,6 +176,8 @@ def in_shards(
         crew: Who makes the rows.
         progress: Of the steps of all processes.
         team: Whose processes take turns at the chunks.
+        before_kept: Called with the number of a chunk between the making of its rows and the
+            keeping, so that what is kept by it is there wherever the rows are.
     """
     done = set(done_shards(folder))
     told: set[int] = set()
@@ -196,6 +199,8 @@ def in_shards(
 
     for index, made in crew(missing()):
         rows = [row for each in made for row in each]
+        if before_kept is not None:
+            before_kept(index)
         append_shard(folder, index, rows)
         tell(sum(map(num_computed_tokens, rows)))
 

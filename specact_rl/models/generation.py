@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from specact_rl.models.kept_prefixes import KeptPrefixes
 from specact_rl.models.prefix import (
     ModelParts,
     PrefixBatch,
@@ -48,7 +49,8 @@ class Generation:
     """Sum over `token_ids` in nats, under the model itself (temperature 1)."""
     num_prompt_tokens: int
     num_cached_tokens: int
-    """Prompt tokens that an earlier prompt of the rollout, or sample 0, has paid for."""
+    """Prompt tokens that an earlier prompt of the rollout, or sample 0, has paid for, here or in a
+    call whose prefixes were kept."""
     num_completion_tokens: int
     finished: bool
     """False if max_new_tokens came before the stop token."""
@@ -65,6 +67,7 @@ def generate(
     seed: int,
     distinct: bool = False,
     max_rows: int = MAX_ROWS,
+    kept: KeptPrefixes | None = None,
 ) -> list[list[Generation]]:
     """Sample turns after each prompt; sample 0 is greedy, further ones are drawn.
 
@@ -80,6 +83,7 @@ def generate(
             distribution over turns is left out, so that no two have the same tokens, as long as
             the model leaves any. Samples are then written one after another.
         max_rows: (step, sample) rows decoded together.
+        kept: As of `prefix_batches`.
 
     Returns:
         Per prompt, `num_samples` turns.
@@ -91,9 +95,9 @@ def generate(
         )
     parts = ModelParts.of(model)
     stop = tokenizer.eos_token_id
-    cached, max_slots = num_cached_tokens(prompts), max_cache_slots(parts)
+    cached, max_slots = num_cached_tokens(prompts, kept), max_cache_slots(parts)
     results: list[list[Generation]] = [[] for _ in prompts]
-    for batch in prefix_batches(parts, prompts):
+    for batch in prefix_batches(parts, prompts, kept):
         lengths = batch.lengths
         turns = [
             [

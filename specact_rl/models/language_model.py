@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from specact_rl.actions.parsing import parse_action
 from specact_rl.errors import ConfigError
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models.generation import Generation, generate
+from specact_rl.models.kept_prefixes import KeptPrefixes
 from specact_rl.models.loading import (
     dtype_origin,
     load_actor,
@@ -24,6 +25,7 @@ from specact_rl.models.loading import (
     proposer_renderer,
 )
 from specact_rl.models.names import ModelName
+from specact_rl.models.prefix import kept_prefixes
 from specact_rl.rendering import Renderer, RolloutTokens, StepPrompt
 from specact_rl.types import Proposal, Rollout, Step, proposal_id
 
@@ -87,6 +89,8 @@ class LanguageModel:
     model_id: str
     model: PreTrainedModel
     renderer: Renderer
+    kept: KeptPrefixes | None = field(default=None, repr=False, compare=False)
+    """What it has read in earlier calls, and reads on from; None: it keeps nothing."""
 
     @classmethod
     def of(cls, model: PreTrainedModel, path: Path, renderer: Renderer) -> LanguageModel:
@@ -112,6 +116,10 @@ class LanguageModel:
     def size(self) -> ModelSize:
         """What a forward pass costs."""
         return model_size(self.model)
+
+    def keeping_prefixes(self) -> LanguageModel:
+        """The same, reading on at each step from where it was in the episode."""
+        return replace(self, kept=kept_prefixes(self.model))
 
     def propose(
         self,
@@ -139,6 +147,7 @@ class LanguageModel:
             max_new_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
             distinct=sampling.distinct,
+            kept=self.kept,
         )
         seconds = time.perf_counter() - started
         return proposals_of(self.model_id, steps, generations, seconds)
@@ -160,8 +169,9 @@ class LanguageModel:
 
 
 def step_prompt(renderer: Renderer, step: Step) -> StepPrompt:
-    """The prompt of one step by itself, sharing its prefix with nothing."""
-    return RolloutTokens.of_prompt(renderer.prompt_ids(step), step.step_id).prompts()[0]
+    """The prompt of one step by itself; what is kept of its rollout may share its prefix."""
+    ids = renderer.prompt_ids(step)
+    return RolloutTokens.of_prompt(ids, step.step_id, step.rollout_id).prompts()[0]
 
 
 def proposals_of(

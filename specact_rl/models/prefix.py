@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from specact_rl.errors import ModelError
+from specact_rl.models.kept_prefixes import KEPT_BYTES, KEPT_SHARE, KeptPrefix, KeptPrefixes
 from specact_rl.rendering import StepPrompt
 
 MAX_PREFIX_TOKENS = 8_192
@@ -77,7 +79,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             _with_room(values, num_new),
         )
         self._num_slots = keys.shape[-2]
-        self._show()
+        self.show()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -86,14 +88,15 @@ class SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         start, self._num_slots = self._num_slots, self._num_slots + key_states.shape[-2]
         self._key_buffer[:, :, start : self._num_slots] = key_states
         self._value_buffer[:, :, start : self._num_slots] = value_states
-        return self._show()
+        return self.show()
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows only."""
         self._key_buffer, self._value_buffer = self._key_buffer[rows], self._value_buffer[rows]
-        self._show()
+        self.show()
 
-    def _show(self) -> tuple[Tensor, Tensor]:
+    def show(self) -> tuple[Tensor, Tensor]:
+        """All keys and values so far."""
         keys = self._key_buffer[:, :, : self._num_slots]
         values = self._value_buffer[:, :, : self._num_slots]
         self.keys, self.values = keys, values
@@ -162,11 +165,26 @@ def cache_slots_in(memory: int | None, config: PreTrainedConfig, value_bytes: in
         config: Of the model.
         value_bytes: Of a number among keys and values.
     """
+    of_slot = _slot_bytes(config, value_bytes)
+    return max(1, (CACHE_BYTES if memory is None else memory // 4) // of_slot)
+
+
+def kept_prefixes(model: nn.Module) -> KeptPrefixes:
+    """Room for what a model has read, to be handed to each call that may read on from it."""
+    parts = ModelParts.of(model)
+    memory = device_memory(parts.transformer.device)
+    config, dtype = parts.transformer.config, parts.transformer.dtype
+    of_token = _slot_bytes(config, dtype.itemsize)
+    of_token += config.get_text_config().hidden_size * dtype.itemsize
+    num_bytes = KEPT_BYTES if memory is None else memory // KEPT_SHARE
+    return KeptPrefixes(parts.transformer, num_bytes // of_token)
+
+
+def _slot_bytes(config: PreTrainedConfig, value_bytes: int) -> int:
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    of_slot = 2 * config.num_hidden_layers * heads * size * value_bytes
-    return max(1, (CACHE_BYTES if memory is None else memory // 4) // int(of_slot))
+    return int(2 * config.num_hidden_layers * heads * size * value_bytes)
 
 
 def unwrap(model: nn.Module) -> PreTrainedModel:
@@ -181,45 +199,47 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
-def prefix_batches(parts: ModelParts, prompts: Sequence[StepPrompt]) -> Iterator[PrefixBatch]:
+def prefix_batches(
+    parts: ModelParts, prompts: Sequence[StepPrompt], kept: KeptPrefixes | None = None
+) -> Iterator[PrefixBatch]:
     """Run each rollout's conversation through the transformer once, a few rollouts at a time.
 
     Prompts of the same `RolloutTokens` object share a row; nothing after the last of them is
     computed. Rows are sorted by length, and a batch has at most MAX_PREFIX_TOKENS (or one row).
+
+    Args:
+        parts: Of the model.
+        prompts: Of at least one token each.
+        kept: Of earlier calls of this model: a row is read from where its tokens part with what is
+            kept of the rollout, and kept itself. None keeps nothing.
     """
-    rows: dict[tuple[int, int], list[int]] = {}
-    for position, prompt in enumerate(prompts):
-        shared = prompt.tokens.prompt_lengths[prompt.index] is not None
-        rows.setdefault((id(prompt.tokens), -1 if shared else position), []).append(position)
-    lengths = [len(prompt.ids) for prompt in prompts]
-    if 0 in lengths:
-        raise ValueError(f"a prompt must have a token, prompt {lengths.index(0)} has none")
-    ordered = sorted(rows.values(), key=lambda row: max(lengths[p] for p in row), reverse=True)
-    batch: list[list[int]] = []
-    for row in ordered:
-        longest = max(lengths[p] for p in (batch[0] if batch else row))
-        if batch and (len(batch) + 1) * longest > MAX_PREFIX_TOKENS:
-            yield _prefix_batch(parts, prompts, lengths, batch)
-            batch = []
-        batch.append(row)
-    if batch:
-        yield _prefix_batch(parts, prompts, lengths, batch)
+    if kept is not None:
+        kept.begin_call(parts.transformer)
+    rows = _rows(prompts, kept)
+    # Those that are read from the start need no mask.
+    for together in ([r for r in rows if r.kept is None], [r for r in rows if r.kept is not None]):
+        for batch in _batches(together):
+            read = _read_on(parts, batch) if batch[0].kept else _read(parts, batch)
+            if kept is not None:
+                for i, row in enumerate(batch):
+                    kept.keep(row.name, read.prefix(i, row.ids))
+            yield read.batch_of(batch)
 
 
-def num_cached_tokens(prompts: Sequence[StepPrompt]) -> list[int]:
+def num_cached_tokens(prompts: Sequence[StepPrompt], kept: KeptPrefixes | None = None) -> list[int]:
     """Per prompt, how many of its tokens an earlier prompt of the same rollout has paid for.
 
-    A rollout is paid for in order of length: the shortest of its prompts pays all, each later one
-    what lies beyond the one before. The unpaid rest sums to the tokens computed.
+    A rollout is paid for in order of length: the shortest of its prompts pays all that was not
+    kept, each later one what lies beyond the one before. The unpaid rest sums to the tokens
+    computed by the next `prefix_batches` of the same prompts.
     """
-    lengths = [len(prompt.ids) for prompt in prompts]
-    paid: dict[int, int] = {}
     cached = [0] * len(prompts)
-    for position in sorted(range(len(prompts)), key=lengths.__getitem__):
-        prompt = prompts[position]
-        if prompt.tokens.prompt_lengths[prompt.index] is not None:
-            cached[position] = paid.get(id(prompt.tokens), 0)
-            paid[id(prompt.tokens)] = lengths[position]
+    for row in _rows(prompts, kept):
+        paid = len(row.kept) if row.kept else 0
+        for position in sorted(row.lengths, key=row.lengths.__getitem__):
+            length = row.lengths[position]
+            cached[position] = min(paid, length)
+            paid = max(paid, length)
     return cached
 
 
@@ -232,35 +252,161 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A conversation to be read, up to its longest prompt."""
+
+    name: str
+    ids: list[int]
+    lengths: dict[int, int]
+    """Tokens of each of its prompts, by the prompt's place in the caller's sequence."""
+    kept: KeptPrefix | None
+    """What need not be read; None where that is nothing."""
+
+
+def _rows(prompts: Sequence[StepPrompt], kept: KeptPrefixes | None) -> list[_Row]:
+    lengths = [len(prompt.ids) for prompt in prompts]
+    if 0 in lengths:
+        raise ValueError(f"a prompt must have a token, prompt {lengths.index(0)} has none")
+    grouped: dict[tuple[int, int], list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        shared = prompt.tokens.prompt_lengths[prompt.index] is not None
+        key = (id(prompt.tokens), -1 if shared else position)
+        grouped.setdefault(key, []).append(position)
+    rows = []
+    for (_, own), positions in grouped.items():
+        longest = prompts[max(positions, key=lengths.__getitem__)]
+        name, ids = longest.tokens.rollout_id if own < 0 else longest.step_id, longest.ids
+        rows.append(
+            _Row(
+                name=name,
+                ids=ids,
+                lengths={position: lengths[position] for position in positions},
+                kept=None if kept is None else kept.find(name, ids),
+            )
+        )
+    return rows
+
+
+def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0].ids) > MAX_PREFIX_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What a batch of conversations was made into, each from slot 0 on, padding behind it."""
+
+    keys: list[Tensor]
+    """One per layer, shape (num_rows, num_kv_heads, longest row, head_dim)."""
+    values: list[Tensor]
+    states: Tensor
+    """Last layer's, shape (num_rows, longest row, hidden_size)."""
+
+    def prefix(self, row: int, ids: list[int]) -> KeptPrefix:
+        """That of one row, as views."""
+        return KeptPrefix(
+            ids=ids,
+            keys=[keys[row, :, : len(ids)] for keys in self.keys],
+            values=[values[row, :, : len(ids)] for values in self.values],
+            states=self.states[row, : len(ids)],
+        )
+
+    def batch_of(self, batch: Sequence[_Row]) -> PrefixBatch:
+        """All prompts of the rows."""
+        rows = [i for i, row in enumerate(batch) for _ in row.lengths]
+        lengths = [length for row in batch for length in row.lengths.values()]
+        return PrefixBatch(
+            positions=[position for row in batch for position in row.lengths],
+            rows=rows,
+            lengths=lengths,
+            keys=self.keys,
+            values=self.values,
+            hidden=self.states[rows, [length - 1 for length in lengths]],
+        )
+
+
 @torch.inference_mode()
-def _prefix_batch(
-    parts: ModelParts,
-    prompts: Sequence[StepPrompt],
-    lengths: Sequence[int],
-    batch: Sequence[Sequence[int]],
-) -> PrefixBatch:
-    longest = [max(row, key=lengths.__getitem__) for row in batch]
-    device = parts.transformer.device
-    input_ids = torch.zeros((len(batch), max(lengths[p] for p in longest)), dtype=torch.long)
-    for i, position in enumerate(longest):
-        input_ids[i, : lengths[position]] = torch.tensor(prompts[position].ids)
+def _read(parts: ModelParts, batch: Sequence[_Row]) -> _Reading:
+    """Read conversations from the start."""
+    input_ids = _padded([row.ids for row in batch], parts.transformer.device)
     cache = DynamicCache()
     # Padding is on the right, so that causal attention hides it without a mask.
     states = parts.transformer(
-        input_ids=input_ids.to(device), past_key_values=cache, use_cache=True
+        input_ids=input_ids, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    positions = [position for row in batch for position in row]
-    rows = [i for i, row in enumerate(batch) for _ in row]
-    ends = [lengths[position] - 1 for position in positions]
     layers = [(keys, values) for keys, values, _ in cache]
-    return PrefixBatch(
-        positions=positions,
-        rows=rows,
-        lengths=[end + 1 for end in ends],
-        keys=[keys for keys, _ in layers],
-        values=[values for _, values in layers],
-        hidden=states[rows, ends],
+    return _Reading(
+        keys=[keys for keys, _ in layers], values=[values for _, values in layers], states=states
     )
+
+
+@torch.inference_mode()
+def _read_on(parts: ModelParts, batch: Sequence[_Row]) -> _Reading:
+    """Read conversations from where what is kept of them ends."""
+    device = parts.transformer.device
+    kept = [row.kept for row in batch if row.kept is not None]
+    starts = torch.tensor([len(each) for each in kept], device=device)[:, None]
+    ends = torch.tensor([len(row.ids) for row in batch], device=device)[:, None]
+    num_kept, num_new = int(starts.max()), int((ends - starts).max())
+    layers = [
+        (
+            _side_by_side([each.keys[layer] for each in kept]),
+            _side_by_side([each.values[layer] for each in kept]),
+        )
+        for layer in range(len(kept[0].keys))
+    ]
+    states = pad_sequence([each.states for each in kept], batch_first=True)
+    if num_new > 0:
+        slots = [SlotLayer(keys, values, num_new) for keys, values in layers]
+        new = torch.arange(num_new, device=device)
+        known = (torch.arange(num_kept, device=device) < starts)[:, None].expand(-1, num_new, -1)
+        causal = (new <= new[:, None]).expand(len(batch), -1, -1)
+        tails = [row.ids[len(each) :] for row, each in zip(batch, kept, strict=True)]
+        new_states = parts.transformer(
+            input_ids=_padded(tails, device),
+            attention_mask=additive_mask(torch.cat([known, causal], dim=-1), states.dtype)[:, None],
+            position_ids=(starts + new).minimum(ends - 1),  # padding stays within the positions
+            past_key_values=SlotCache(slots),
+            use_cache=True,
+        ).last_hidden_state
+        # New tokens stand behind the longest of what is kept: close the gaps.
+        wanted = torch.arange(int(ends.max()), device=device).expand(len(batch), -1)
+        places = torch.where(wanted < starts, wanted, wanted - starts + num_kept)
+        places = places.clamp(max=num_kept + num_new - 1)
+        shown = [layer.show() for layer in slots]
+        layers = [(_taken(keys, places, 2), _taken(values, places, 2)) for keys, values in shown]
+        states = _taken(torch.cat([states, new_states], dim=1), places, 1)
+    return _Reading(
+        keys=[keys for keys, _ in layers], values=[values for _, values in layers], states=states
+    )
+
+
+def _side_by_side(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of shape (heads, tokens, size) as one of (rows, heads, longest, size)."""
+    return pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True).transpose(1, 2)
+
+
+def _taken(states: Tensor, places: Tensor, dim: int) -> Tensor:
+    """For each row the places, shape (rows, count), along a dimension."""
+    shape = [len(states), *[1] * (states.ndim - 1)]
+    shape[dim] = -1
+    index = places.view(shape)
+    return states.gather(dim, index.expand(*states.shape[:dim], -1, *states.shape[dim + 1 :]))
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Ids of shape (rows, longest), filled up on the right."""
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids.to(device)
 
 
 def _with_room(states: Tensor, num_new: int) -> Tensor:

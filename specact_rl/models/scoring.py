@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from specact_rl.models.kept_prefixes import KeptPrefixes
 from specact_rl.models.prefix import (
     ModelParts,
     PrefixBatch,
@@ -80,6 +81,7 @@ def score_candidates(
     model: nn.Module,
     prompts: Sequence[StepPrompt],
     candidates: Sequence[Sequence[Sequence[int]]],
+    kept: KeptPrefixes | None = None,
 ) -> list[np.ndarray]:
     """Summed log p(candidate | prompt) in nats, stop token included if the candidate has it.
 
@@ -87,6 +89,7 @@ def score_candidates(
         model: Causal LM in evaluation mode.
         prompts: Steps; those of one `RolloutTokens` share its prefix.
         candidates: Per prompt, token ids of each candidate (`Renderer.completion_ids`).
+        kept: As of `prefix_batches`.
 
     Returns:
         Per prompt, float64 of shape (number of its candidates,).
@@ -99,7 +102,7 @@ def score_candidates(
     # The last token of a candidate is predicted, never fed.
     trees = [TokenTree.of([ids[:-1] for ids in each]) for each in candidates]
     results = [np.zeros(len(each)) for each in candidates]
-    for position, states in _tree_states(parts, prompts, trees):
+    for position, states in _tree_states(parts, prompts, trees, kept):
         results[position] = _path_logprobs(
             parts, states, trees[position].paths, candidates[position]
         )
@@ -110,6 +113,7 @@ def forward_continuations(
     model: nn.Module,
     prompts: Sequence[StepPrompt],
     continuations: Sequence[Sequence[Sequence[int]]],
+    kept: KeptPrefixes | None = None,
 ) -> list[Tensor]:
     """The head's output at the last token of each continuation.
 
@@ -118,6 +122,7 @@ def forward_continuations(
             evaluation mode.
         prompts: Steps; those of one `RolloutTokens` share its prefix.
         continuations: Per prompt, token ids of what follows it.
+        kept: As of `prefix_batches`.
 
     Returns:
         Per prompt, shape (number of its continuations, vocabulary or labels), float32.
@@ -129,7 +134,7 @@ def forward_continuations(
     parts = ModelParts.of(model)
     trees = [TokenTree.of(each) for each in continuations]
     results: list[Tensor] = [torch.empty(0)] * len(prompts)
-    for position, states in _tree_states(parts, prompts, trees):
+    for position, states in _tree_states(parts, prompts, trees, kept):
         ends = [1 + path[-1] for path in trees[position].paths]
         with torch.inference_mode():
             results[position] = parts.head(states[ends]).float()
@@ -162,13 +167,14 @@ def classify_continuations(
     model: nn.Module,
     prompts: Sequence[StepPrompt],
     continuations: Sequence[Sequence[Sequence[int]]],
+    kept: KeptPrefixes | None = None,
 ) -> list[np.ndarray]:
     """Label logits of a sequence classifier for each prompt + continuation.
 
     Returns:
         Per prompt, float64 of shape (number of its continuations, number of labels).
     """
-    outputs = forward_continuations(model, prompts, continuations)
+    outputs = forward_continuations(model, prompts, continuations, kept)
     return [output.cpu().numpy().astype(np.float64) for output in outputs]
 
 
@@ -181,7 +187,10 @@ def _check(prompts: Sequence[StepPrompt], sequences: Sequence[Sequence[Sequence[
 
 
 def _tree_states(
-    parts: ModelParts, prompts: Sequence[StepPrompt], trees: Sequence[TokenTree]
+    parts: ModelParts,
+    prompts: Sequence[StepPrompt],
+    trees: Sequence[TokenTree],
+    kept: KeptPrefixes | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Hidden states of all trees, a few prompts of a prefix batch at a time.
 
@@ -190,7 +199,7 @@ def _tree_states(
         prompt's last token, row n + 1 the tree's node n.
     """
     cells, slots = max_mask_cells(parts.transformer.device), max_cache_slots(parts)
-    for batch in prefix_batches(parts, prompts):
+    for batch in prefix_batches(parts, prompts, kept):
         for chosen in _row_batches(batch, trees, cells, slots):
             positions = [batch.positions[prompt] for prompt in chosen]
             states = _forward_trees(parts, batch, chosen, [trees[p] for p in positions])

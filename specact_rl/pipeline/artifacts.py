@@ -170,13 +170,8 @@ class Artifacts:
         if self.servers.judge is not None:
             return self.servers.judge, None
         strong = self.trained("strong")
-        judge = StrongJudge(
-            verifier_id=f"judge-{strong.model_id}",
-            model=strong.model,
-            renderer=strong.renderer,
-            own={p.step_id: p for p in self.proposals("strong")},
-        )
-        return judge, strong.renderer
+        own = {p.step_id: p for p in self.proposals("strong")}
+        return StrongJudge.of(strong, own), strong.renderer
 
     def _linear(self, key: str, renderer: Renderer) -> LinearVerifier:
         """Fitted on the rows that the trained verifier learns from."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from specact_rl.eval.live import LiveEpisode, live_in_shards
+from specact_rl.models.language_model import LanguageModel
 from specact_rl.pipeline.artifacts import Artifacts
-from specact_rl.policy.asking import LiveVerifier, RememberingModel, RememberingVerifier
+from specact_rl.policy.asking import (
+    ActionModel,
+    LiveVerifier,
+    RememberingModel,
+    RememberingVerifier,
+)
 from specact_rl.policy.gates import Gate
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import System
 from specact_rl.progress import ProgressBar
 from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
-from specact_rl.verifiers import ClassifierVerifier
+from specact_rl.verifiers import ClassifierVerifier, StrongJudge
 
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
@@ -26,8 +32,9 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
     tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
     gates = artifacts.gates()
     parts, servers = artifacts.parts, artifacts.servers
-    models = {role: RememberingModel(model=artifacts.model(role)) for role in parts.proposers}
-    verifiers = load_verifiers(artifacts)
+    acting = {role: keeping_prefixes(artifacts.model(role)) for role in parts.proposers}
+    models = {role: RememberingModel(model=model) for role, model in acting.items()}
+    verifiers = load_verifiers(artifacts, acting["strong"])
     origins = {role: model.origin for role, model in servers.roles.items()}
     episodes = {}
     with progress("live episodes", len(tasks) * len(parts.systems)) as advance:
@@ -51,22 +58,31 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
                 overwrite=True,
             ) as stage:
                 if not stage.done:
-                    acting = live_system(artifacts, system, gates.get(name), models, verifiers)
-                    live_in_shards(stage.path, acting, tasks, advance)
+                    whole = live_system(artifacts, system, gates.get(name), models, verifiers)
+                    live_in_shards(stage.path, whole, tasks, advance)
                 else:
                     advance(len(tasks))
             episodes[name] = read_shards(folder, LiveEpisode)
     return episodes
 
 
-def load_verifiers(artifacts: Artifacts) -> Verifiers:
-    """Those that systems use."""
+def keeping_prefixes(model: ActionModel) -> ActionModel:
+    """The same model, reading each episode on from where it was; a server has its own way."""
+    return model.keeping_prefixes() if isinstance(model, LanguageModel) else model
+
+
+def load_verifiers(artifacts: Artifacts, strong: ActionModel) -> Verifiers:
+    """Those that systems use; the judge shares with the strong model what that has read."""
     loaded: Verifiers = {}
     systems = artifacts.parts.systems.values()
     for key in sorted({system.verifier or "" for system in systems} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
-            loaded[key] = RememberingVerifier(verifier=verifier), renderer
+            keeping = verifier.keeping_prefixes()
+            loaded[key] = RememberingVerifier(verifier=keeping), renderer
+        elif isinstance(verifier, StrongJudge) and isinstance(strong, LanguageModel):
+            # Each round hands it the strong model's proposals of that round.
+            loaded[key] = StrongJudge.of(strong, {}), renderer
         else:
             loaded[key] = verifier, renderer
     return loaded

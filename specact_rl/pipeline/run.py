@@ -21,7 +21,11 @@ from specact_rl import __version__
 from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.envs.episodes import Episode
 from specact_rl.errors import ConfigError
-from specact_rl.eval.collect import collect_proposals, collect_scores
+from specact_rl.eval.collect import (
+    collect_judged_proposals,
+    collect_proposals,
+    collect_scores,
+)
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
 from specact_rl.eval.live import LiveEpisode, live_rows
 from specact_rl.eval.outcomes import num_steps
@@ -30,6 +34,7 @@ from specact_rl.eval.step_outcomes import STEPS_FILE, StepNames, write_step_outc
 from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.mining.build_rows import build_preferences, build_reward, build_sft, build_verifier
 from specact_rl.mining.data_sets import DataSource
+from specact_rl.models.language_model import LanguageModel
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.bases import base_folder
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
@@ -194,7 +199,7 @@ class Run:
         with self.stage("cheap proposes"):
             self.propose("cheap", ("train_verifier", *EVALUATED), self.preset.num_samples)
         with self.stage("strong proposes"):
-            self.propose("strong", EVALUATED, 1)
+            self.propose_and_judge()
         self.artifacts.release()  # recipes train in processes of their own, on the same device
         name = "mine pairs and verifier rows"
         with self.stage(name), self.progress(name, None):
@@ -365,6 +370,29 @@ class Run:
                 progress=advance,
             )
 
+    def propose_and_judge(self) -> None:
+        """The strong model's free-text proposals, and its judgements of the cheap one's.
+
+        A server's come apart, as it reads each request by itself.
+        """
+        strong = self.artifacts.model("strong")
+        if not isinstance(strong, LanguageModel):
+            self.propose("strong", EVALUATED, 1)
+            return
+        total = num_steps(self.artifacts.rollouts(*EVALUATED))
+        with self.progress("strong proposes", total, "steps") as advance:
+            collect_judged_proposals(
+                self.folders.rollouts,
+                self.folders.proposals("strong"),
+                strong,
+                EVALUATED,
+                sampling=self.artifacts.sampling(1),
+                judged_dir=self.folders.proposals("cheap"),
+                scores_dir=self.folders.scores("strong_judge", "cheap"),
+                num_judged=num_judged("strong_judge", "cheap"),
+                progress=advance,
+            )
+
     def rank(self, role: str) -> None:
         """A model's choice among candidates on some test tasks."""
         test: tuple[SplitName, ...] = ("test",)
@@ -382,7 +410,10 @@ class Run:
             )
 
     def judge(self) -> None:
-        """All verifiers on the calibration and test proposals of the models they gate."""
+        """All verifiers on the calibration and test proposals of the models they gate.
+
+        A loaded strong model has judged when it proposed (`propose_and_judge`), and is found done.
+        """
         total = num_steps(self.artifacts.rollouts(*EVALUATED))
         for key, role in self.artifacts.parts.judged:
             verifier, renderer = self.artifacts.verifier(key)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from specact_rl.actions.canonical import proposal_hash
 from specact_rl.metrics.cost import ModelSize
+from specact_rl.models.kept_prefixes import KeptPrefixes
+from specact_rl.models.language_model import LanguageModel
 from specact_rl.models.loading import (
     checkpoint_renderer,
     dtype_origin,
@@ -19,9 +21,9 @@ from specact_rl.models.loading import (
     model_size,
 )
 from specact_rl.models.names import ModelName
-from specact_rl.models.prefix import num_cached_tokens
+from specact_rl.models.prefix import kept_prefixes, num_cached_tokens
 from specact_rl.models.scoring import classify_continuations, score_candidates
-from specact_rl.rendering import Renderer
+from specact_rl.rendering import Renderer, StepPrompt
 from specact_rl.types import Proposal
 from specact_rl.verifiers.base import Item, Judgements, distinct_items, spread
 
@@ -37,6 +39,8 @@ class ClassifierVerifier:
     verifier_id: str
     model: PreTrainedModel
     renderer: Renderer
+    kept: KeptPrefixes | None = field(default=None, repr=False, compare=False)
+    """What it has read in earlier calls, and reads on from; None: it keeps nothing."""
 
     @classmethod
     def load(cls, name: str | Path) -> ClassifierVerifier:
@@ -60,18 +64,24 @@ class ClassifierVerifier:
         """What a forward pass costs."""
         return model_size(self.model)
 
+    def keeping_prefixes(self) -> ClassifierVerifier:
+        """The same, reading on at each step from where it was in the episode."""
+        return replace(self, kept=kept_prefixes(self.model))
+
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; equal actions at a step are computed once."""
         distinct, places = distinct_items(items)
         continuations = _completions(distinct, self.renderer)
+        prompts = [item.tokens for item in distinct]
+        tokens = _token_counts(prompts, continuations, self.kept)
         logits = classify_continuations(
-            self.model, [item.tokens for item in distinct], [[ids] for ids in continuations]
+            self.model, prompts, [[ids] for ids in continuations], self.kept
         )
         log_odds = [
             float(row[0, 1] - row[0, 0]) if row.shape[1] == 2 else float(row[0, 0])
             for row in logits
         ]
-        return spread(places, log_odds, _token_counts(distinct, continuations))
+        return spread(places, log_odds, tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +98,19 @@ class StrongJudge:
     renderer: Renderer
     own: Mapping[str, Proposal]
     """The strong model's greedy proposal by step id."""
+    kept: KeptPrefixes | None = field(default=None, repr=False, compare=False)
+    """What the strong model has read, to propose or to judge; None: it is read again."""
+
+    @classmethod
+    def of(cls, strong: LanguageModel, own: Mapping[str, Proposal]) -> StrongJudge:
+        """The strong model as judge of proposals, which shares with it what it keeps."""
+        return cls(
+            verifier_id=f"judge-{strong.model_id}",
+            model=strong.model,
+            renderer=strong.renderer,
+            own=own,
+            kept=strong.kept,
+        )
 
     @property
     def size(self) -> ModelSize:
@@ -98,8 +121,10 @@ class StrongJudge:
         """Log-odds of each item; equal actions at a step are computed once."""
         distinct, places = distinct_items(items)
         continuations = _completions(distinct, self.renderer)
+        prompts = [item.tokens for item in distinct]
+        tokens = _token_counts(prompts, continuations, self.kept)
         logprobs = score_candidates(
-            self.model, [item.tokens for item in distinct], [[ids] for ids in continuations]
+            self.model, prompts, [[ids] for ids in continuations], self.kept
         )
         log_odds = []
         for item, logprob in zip(distinct, logprobs, strict=True):
@@ -107,7 +132,7 @@ class StrongJudge:
             assert own.logprob is not None  # generated proposals carry their log-probability
             same = proposal_hash(own, tools) == proposal_hash(item.proposal, tools)
             log_odds.append(0.0 if same else float(logprob[0]) - own.logprob)
-        return spread(places, log_odds, _token_counts(distinct, continuations))
+        return spread(places, log_odds, tokens)
 
 
 def _completions(items: Sequence[Item], renderer: Renderer) -> list[list[int]]:
@@ -116,11 +141,16 @@ def _completions(items: Sequence[Item], renderer: Renderer) -> list[list[int]]:
 
 
 def _token_counts(
-    items: Sequence[Item], continuations: Sequence[Sequence[int]]
+    prompts: Sequence[StepPrompt],
+    continuations: Sequence[Sequence[int]],
+    kept: KeptPrefixes | None,
 ) -> dict[int, tuple[int, int]]:
-    """(computed, cached) tokens by item: a rollout's prompts extend one another."""
-    cached = num_cached_tokens([item.tokens for item in items])
+    """(computed, cached) tokens by item, before they are computed.
+
+    A rollout's prompts extend one another, and what is kept of it.
+    """
+    cached = num_cached_tokens(prompts, kept)
     return {
-        i: (len(item.tokens.ids) - cached[i] + len(continuations[i]), cached[i])
-        for i, item in enumerate(items)
+        i: (len(prompt.ids) - cached[i] + len(continuations[i]), cached[i])
+        for i, prompt in enumerate(prompts)
     }

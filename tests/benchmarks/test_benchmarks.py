@@ -14,6 +14,7 @@ SMALL = {
     "bench_evaluate": ["--rows", "2000", "--runs", "1", "--num-resamples", "50"],
     "bench_mining": ["--megabytes", "1", "--rows-rendered", "1"],
     "bench_gpu": ["--shape", "tiny"],
+    "bench_live": ["runs/none"],
     "bench_log_verifiers": ["--tasks", "40", "--resamples", "20"],
     "bench_studies": ["--only", "retry"],
     "bench_generation": "--rollouts 1 --runs 1 --sizes 1m --max-new-tokens 8".split(),

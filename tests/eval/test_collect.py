@@ -19,7 +19,7 @@ from specact_rl.errors import ConfigError
 from specact_rl.eval import collect
 from specact_rl.eval import outcomes as outcomes_module
 from specact_rl.mining.build_rollouts import collect_rollouts, import_rollouts
-from specact_rl.models.language_model import LanguageModel
+from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.rendering import Renderer
 from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Action, Proposal, Score
@@ -306,6 +306,88 @@ def test_a_verifier_that_depends_on_more_than_its_name_is_not_cached(rollouts, p
     for score, less in zip(first, second, strict=True):
         if score.log_odds is not None:
             assert less.log_odds == pytest.approx(score.log_odds - 1.0)
+
+
+def judged_together(rollouts, judged, out, lm):
+    """The strong model's proposals and its scores, made by one reading."""
+    collect.collect_judged_proposals(
+        rollouts,
+        out / "strong",
+        lm,
+        ["train_verifier"],
+        sampling=Sampling(max_new_tokens=40),
+        judged_dir=judged,
+        scores_dir=out / "scores",
+    )
+    return tables_of(out)
+
+
+def tables_of(out):
+    proposals = read_table(out / "strong" / "proposals.parquet", Proposal)
+    return proposals, read_table(out / "scores" / "scores.parquet", Score)
+
+
+def assert_alike(found, expected):
+    """The same rows up to rounding, whatever they cost."""
+    for rows, others in zip(found, expected, strict=True):
+        for row, other in zip(rows, others, strict=True):
+            cost = {"seconds": 0.0, "num_cached_tokens": 0}
+            if isinstance(row, Proposal):
+                value, cost = "logprob", cost | {"tool_seconds": None}
+            else:
+                value, cost = "log_odds", cost | {"num_tokens": 0}
+            assert getattr(row, value) == pytest.approx(getattr(other, value), abs=1e-4)
+            assert replace(row, **cost, **{value: None}) == replace(other, **cost, **{value: None})
+
+
+@pytest.fixture(scope="module")
+def apart(rollouts, proposals, tmp_path_factory):
+    """Folder of the strong model's proposals and of its scores, made one after the other."""
+    out = tmp_path_factory.mktemp("apart")
+    lm = LanguageModel.load(BASE)
+    collect.collect_proposals(
+        rollouts, out / "strong", lm, ["train_verifier"], sampling=Sampling(max_new_tokens=40)
+    )
+    own = read_table(out / "strong" / "proposals.parquet", Proposal)
+    judge = StrongJudge.of(lm, {p.step_id: p for p in own})
+    judged_by(judge, rollouts, proposals, out / "scores")
+    return out
+
+
+def test_who_proposes_and_judges_reads_each_history_once(rollouts, proposals, apart, tmp_path):
+    own, scores = judged_together(rollouts, proposals, tmp_path, LanguageModel.load(BASE))
+    assert_alike((own, scores), tables_of(apart))
+    for name in ("strong", "scores"):
+        one, other = read_manifest(tmp_path / name), read_manifest(apart / name)
+        assert (one.inputs, one.arguments) == (other.inputs, other.arguments)
+    assert any(score.log_odds for score in scores)  # what is not its own action
+    lengths = {p.step_id: p.num_prompt_tokens for p in own}
+    judged = read_table(proposals / "proposals.parquet", Proposal)
+    for score, p in zip(scores, judged, strict=True):
+        assert score.num_cached_tokens == (lengths[p.step_id] if score.num_tokens else 0)
+
+
+def test_a_judge_that_was_killed_judges_what_is_left(
+    rollouts, proposals, apart, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
+    lm, expected = LanguageModel.load(BASE), tables_of(apart)
+    keep = outcomes_module.append_shard
+
+    def killed_at_the_second(folder, index, rows):
+        if index == 1:  # its scores are kept already
+            raise KeyboardInterrupt
+        return keep(folder, index, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcomes_module, "append_shard", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            judged_together(rollouts, proposals, tmp_path, lm)
+    assert len(list(tmp_path.glob("scores.partial/shards/*"))) == 2
+    assert_alike(judged_together(rollouts, proposals, tmp_path, lm), expected)
+    for folder in ("scores", "strong"):  # one of the tables is there and the other is not
+        shutil.rmtree(tmp_path / folder)
+        assert_alike(judged_together(rollouts, proposals, tmp_path, lm), expected)
 
 
 def test_a_cache_that_is_none_is_refused(rollouts, tmp_path, capsys):

@@ -20,7 +20,7 @@ from specact_rl.policy.asking import RememberingModel, RememberingVerifier
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.rendering import Renderer
-from specact_rl.verifiers import ClassifierVerifier, ProposerConfidence
+from specact_rl.verifiers import ClassifierVerifier, ProposerConfidence, StrongJudge
 from tests.gates import make_gate
 from tests.records import make_proposal
 from tests.tiny_models import tiny_config
@@ -220,6 +220,51 @@ def test_systems_that_share_a_memory_act_as_those_that_do_not(tiny_lm, classifie
         assert sum(episode.num_accepted for episode in episodes) > 0
         assert sum(episode.num_fallback for episode in episodes) > 0
     assert asked[2] == asked[1]  # all that is asked with two samples is known by then
+
+
+def judged_by_itself(lm):
+    """System C, one model being cheap, strong and judge."""
+    judge = StrongJudge.of(lm, {})
+    return LiveSystem(
+        system=SYSTEMS["C"],
+        strong=lm,
+        proposer=lm,
+        verifier=judge,
+        renderer=lm.renderer,
+        gate=make_gate(lm.model_id, 0.4, judge.verifier_id),
+        sampling=Sampling(num_samples=1, max_new_tokens=6),
+    )
+
+
+def test_models_that_keep_what_they_have_read_act_as_those_that_do_not(
+    tiny_lm, classifier, renderer
+):
+    read = {}
+
+    def count(module, inputs, output):
+        read[name] = read.get(name, 0) + inputs[0].numel()
+
+    hooks = [
+        model.model.embed_tokens.register_forward_hook(count)
+        for model in (tiny_lm.model, classifier.model)
+    ]
+    anew, kept = {}, {}
+    try:
+        for name in ("E anew", "E kept", "C anew", "C kept"):
+            lm, judge = tiny_lm, classifier
+            if "kept" in name:
+                lm, judge = tiny_lm.keeping_prefixes(), classifier.keeping_prefixes()
+            system = acting(3, lm, judge, renderer) if "E" in name else judged_by_itself(lm)
+            (kept if "kept" in name else anew)[name[0]] = run_live(system, TASKS)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, episodes in anew.items():
+        assert without_seconds(kept[name]) == without_seconds(episodes)
+        assert scores(kept[name]) == pytest.approx(scores(episodes), abs=1e-3, nan_ok=True)
+        assert max(episode.num_steps for episode in episodes) > 2
+    assert read["E kept"] < 0.6 * read["E anew"]
+    assert read["C kept"] < 0.4 * read["C anew"]  # three read the same there
 
 
 def test_remembered_answers_cost_what_they_did_when_they_were_given(tiny_lm, classifier, renderer):

@@ -414,8 +414,12 @@ class Comparison:
             overwrite=True,
         ) as stage:
             if not stage.done:
+                acting = model.keeping_prefixes()
                 system = LiveSystem(
-                    system=SYSTEMS[PROPOSER_ALONE], strong=model, proposer=model, sampling=sampling
+                    system=SYSTEMS[PROPOSER_ALONE],
+                    strong=acting,
+                    proposer=acting,
+                    sampling=sampling,
                 )
                 live_in_shards(stage.path, system, tasks)
 
