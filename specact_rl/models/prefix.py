@@ -219,11 +219,7 @@ def prefix_batches(
     # Those that are read from the start need no mask.
     for together in ([r for r in rows if r.kept is None], [r for r in rows if r.kept is not None]):
         for batch in _batches(together):
-            read = _read_on(parts, batch) if batch[0].kept else _read(parts, batch)
-            if kept is not None:
-                for i, row in enumerate(batch):
-                    kept.keep(row.name, read.prefix(i, row.ids))
-            yield read.batch_of(batch)
+            yield _prefix_batch(parts, batch, kept)  # in no variable while the next one is read
 
 
 def num_cached_tokens(prompts: Sequence[StepPrompt], kept: KeptPrefixes | None = None) -> list[int]:
@@ -297,6 +293,16 @@ def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         batch.append(row)
     if batch:
         yield batch
+
+
+def _prefix_batch(
+    parts: ModelParts, batch: Sequence[_Row], kept: KeptPrefixes | None
+) -> PrefixBatch:
+    read = _read_on(parts, batch) if batch[0].kept else _read(parts, batch)
+    if kept is not None:
+        for i, row in enumerate(batch):
+            kept.keep(row.name, read.prefix(i, row.ids))
+    return read.batch_of(batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -231,7 +231,7 @@ def judged_by_itself(lm):
         proposer=lm,
         verifier=judge,
         renderer=lm.renderer,
-        gate=make_gate(lm.model_id, 0.4, judge.verifier_id),
+        gate=make_gate(0.4, proposer_id=lm.model_id, verifier_id=judge.verifier_id),
         sampling=Sampling(num_samples=1, max_new_tokens=6),
     )
 
