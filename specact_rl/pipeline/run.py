@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from specact_rl import __version__
-from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import collect_proposals, collect_scores
 from specact_rl.eval.evaluate import calibrate, evaluate, run_all
@@ -31,9 +30,11 @@ from specact_rl.mining.build_rows import build_preferences, build_reward, build_
 from specact_rl.mining.data_sets import DataSource
 from specact_rl.pipeline.artifacts import JUDGED, Artifacts
 from specact_rl.pipeline.bases import base_folder
+from specact_rl.pipeline.episodes import EVALUATED, TASKS_PER_SEED, planned_episodes
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
+from specact_rl.pipeline.preflight import check_before_run
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
@@ -46,10 +47,6 @@ from specact_rl.store import open_stage, read_json, remove_temporaries, write_js
 from specact_rl.types import SplitName
 
 logger = logging.getLogger(__name__)
-
-EVALUATED: tuple[SplitName, ...] = ("calibration", "test")
-TASKS_PER_SEED = 100_000
-"""Task seeds of run seed n start at n times this, so that runs share no task."""
 
 
 def run_preset(
@@ -75,13 +72,16 @@ def run_preset(
         What results.json holds.
 
     Raises:
-        ConfigError: The folder holds a run of another preset, seed or version, or the preset's
-            bases cannot be pretrained here.
+        ConfigError: The folder holds a run of another preset, seed or version, a stage cannot fit
+            the device, or the preset's bases cannot be pretrained here.
+        ModelError: A base cannot be had, or was trained with another template.
     """
     if (seed + 1) * TASKS_PER_SEED > 10_000_000 or seed < 0:
         raise ConfigError(f"seed must be in [0, 100), got {seed!r}")
     own_bases = base_sizes(preset) if from_scratch else []
     folders = Folders(root=out)
+    if not from_scratch and not (folders.evaluation / RESULTS_FILE).is_file():
+        check_before_run(preset, seed)
     _claim(
         folders,
         {
@@ -96,19 +96,6 @@ def run_preset(
     artifacts = Artifacts(preset=preset, seed=seed, folders=folders)
     run = Run(artifacts=artifacts, progress=progress, command=command, own_bases=own_bases)
     return run.execute()
-
-
-def planned_episodes(preset: Preset, seed: int) -> list[EpisodePlan]:
-    """The logged episodes of a run: the first policy on every task, the others where it says."""
-    first = seed * TASKS_PER_SEED
-    plans = plan_episodes(
-        preset.policies[:1],
-        range(first, first + preset.num_tasks),
-        held_out_seeds=range(first, first + preset.num_held_out_tasks),
-    )
-    if preset.policies[1:]:
-        plans += plan_episodes(preset.policies[1:], range(first, first + preset.num_tasks_twice))
-    return plans
 
 
 def _claim(folders: Folders, identity: dict[str, Any]) -> None:
