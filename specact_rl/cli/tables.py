@@ -69,8 +69,8 @@ def add_outcomes(subparsers: Subparsers) -> None:
         "--model",
         metavar="FOLDER|ID|URL#NAME",
         help="checkpoint of a proposer, as a folder, a hub id or ID@REVISION, or base URL of an "
-        "OpenAI-compatible server (vLLM, SGLang, llama.cpp, transformers serve, a hosted API), such "
-        "as http://localhost:8000/v1, and its model behind #",
+        "OpenAI-compatible server (vLLM, SGLang, llama.cpp, transformers serve, a hosted API), "
+        "such as http://localhost:8000/v1, and its model behind #",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder of the proposals table"

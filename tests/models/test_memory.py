@@ -15,7 +15,6 @@ from specact_rl.errors import ModelError
 from specact_rl.models import prefix
 from specact_rl.models.architectures import config_of
 from specact_rl.models.generation import generate
-
 from specact_rl.models.inference_memory import scoring_memory, writing_memory
 from specact_rl.models.memory import (
     kv_cache_bytes,
