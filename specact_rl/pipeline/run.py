@@ -38,6 +38,7 @@ from specact_rl.pipeline.preflight import check_before_run
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
+from specact_rl.pipeline.run_cards import write_measured
 from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.systems import SYSTEMS, num_judged
 from specact_rl.presets import Preset
@@ -192,6 +193,7 @@ class Run:
         results = collect_results(self.artifacts, replay, live, self.stage_times, self.command)
         write_json(self.folders.evaluation / RESULTS_FILE, results)
         write_report(results, self.folders.report)
+        write_measured(results, self.folders)
         return results
 
     @contextmanager
