@@ -94,8 +94,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, split: SplitName) -
         "--tokenizer",
         required=True,
         metavar="NAME",
-        help="folder, hub id or ID@REVISION of the model to be trained; its chat template makes the "
-        "rows",
+        help="folder, hub id or ID@REVISION of the model to be trained; its chat template makes "
+        "the rows",
     )
     parser.add_argument(
         "--chat-template",

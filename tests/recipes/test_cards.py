@@ -47,9 +47,9 @@ def test_a_checkpoint_has_a_card_that_the_hub_can_read(recipe, run_recipe, tmp_p
     last = [entry["loss"] for entry in log["log"] if "loss" in entry][-1]
     assert f"| loss | {last:.4g} | 2 | none |" in card.text
     for name in MEASURES[recipe]:
-        last = [entry[name] for entry in log["log"] if name in entry][-1]
-        assert f"| {name} | {last:.4g} | 2 | none |" in card.text
-    assert not re.findall(r"\| (?:\w*runtime|learning_rate|step|\w+_per_second) \|", card.text)
+        last = [entry for entry in log["log"] if name in entry][-1]
+        assert f"| {name} | {last[name]:.4g} | {last['step']} | none |" in card.text
+    assert not re.findall(r"\| (?:\w*runtime|learning_rate|epoch|\w+_per_second) \|", card.text)
     assert "no metric with an interval is known" in card.text
     for heading in ("Intended use", "Limits", "Command", "Use"):
         assert f"## {heading}" in card.text
