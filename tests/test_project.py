@@ -232,6 +232,21 @@ def test_help_loads_no_heavy_library():
     assert "example:" in shown.stdout
 
 
+def test_what_is_for_trainings_alone_is_not_loaded_by_a_run_that_is_refused(tmp_path):
+    """bitsandbytes speaks when it is imported; peft imports it, and trainers import that."""
+    script = (
+        "import sys\n"
+        "from specact_rl import cli\n"
+        f"command = ['run', '--preset', 'smoke', '--out', {str(tmp_path / 'out')!r}]\n"
+        "assert cli.main([*command, '--verifier-base', 'org/modle']) == 2\n"
+        "heavy = {'bitsandbytes', 'peft', 'trl'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    shown = run_python("-c", script)
+    assert shown.returncode == 0, shown.stderr
+    assert re.fullmatch(r"specact: error: --verifier-base[^\n]*\n", shown.stderr)
+
+
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "recipes").mkdir()
     assert cli.main(["recipes", "--copy", str(tmp_path)]) == 2

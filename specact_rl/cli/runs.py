@@ -106,23 +106,25 @@ def run_run(args: argparse.Namespace) -> int:
     """Run the preset and end with its table, its verdicts and the report's path; or plan it."""
     if args.plan:
         return _run_plan(args)
+    from specact_rl.presets import find_preset
+
     given = [name for name in _PLAN_OPTIONS if getattr(args, name)]
     if given:
         raise ConfigError(f"--{given[0].replace('_', '-')} is of a plan; add --plan")
     if args.out is None:
         raise ConfigError("--out DIR must be given: the folder of the run")
+    preset = find_preset(args.preset)  # before seconds of imports
     from rich.console import Console
     from transformers.utils import logging as transformers_logging
 
     from specact_rl.eval.report import terminal_summary
     from specact_rl.pipeline.bases import adapted_preset
     from specact_rl.pipeline.run import run_preset
-    from specact_rl.presets import find_preset
     from specact_rl.progress import progress_bars
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     changes = {name: getattr(args, name) for name in _PRESET_OPTIONS}
-    preset = adapted_preset(find_preset(args.preset), **changes)
+    preset = adapted_preset(preset, **changes)
     servers = _servers(preset, args)
     command = ["specact", "run", "--preset", args.preset, "--out", str(args.out)]
     command += ["--seed", str(args.seed), *(["--from-scratch"] if args.from_scratch else [])]

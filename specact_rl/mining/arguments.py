@@ -93,8 +93,9 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, split: SplitName) -
     parser.add_argument(
         "--tokenizer",
         required=True,
-        metavar="PATH",
-        help="folder or hub id of the model to be trained; its chat template makes the rows",
+        metavar="NAME",
+        help="folder, hub id or ID@REVISION of the model to be trained; its chat template makes "
+        "the rows",
     )
     parser.add_argument(
         "--chat-template",

@@ -47,6 +47,16 @@ _LIMITS = {
         "A reward is no probability and has no zero; thresholds on it need a calibrator."
     ),
 }
+_MEASURES = (
+    "loss", "mean_token_accuracy", "accuracy", "margin", "mean_reward", "kl", "reward",
+    "reward_std", "frac_reward_zero_std",
+)  # fmt: skip
+_MEASURED = "How good it is"
+_UNMEASURED = (
+    "Was not measured here: no metric with an interval is known of this folder. `specact run` "
+    "writes them for the models that it trains, `specact evaluate` for a system that the model is "
+    "part of."
+)
 _OF_ITS_DATA = (
     "What it learnt holds for actions like those of its data set, proposed by models like those "
     "that proposed them."
@@ -163,6 +173,7 @@ def _card(
             "Settings": "What is not the default.\n\n"
             + yaml_block({part: values for part, values in changed.items() if values}),
             "Metrics": _metrics(log["log"]),
+            _MEASURED: _UNMEASURED,
             "Versions": table(("", ""), list(log["versions"].items())),
             "Intended use": "Research. Do not let it act without somebody or something that checks "
             "what cannot be taken back.",
@@ -172,11 +183,11 @@ def _card(
 
 
 def _metrics(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The last value of each number that was logged of a loss; there are no intervals of these."""
+    """The last value of each measure that the trainer logged; there are no intervals of these."""
     last: dict[str, tuple[Any, Any]] = {}
     for entry in entries:
         for key, value in entry.items():
-            if key == "loss" or (key.startswith("eval_") and "loss" in key):
+            if _is_measure(key):
                 last[key] = (value, entry.get("step"))
     shown = [
         (key, "not a number" if value is None else f"{value:.4g}", step, "none")
@@ -184,10 +195,26 @@ def _metrics(entries: Sequence[Mapping[str, Any]]) -> str:
     ]
     return (
         f"{table(('logged last', 'value', 'step', 'interval'), shown)}\n\n"
-        "These are of one training, the loss of its last rows. How good the model is was not "
-        "measured here: no metric with an interval is known of this folder. `specact evaluate` "
-        "writes them, for a system that the model is part of."
+        "These are of one training, of its last rows."
     ).lstrip()
+
+
+def _is_measure(key: str) -> bool:
+    """Whether a logged number says how well it trains, and not how fast, how far or how."""
+    if key.startswith("eval_"):
+        return not key.endswith(("_runtime", "_per_second"))
+    return key in _MEASURES or key.startswith(("rewards/", "logps/"))
+
+
+def measured_card(card: str, text: str) -> str:
+    """The card with what an evaluation measured of the model, in the place of what it said of that.
+
+    At the end of a card that says nothing of it.
+    """
+    heading = f"\n## {_MEASURED}\n\n"
+    before, _, rest = card.partition(heading)
+    behind = rest.find("\n\n## ")
+    return before + heading + text + (rest[behind:] if behind >= 0 else "\n")
 
 
 def changed_settings(values: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def model_folder(name: str | Path, revision: str | None = None) -> Path:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {str(name)!r} must be a checkpoint folder or a hub id (with @revision if you "
-            f"like): {error}"
+            f"like): {_first_line(error)}"
         ) from error
 
 
@@ -113,7 +113,9 @@ def load_tokenizer(name: str | Path, template: str = OWN) -> PreTrainedTokenizer
             found.place, trust_remote_code=False, **found.options
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"no tokenizer can be loaded from {str(name)!r}: {error}") from error
+        raise ModelError(
+            f"no tokenizer can be loaded from {str(name)!r}: {_first_line(error)}"
+        ) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if template != OWN:
         tokenizer.chat_template = chat_template(template)
@@ -132,10 +134,15 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {str(name)!r} must be a checkpoint folder or a hub id (with @revision if you "
-            f"like): {error}"
+            f"like): {_first_line(error)}"
         ) from error
     assert isinstance(config, PreTrainedConfig)
     return config
+
+
+def _first_line(error: Exception) -> str:
+    """What happened; behind it the libraries say in paragraphs what could be done."""
+    return next(iter(str(error).splitlines()), repr(error))
 
 
 def usual_device() -> torch.device:

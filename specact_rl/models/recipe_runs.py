@@ -69,7 +69,7 @@ from specact_rl.store import (
     sync,
     write_json,
 )
-from specact_rl.store.cards import CARD
+from specact_rl.store.cards import CARD, shown_argument
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class RecipeRun:
             "run_hash": content_hash(self.origin),
             "recipe": self.recipe,
             "origin": self.origin,
-            "command": sys.argv,
+            "command": [shown_argument(word) for word in sys.argv],
             "seed": self.training.seed,
             "num_processes": self.arguments.num_processes,
             "num_rows": len(self.rows),

@@ -1,4 +1,4 @@
-"""How far a training in another process is: what it writes down, and what is read from that."""
+"""How far a training is, written down for the process that launched it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from specact_rl.errors import ConfigError
-from specact_rl.store import read_json, write_json
-
-_PROGRESS_FILE = ".progress.json"
+from specact_rl.models.training_percents import forget_progress, write_percents
 
 
 class ProgressFile(TrainerCallback):
@@ -18,7 +15,7 @@ class ProgressFile(TrainerCallback):
 
     def __init__(self, folder: Path) -> None:
         """Write into this folder; `training_percents` reads it there."""
-        self._path = folder / _PROGRESS_FILE
+        self._folder = folder
         self._percents = -1
 
     def on_step_end(
@@ -28,24 +25,11 @@ class ProgressFile(TrainerCallback):
         percents = 100 * state.global_step // max(1, state.max_steps)
         if state.is_world_process_zero and percents != self._percents:
             self._percents = percents
-            write_json(self._path, {"percents": percents})
+            write_percents(self._folder, percents)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """What is finished needs no progress."""
         if state.is_world_process_zero:
-            forget_progress(self._path.parent)
-
-
-def training_percents(folder: Path) -> int:
-    """How much of a training that goes on is done; 0 while nothing is known, 99 at most."""
-    try:
-        return min(99, int(read_json(folder / _PROGRESS_FILE)["percents"]))
-    except ConfigError:  # not begun, or ended a moment ago
-        return 0
-
-
-def forget_progress(folder: Path) -> None:
-    """Delete what a training wrote down; one that was killed is taken up again further back."""
-    (folder / _PROGRESS_FILE).unlink(missing_ok=True)
+            forget_progress(self._folder)

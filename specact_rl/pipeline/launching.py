@@ -16,7 +16,7 @@ import torch
 
 from specact_rl.errors import SpecActError
 from specact_rl.models import tied
-from specact_rl.models.training_progress import forget_progress, training_percents
+from specact_rl.models.training_percents import forget_progress, training_percents
 from specact_rl.programs import find_program
 
 _POLL_S = 0.1

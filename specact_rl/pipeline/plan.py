@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 import yaml
 from transformers import PreTrainedConfig
 
@@ -23,7 +24,7 @@ from specact_rl.models.inference_memory import scoring_memory, writing_memory
 from specact_rl.models.loading import Dtype, load_tokenizer
 from specact_rl.models.memory import Head, InferenceMemory, TrainingMemory, training_memory
 from specact_rl.models.work import Work
-from specact_rl.pipeline.run import EVALUATED, planned_episodes
+from specact_rl.pipeline.episodes import EVALUATED, planned_episodes
 from specact_rl.pipeline.servers import Parts, Servers, StageNames
 from specact_rl.pipeline.workload import PlannedRollout, Workload, plan_workload
 from specact_rl.policy.systems import num_judged
@@ -146,6 +147,7 @@ def plan_run(
     device_memory: int | None = None,
     device_rate: float | None = None,
     servers: Servers | None = None,
+    assume_gpu: bool = True,
 ) -> Plan:
     """The plan of a run; loads no weights and downloads nothing.
 
@@ -157,6 +159,7 @@ def plan_run(
         device_rate: FLOPs a second of a matrix product; None for the device's, or an H100's.
         servers: Those that the preset's bases name, with their prices; None: without. None of them
             is asked: the strong one is taken to be able to judge.
+        assume_gpu: Plan a preset for a GPU for one of 80 GB where there is none; else for the CPU.
 
     Raises:
         ConfigError: The shape of a base is not known here.
@@ -167,7 +170,8 @@ def plan_run(
         name: RecipeSettings.read(preset.configs, name)
         for name in ("sft_proposer", "train_verifier", "dpo_proposer", "train_reward_model")
     }
-    device = find_device(device_memory, device_rate, on_cpu=recipes["sft_proposer"].use_cpu)
+    on_cpu = recipes["sft_proposer"].use_cpu or not (assume_gpu or torch.cuda.is_available())
+    device = find_device(device_memory, device_rate, on_cpu=on_cpu)
     shapes = {
         role: config_of(_path(base))
         for role, base in (

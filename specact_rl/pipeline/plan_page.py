@@ -54,7 +54,7 @@ def plan_page(plan: Plan) -> str:
         "memory of trainings is for a batch of the longest row; others: models loaded beside",
     ]
     if not plan.fits:
-        lines.append(_advice([stage for stage in with_model if stage.fits == "no"]))
+        lines.append(what_does_not_fit(plan))
     return "\n".join(lines)
 
 
@@ -110,7 +110,9 @@ def _memory_row(stage: PlannedStage) -> tuple[str, ...]:
     return (stage.stage, stage.what, *shown, f"{stage.total_memory / 1e9:.2f}")
 
 
-def _advice(stages: Sequence[PlannedStage]) -> str:
+def what_does_not_fit(plan: Plan) -> str:
+    """The stages that do not fit the device, with what each takes, and what would be smaller."""
+    stages = [stage for stage in plan.stages if stage.fits == "no"]
     names = ", ".join(
         f"{stage.stage}: {stage.what} ({stage.total_memory / 1e9:.1f} GB)" for stage in stages
     )

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from specact_rl import __version__
-from specact_rl.envs.collect import EpisodePlan, plan_episodes
 from specact_rl.envs.episodes import Episode
 from specact_rl.errors import ConfigError
 from specact_rl.eval.collect import (
@@ -37,12 +36,15 @@ from specact_rl.mining.data_sets import DataSource
 from specact_rl.models.language_model import LanguageModel
 from specact_rl.pipeline.artifacts import Artifacts
 from specact_rl.pipeline.bases import base_folder
+from specact_rl.pipeline.episodes import EVALUATED, TASKS_PER_SEED, planned_episodes
 from specact_rl.pipeline.folders import RESULTS_FILE, Folders
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.live import run_live_systems
+from specact_rl.pipeline.preflight import check_before_run
 from specact_rl.pipeline.pretraining import base_sizes, pretrain_base, with_own_bases
 from specact_rl.pipeline.provenance import plain_json
 from specact_rl.pipeline.results import collect_results
+from specact_rl.pipeline.run_cards import write_measured
 from specact_rl.pipeline.servers import Servers, StageNames, check_servers
 from specact_rl.policy.fitting import AUTOMATIC, COST_WEIGHT, NUM_FOLDS
 from specact_rl.policy.systems import num_judged
@@ -53,10 +55,6 @@ from specact_rl.store import open_stage, read_json, remove_temporaries, write_js
 from specact_rl.types import SplitName
 
 logger = logging.getLogger(__name__)
-
-EVALUATED: tuple[SplitName, ...] = ("calibration", "test")
-TASKS_PER_SEED = 100_000
-"""Task seeds of run seed n start at n times this, so that runs share no task."""
 
 
 def run_preset(
@@ -84,8 +82,9 @@ def run_preset(
         What results.json holds.
 
     Raises:
-        ConfigError: The folder holds a run of another preset, seed or version, or the preset's
-            bases cannot be pretrained here.
+        ConfigError: The folder holds a run of another preset, seed or version, a stage cannot fit
+            the device, or the preset's bases cannot be pretrained here.
+        ModelError: A base cannot be had, or was trained with another template.
         ServerError: A server does not answer, before anything is trained; or failed later for good,
             when its answers up to then are kept for the next time.
     """
@@ -94,6 +93,8 @@ def run_preset(
         raise ConfigError(f"seed must be in [0, 100), got {seed!r}")
     own_bases = base_sizes(preset) if from_scratch else []
     folders = Folders(root=out)
+    if not from_scratch and not (folders.evaluation / RESULTS_FILE).is_file():
+        check_before_run(preset, seed, servers)
     _claim(
         folders,
         {
@@ -110,19 +111,6 @@ def run_preset(
     )
     run = Run(artifacts=artifacts, progress=progress, command=command, own_bases=own_bases)
     return run.execute()
-
-
-def planned_episodes(preset: Preset, seed: int) -> list[EpisodePlan]:
-    """The logged episodes of a run: the first policy on every task, the others where it says."""
-    first = seed * TASKS_PER_SEED
-    plans = plan_episodes(
-        preset.policies[:1],
-        range(first, first + preset.num_tasks),
-        held_out_seeds=range(first, first + preset.num_held_out_tasks),
-    )
-    if preset.policies[1:]:
-        plans += plan_episodes(preset.policies[1:], range(first, first + preset.num_tasks_twice))
-    return plans
 
 
 def _claim(folders: Folders, identity: dict[str, Any]) -> None:
@@ -230,6 +218,7 @@ class Run:
         results = collect_results(self.artifacts, replay, live, self.stage_times, self.command)
         write_json(self.folders.evaluation / RESULTS_FILE, results)
         write_report(results, self.folders.report)
+        write_measured(results, self.folders)
         return results
 
     def check_servers(self) -> None:

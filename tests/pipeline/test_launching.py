@@ -10,7 +10,8 @@ import pytest
 
 from specact_rl.errors import SpecActError
 from specact_rl.models import tied
-from specact_rl.models.training_progress import ProgressFile, training_percents
+from specact_rl.models.training_percents import training_percents
+from specact_rl.models.training_progress import ProgressFile
 from specact_rl.pipeline import launching
 from specact_rl.pipeline.launching import Training, launch
 

@@ -14,11 +14,11 @@ from specact_rl.mining.build_rollouts import collect_rollouts
 from specact_rl.models.training import TokenRow
 from specact_rl.models.work import Work
 from specact_rl.pipeline.artifacts import begun_run
+from specact_rl.pipeline.episodes import planned_episodes
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.methods.budget import affordable_steps, row_flops
 from specact_rl.pipeline.methods.catalogue import METHODS, START, find_method
 from specact_rl.pipeline.methods.comparison import DATA_SETS, Comparison
-from specact_rl.pipeline.run import planned_episodes
 from specact_rl.presets import find_preset, model_path
 from specact_rl.programs import find_program, programs_root
 from specact_rl.store import read_json, write_json

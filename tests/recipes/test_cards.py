@@ -1,6 +1,7 @@
 """The card of what a recipe leaves, and where its numbers go while it trains."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,16 @@ KINDS = {
     "dpo_proposer": "text-generation",
     "train_reward_model": "text-classification",
     "train_verifier": "text-classification",
+    "kto_proposer": "text-generation",
+    "reward_weighted_sft": "text-generation",
+}
+MEASURES = {
+    "sft_proposer": ["mean_token_accuracy"],
+    "dpo_proposer": ["rewards/margins", "rewards/accuracies", "logps/chosen"],
+    "train_reward_model": ["margin", "accuracy"],
+    "train_verifier": [],
+    "kto_proposer": ["rewards/chosen", "kl"],
+    "reward_weighted_sft": ["mean_token_accuracy"],
 }
 
 
@@ -35,16 +46,22 @@ def test_a_checkpoint_has_a_card_that_the_hub_can_read(recipe, run_recipe, tmp_p
     assert yaml.safe_load(settings)["training"]["learning_rate"] == 0.0123
     last = [entry["loss"] for entry in log["log"] if "loss" in entry][-1]
     assert f"| loss | {last:.4g} | 2 | none |" in card.text
+    for name in MEASURES[recipe]:
+        last = [entry for entry in log["log"] if name in entry][-1]
+        assert f"| {name} | {last[name]:.4g} | {last['step']} | none |" in card.text
+    assert not re.findall(r"\| (?:\w*runtime|learning_rate|epoch|\w+_per_second) \|", card.text)
     assert "no metric with an interval is known" in card.text
     for heading in ("Intended use", "Limits", "Command", "Use"):
         assert f"## {heading}" in card.text
 
 
-def test_a_card_names_no_folder_of_this_machine(world, run_recipe, tmp_path):
+def test_nothing_that_is_uploaded_names_a_folder_of_this_machine(world, run_recipe, tmp_path):
     run_recipe("train_verifier", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    places = [tmp_path, world.base.parent, world.data["train_verifier"].parent]
-    assert not [place for place in places if str(place) in text]
+    places = [tmp_path, world.base.parent, world.data["train_verifier"].parent, Path.cwd()]
+    for file in (tmp_path / "out").rglob("*"):
+        content = file.read_bytes()
+        assert not [place for place in places if str(place).encode() in content], file
     assert not re.findall(r"(?<![\w.])/[\w.-]+/[\w.-]+", text)
     assert "--model_name_or_path base --dataset_dir train_verifier" in text
 

@@ -129,6 +129,9 @@ def test_two_steps_leave_a_plain_checkpoint_and_a_log_of_every_reward(world, run
         total = sum(weight * step[f"rewards/{name}/mean"] for name, weight in weights.items())
         assert step["reward"] == pytest.approx(total, abs=1e-4)
         assert 0 <= step["frac_reward_zero_std"] <= 1
+    card = (out / "README.md").read_text()
+    for name in ("reward", *(f"rewards/{name}/mean" for name in REWARDS)):
+        assert f"| {name} | {steps[-1][name]:.4g} | 2 | none |" in card
     assert max(step["reward_std"] for step in steps) > 0
     assert max(step["tools/call_frequency"] for step in steps) > 0
     before, after = (load_file(f / "model.safetensors") for f in (world.base, out))

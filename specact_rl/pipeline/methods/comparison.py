@@ -40,10 +40,10 @@ from specact_rl.models.training import TokenRow, token_rows
 from specact_rl.models.trajectories import side_rows, trajectory_row
 from specact_rl.models.work import Work
 from specact_rl.pipeline.artifacts import Artifacts, draw_tasks
+from specact_rl.pipeline.episodes import planned_episodes
 from specact_rl.pipeline.launching import Training, launch
 from specact_rl.pipeline.methods.budget import affordable_steps, proposal_flops, row_flops
 from specact_rl.pipeline.methods.catalogue import START, Method, find_method
-from specact_rl.pipeline.run import planned_episodes
 from specact_rl.policy.live import LiveSystem
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.programs import programs_root
