@@ -157,14 +157,19 @@ def max_cache_slots(parts: ModelParts) -> int:
     return max(1, (CACHE_BYTES if memory is None else memory // 4) // _slot_bytes(parts))
 
 
-def kept_prefixes(model: nn.Module) -> KeptPrefixes:
-    """Room for what a model has read, to be handed to each call that may read on from it."""
+def kept_prefixes(model: nn.Module, num_models: int = 1) -> KeptPrefixes:
+    """Room for what a model has read, to be handed to each call that may read on from it.
+
+    Args:
+        model: Whose.
+        num_models: That keep something at a time, and share the room evenly.
+    """
     parts = ModelParts.of(model)
     memory = device_memory(parts.transformer.device)
     config = parts.transformer.config.get_text_config()
     of_token = _slot_bytes(parts) + config.hidden_size * parts.transformer.dtype.itemsize
     num_bytes = KEPT_BYTES if memory is None else memory // KEPT_SHARE
-    return KeptPrefixes(parts.transformer, num_bytes // int(of_token))
+    return KeptPrefixes(parts.transformer, num_bytes // num_models // int(of_token))
 
 
 def _slot_bytes(parts: ModelParts) -> int:

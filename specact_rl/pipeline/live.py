@@ -16,6 +16,9 @@ from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
 from specact_rl.verifiers import ClassifierVerifier, StrongJudge
 
+NUM_KEEPING = len(PROPOSERS) + 2
+"""Models that keep what they read: those that act, the verifier and the reward model."""
+
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
 Verifiers = dict[str, tuple[LiveVerifier, Renderer]]
@@ -26,7 +29,7 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
     """Each system's episodes, by its name; finished ones are not run again."""
     tasks = artifacts.test_tasks(artifacts.preset.num_live_tasks)
     gates = artifacts.gates()
-    keeping = {role: artifacts.model(role).keeping_prefixes() for role in PROPOSERS}
+    keeping = {role: artifacts.model(role).keeping_prefixes(NUM_KEEPING) for role in PROPOSERS}
     models = {role: RememberingModel(model=model) for role, model in keeping.items()}
     verifiers = load_verifiers(artifacts, keeping["strong"])
     episodes = {}
@@ -64,7 +67,7 @@ def load_verifiers(artifacts: Artifacts, strong: LanguageModel) -> Verifiers:
     for key in sorted({system.verifier or "" for system in SYSTEMS.values()} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
-            keeping = verifier.keeping_prefixes()
+            keeping = verifier.keeping_prefixes(NUM_KEEPING)
             loaded[key] = RememberingVerifier(verifier=keeping), renderer
         elif isinstance(verifier, StrongJudge):
             # Each round hands it the strong model's proposals of that round.
