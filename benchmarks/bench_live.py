@@ -20,9 +20,10 @@ import torch
 
 from specact_rl.eval.live import LiveEpisode, run_live
 from specact_rl.models import prefix
-from specact_rl.pipeline.artifacts import PROPOSERS, Artifacts, begun_run
+from specact_rl.pipeline.artifacts import Artifacts, begun_run
 from specact_rl.pipeline.folders import Folders
-from specact_rl.pipeline.live import live_system, load_verifiers
+from specact_rl.pipeline.live import NUM_KEEPING, live_system, load_verifiers
+from specact_rl.pipeline.servers import PROPOSERS
 from specact_rl.policy.asking import RememberingModel
 from specact_rl.policy.systems import SYSTEMS
 from specact_rl.verifiers import ClassifierVerifier
@@ -48,7 +49,7 @@ class Tokens:
 
 def played(run: Artifacts, tasks: list[str]) -> list[list[LiveEpisode]]:
     """The episodes of each system."""
-    keeping = {role: run.model(role).keeping_prefixes() for role in PROPOSERS}
+    keeping = {role: run.model(role).keeping_prefixes(NUM_KEEPING) for role in PROPOSERS}
     models = {role: RememberingModel(model=model) for role, model in keeping.items()}
     verifiers, gates = load_verifiers(run, keeping["strong"]), run.gates()
     return [

@@ -8,8 +8,9 @@ from __future__ import annotations
 from transformers import PreTrainedConfig
 
 from specact_rl.models.generation import MAX_ROWS
+from specact_rl.models.kept_prefixes import KEPT_BYTES, KEPT_SHARE
 from specact_rl.models.loading import Dtype
-from specact_rl.models.memory import InferenceMemory, inference_memory
+from specact_rl.models.memory import InferenceMemory, inference_memory, kv_cache_bytes
 from specact_rl.models.prefix import MAX_PREFIX_TOKENS, cache_slots_in
 from specact_rl.models.scoring import MAX_LOGITS, MAX_MASK_CELLS, mask_cells_in
 
@@ -55,6 +56,23 @@ def writing_memory(
         num_logits=rows * config.vocab_size,
         bytes_per_logit=round(4 + drawn * 16) if num_samples > 1 else 8,
     )
+
+
+def kept_memory(
+    config: PreTrainedConfig, *, dtype: Dtype, num_tokens: int, device_memory: int | None
+) -> int:
+    """Bytes at most of `prefix.kept_prefixes`, whatever models share the room.
+
+    Args:
+        config: Of the largest of them, a Qwen3.
+        dtype: Of the weights.
+        num_tokens: Of all conversations that go on at a time, in all models.
+        device_memory: Bytes of the GPU; None for a CPU.
+    """
+    room = KEPT_BYTES if device_memory is None else device_memory // KEPT_SHARE
+    value_bytes = _VALUE_BYTES[dtype]
+    of_token = kv_cache_bytes(config, 1) // 2 * value_bytes + int(config.hidden_size) * value_bytes
+    return min(room, num_tokens * of_token)
 
 
 def scoring_memory(

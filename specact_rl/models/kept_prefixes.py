@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-KEPT_BYTES = 500_000_000
-"""Of one model's kept prefixes on a CPU."""
-KEPT_SHARE = 32
+KEPT_BYTES = 1_000_000_000
+"""Of all that models keep at a time, on a CPU."""
+KEPT_SHARE = 16
 """On a GPU one part in so many of its memory."""
 
 

@@ -117,9 +117,9 @@ class LanguageModel:
         """What a forward pass costs."""
         return model_size(self.model)
 
-    def keeping_prefixes(self) -> LanguageModel:
-        """The same, reading on at each step from where it was in the episode."""
-        return replace(self, kept=kept_prefixes(self.model))
+    def keeping_prefixes(self, num_models: int = 1) -> LanguageModel:
+        """The same, reading on at each step from where it was; with so many in one room."""
+        return replace(self, kept=kept_prefixes(self.model, num_models))
 
     def propose(
         self,

@@ -169,15 +169,20 @@ def cache_slots_in(memory: int | None, config: PreTrainedConfig, value_bytes: in
     return max(1, (CACHE_BYTES if memory is None else memory // 4) // of_slot)
 
 
-def kept_prefixes(model: nn.Module) -> KeptPrefixes:
-    """Room for what a model has read, to be handed to each call that may read on from it."""
+def kept_prefixes(model: nn.Module, num_models: int = 1) -> KeptPrefixes:
+    """Room for what a model has read, to be handed to each call that may read on from it.
+
+    Args:
+        model: Whose.
+        num_models: That keep something at a time, and share the room evenly.
+    """
     parts = ModelParts.of(model)
     memory = device_memory(parts.transformer.device)
     config, dtype = parts.transformer.config, parts.transformer.dtype
     of_token = _slot_bytes(config, dtype.itemsize)
     of_token += config.get_text_config().hidden_size * dtype.itemsize
     num_bytes = KEPT_BYTES if memory is None else memory // KEPT_SHARE
-    return KeptPrefixes(parts.transformer, num_bytes // of_token)
+    return KeptPrefixes(parts.transformer, num_bytes // num_models // of_token)
 
 
 def _slot_bytes(config: PreTrainedConfig, value_bytes: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from specact_rl.eval.live import LiveEpisode, live_in_shards
 from specact_rl.models.language_model import LanguageModel
 from specact_rl.pipeline.artifacts import Artifacts
+from specact_rl.pipeline.servers import PROPOSERS
 from specact_rl.policy.asking import (
     ActionModel,
     LiveVerifier,
@@ -20,6 +21,9 @@ from specact_rl.progress import ProgressBar
 from specact_rl.rendering import Renderer
 from specact_rl.store import open_stage, read_shards
 from specact_rl.verifiers import ClassifierVerifier, StrongJudge
+
+NUM_KEEPING = len(PROPOSERS) + 2
+"""Models that keep what they read: those that act, the verifier and the reward model."""
 
 Models = dict[str, RememberingModel]
 """By role; all systems share them."""
@@ -68,7 +72,7 @@ def run_live_systems(artifacts: Artifacts, progress: ProgressBar) -> dict[str, l
 
 def keeping_prefixes(model: ActionModel) -> ActionModel:
     """The same model, reading each episode on from where it was; a server has its own way."""
-    return model.keeping_prefixes() if isinstance(model, LanguageModel) else model
+    return model.keeping_prefixes(NUM_KEEPING) if isinstance(model, LanguageModel) else model
 
 
 def load_verifiers(artifacts: Artifacts, strong: ActionModel) -> Verifiers:
@@ -78,7 +82,7 @@ def load_verifiers(artifacts: Artifacts, strong: ActionModel) -> Verifiers:
     for key in sorted({system.verifier or "" for system in systems} - {""}):
         verifier, renderer = artifacts.verifier(key)
         if isinstance(verifier, ClassifierVerifier):
-            keeping = verifier.keeping_prefixes()
+            keeping = verifier.keeping_prefixes(NUM_KEEPING)
             loaded[key] = RememberingVerifier(verifier=keeping), renderer
         elif isinstance(verifier, StrongJudge) and isinstance(strong, LanguageModel):
             # Each round hands it the strong model's proposals of that round.

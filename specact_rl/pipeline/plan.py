@@ -16,15 +16,18 @@ import torch
 import yaml
 from transformers import PreTrainedConfig
 
+from specact_rl.eval.live import LOCKSTEP_EPISODES
+from specact_rl.eval.outcomes import CHUNK_ROLLOUTS
 from specact_rl.metrics.values import IntArray
 from specact_rl.mining.build_rows import REWARD_STRATEGIES
 from specact_rl.models.architectures import config_of, tokenizer_at_hand
 from specact_rl.models.device import Device, find_device
-from specact_rl.models.inference_memory import scoring_memory, writing_memory
+from specact_rl.models.inference_memory import kept_memory, scoring_memory, writing_memory
 from specact_rl.models.loading import Dtype, load_tokenizer
 from specact_rl.models.memory import Head, InferenceMemory, TrainingMemory, training_memory
 from specact_rl.models.work import Work
 from specact_rl.pipeline.episodes import EVALUATED, planned_episodes
+from specact_rl.pipeline.live import NUM_KEEPING
 from specact_rl.pipeline.servers import Parts, Servers, StageNames
 from specact_rl.pipeline.workload import PlannedRollout, Workload, plan_workload
 from specact_rl.policy.systems import num_judged
@@ -296,7 +299,11 @@ class _Writer:
             if role in trained:
                 self.train(names.fine_tuning, "sft_proposer", role, role, num_sft, self.counted)
         self.propose("cheap proposes", "cheap", (*_TRAIN_VERIFIER, *EVALUATED), preset.num_samples)
-        self.propose("strong proposes", "strong", EVALUATED, 1, ("cheap",))
+        self.propose("strong proposes", "strong", EVALUATED, 1, ("cheap",), CHUNK_ROLLOUTS)
+        # What a loaded strong model has read to act it judges from; a server is asked apart.
+        reads_once = "strong" in trained and ("strong_judge", "cheap") in self.parts.judged
+        if reads_once:
+            self.judge("strong_judge", "cheap")
         num_verifier = preset.num_samples * work.total(_TRAIN_VERIFIER, lambda r: len(r.distinct))
         num_pairs = self.num_pairs(preset.pair_strategies)
         num_reward = self.num_pairs(REWARD_STRATEGIES)
@@ -315,7 +322,8 @@ class _Writer:
         for role in trained:
             self.rank(names.ranking, role, ("cheap",) if role == "cheap" else ("cheap", "cheap"))
         for key, role in self.parts.judged:
-            self.judge(key, role)
+            if not (key == "strong_judge" and reads_once):
+                self.judge(key, role)
         num_gates = sum(system.gated for system in self.parts.systems.values())
         self.plain("calibrate", "gates", num_gates, "exact")
         self.live()
@@ -388,8 +396,9 @@ class _Writer:
         splits: Collection[SplitName],
         num_samples: int,
         beside: Sequence[str] = (),
+        num_kept: int = 0,
     ) -> None:
-        """A model writes at every step of some splits."""
+        """A model writes at every step of some splits, and keeps what it read of some rollouts."""
         if role in self.servers.roles:
             self.ask(
                 stage,
@@ -429,6 +438,16 @@ class _Writer:
             memory,
             WRITING,
             beside,
+            self.kept(role, num_kept),
+        )
+
+    def kept(self, role: str, num_conversations: float) -> int:
+        """Memory of what models of at most a role's size keep of so many conversations."""
+        return kept_memory(
+            self.config(role),
+            dtype=cast(Dtype, self.preset.dtype),
+            num_tokens=round(num_conversations * self.work.longest_prompt),
+            device_memory=self.gpu_memory,
         )
 
     def ask(
@@ -469,7 +488,7 @@ class _Writer:
         )  # fmt: skip
 
     def judge(self, key: str, role: str) -> None:
-        """A verifier on the proposals of a role."""
+        """A verifier on the proposals of a role; the strong model has read when it proposed."""
         num, steps = num_judged(key, role), self.work.steps(*EVALUATED)
         shape = {"classifier": "verifier", "reward_model": "verifier", "strong_judge": "strong"}
         if key not in shape:
@@ -484,16 +503,18 @@ class _Writer:
         work = Work.of(config, lora_r=None, classifier=classifies)
 
         def tokens(rollout: PlannedRollout) -> float:
-            return float(rollout.prompts.max() + num * rollout.turns.sum())
+            read = rollout.prompts.max() if classifies else 0
+            return float(read + num * rollout.turns.sum())
 
         def flops(rollout: PlannedRollout) -> float:
-            return _once(work, rollout) + num * _written(work, rollout)
+            read = _once(work, rollout) if classifies else 0.0
+            return read + num * _written(work, rollout)
 
         memory = self.scored(config, round(self.work.mean_turn), steps, classifier=classifies)
         loaded = self.loaded()
         loaded.remove(shape[key])
         self.add(
-            "verifiers judge",
+            "verifiers judge" if classifies else "strong proposes",
             f"{key} on {role}",
             num * steps,
             self.counted,
@@ -501,11 +522,15 @@ class _Writer:
             self.work.total(EVALUATED, flops),
             memory,
             SCORING,
-            loaded,
+            loaded if classifies else ("cheap",),
+            0 if classifies else self.kept("strong", CHUNK_ROLLOUTS),
         )
 
     def live(self) -> None:
-        """Whole episodes of every system, if nothing that two of them ask is remembered."""
+        """Whole episodes of every system, if nothing that two of them ask is remembered.
+
+        Each prompt is read from the start, as where no room is left to keep what was read.
+        """
         workload, preset, systems = self.work, self.preset, self.parts.systems
         num_tasks = min(preset.num_live_tasks, workload.test_tasks)
         inside = [r for r in workload.rollouts if not r.out_of_family]
@@ -535,6 +560,7 @@ class _Writer:
         memory, shape = self.worst_live(num_tasks, len(inside))
         loaded = self.loaded()
         loaded.remove(shape)
+        largest = "strong" if "strong" in self.configs else shape
         self.add(
             "live episodes",
             f"{len(systems)} systems",
@@ -545,6 +571,7 @@ class _Writer:
             memory,
             WRITING,
             loaded,
+            self.kept(largest, NUM_KEEPING * min(num_tasks, LOCKSTEP_EPISODES)),
         )
         for role, times in asked.items():
             self.ask("live episodes", role, role, times * steps, times * prompts, times * turns)
@@ -615,11 +642,18 @@ class _Writer:
         memory: TrainingMemory | InferenceMemory,
         share: float,
         beside: Sequence[str] = (),
+        kept: int = 0,
     ) -> None:
-        """A stage with a model; `beside` are the shapes of others that are loaded meanwhile."""
+        """A stage with a model.
+
+        `beside` are the shapes of others that are loaded meanwhile, `kept` the bytes of what was
+        read in earlier calls.
+        """
         parts = {name.replace("_", " "): size for name, size in asdict(memory).items()}
         if beside := [shape for shape in beside if shape in self.configs]:
             parts["other models"] = sum(self._loaded(shape) for shape in beside)
+        if kept:
+            parts["kept prefixes"] = kept
         total = sum(parts.values())
         self.stages.append(
             PlannedStage(

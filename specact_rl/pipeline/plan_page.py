@@ -16,6 +16,7 @@ _MEMORY = (
     ("kv cache", "KV cache"),
     ("working", "working"),
     ("other models", "others"),
+    ("kept prefixes", "kept"),
 )
 
 

@@ -64,9 +64,9 @@ class ClassifierVerifier:
         """What a forward pass costs."""
         return model_size(self.model)
 
-    def keeping_prefixes(self) -> ClassifierVerifier:
-        """The same, reading on at each step from where it was in the episode."""
-        return replace(self, kept=kept_prefixes(self.model))
+    def keeping_prefixes(self, num_models: int = 1) -> ClassifierVerifier:
+        """The same, reading on at each step from where it was; with so many in one room."""
+        return replace(self, kept=kept_prefixes(self.model, num_models))
 
     def judge(self, items: Sequence[Item]) -> Judgements:
         """Log-odds of each item; equal actions at a step are computed once."""

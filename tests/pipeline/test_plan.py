@@ -72,12 +72,15 @@ def test_hours_are_those_of_the_flops_at_the_stated_share(qwen3):
 
 def test_each_part_of_the_memory_is_there(qwen3):
     training = stage(qwen3, "sft_proposer: strong")
-    [writing] = [stage for stage in qwen3.stages if stage.stage == "strong proposes"]
+    writing, judging = [stage for stage in qwen3.stages if stage.stage == "strong proposes"]
     assert set(training.memory) == {
         "weights", "adapters", "gradients", "optimizer", "activations", "working",
     }  # fmt: skip
     assert training.memory["weights"] == pytest.approx(2 * 8.19 * GB, rel=0.001)
-    assert {"weights", "kv cache", "working", "other models"} == set(writing.memory)
+    assert {"weights", "kv cache", "working", "other models", "kept prefixes"} == set(
+        writing.memory
+    )
+    assert judging.flops < writing.flops  # it does not read what it has read to propose
     # 8 heads of 128, keys and values, 36 layers, 2 bytes: 147,456 a token
     assert writing.memory["kv cache"] % 147_456 == 0
 

@@ -412,7 +412,8 @@ def test_plan_says_tokens_and_price_of_servers_and_no_memory():
     for stage in of_strong:
         assert stage.price == pytest.approx(sum(stage.server_tokens) * PRICES["strong"] / 1e6)
     assert plan.price == pytest.approx(sum(stage.price for stage in of_strong))
-    [proposes] = [stage for stage in local.stages if stage.stage == "strong proposes"]
+    proposes, judges = (stage for stage in local.stages if stage.stage == "strong proposes")
+    assert (proposes.what, judges.what) == ("strong", "strong_judge on cheap")
     assert of_strong[0].rows == proposes.rows
     assert of_strong[0].tokens > proposes.tokens  # a server is paid for the prompt of every step
     trained = [stage.what for stage in plan.stages if stage.what.startswith("sft_proposer")]
