@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, Qwen3ForCausalLM
 
 from specact_rl import cli
 from specact_rl.envs.collect import plan_episodes, scripted_rollouts
@@ -25,6 +25,7 @@ from specact_rl.store import read_manifest, read_table, write_jsonl, write_table
 from specact_rl.types import Action, Proposal, Score
 from specact_rl.verifiers import ClassifierVerifier, SampleAgreement
 from specact_rl.verifiers.models import StrongJudge
+from tests.tiny_models import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "specact_rl" / "models" / "bases" / "1m"
@@ -270,12 +271,91 @@ def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypa
             run("third", "--num-samples", "2")
 
 
-def judged_by(verifier, rollouts, proposals, out, **options):
-    renderer = Renderer(tokenizer=AutoTokenizer.from_pretrained(BASE), catalogue="compact")
+def renderer_of(catalogue="compact"):
+    return Renderer(tokenizer=AutoTokenizer.from_pretrained(BASE), catalogue=catalogue)
+
+
+def random_lm(name="one", seed=0, dtype=torch.float32):
+    renderer = renderer_of()
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(tiny_config(renderer.tokenizer, num_hidden_layers=1)).eval()
+    return LanguageModel(model_id=name, model=model.to(dtype), renderer=renderer)
+
+
+def proposed_by(lm, rollouts, out, **options):
+    sampling = Sampling(max_new_tokens=3)
+    collect.collect_proposals(rollouts, out, lm, ["train_verifier"], sampling=sampling, **options)
+    return table_of(out)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"name": "other", "seed": 1}, {"dtype": torch.bfloat16}],
+    ids=["another model", "the model in other numbers"],
+)
+def test_a_cache_gives_no_model_the_proposals_of_another(rollouts, tmp_path, other):
+    cached = {"cache_dir": tmp_path / "cache"}
+    first = proposed_by(random_lm(), rollouts, tmp_path / "first", **cached)
+    lm = random_lm(**other)
+    expected = proposed_by(lm, rollouts, tmp_path / "alone")
+    assert [p.logprob for p in expected] != [p.logprob for p in first]
+    assert proposed_by(lm, rollouts, tmp_path / "second", **cached) == expected
+
+
+def test_a_cache_gives_no_version_of_the_code_the_rows_of_another(rollouts, tmp_path, monkeypatch):
+    cached = {"cache_dir": tmp_path / "cache"}
+    first = proposed_by(random_lm(), rollouts, tmp_path / "first", **cached)
+    write = collect.generated_proposals
+
+    def write_otherwise(*given):
+        return [replace(p, text=f"{p.text}!") for p in write(*given)]
+
+    monkeypatch.setattr(collect, "generated_proposals", write_otherwise)
+    monkeypatch.setattr(collect, "source_hash", lambda: "of the code that writes otherwise")
+    second = proposed_by(random_lm(), rollouts, tmp_path / "second", **cached)
+    assert second == [replace(p, text=f"{p.text}!") for p in first]
+
+
+def judged_by(verifier, rollouts, proposals, out, *, renderer=None, **options):
     collect.collect_scores(
-        rollouts, proposals, out, verifier, renderer, ["train_verifier"], **options
+        rollouts, proposals, out, verifier, renderer or renderer_of(), ["train_verifier"], **options
     )
     return read_table(out / "scores.parquet", Score)
+
+
+@pytest.fixture(scope="module")
+def written_otherwise(proposals, tmp_path_factory):
+    """The proposals under the same ids, the two samples of each step exchanged."""
+    folder = tmp_path_factory.mktemp("otherwise") / "proposals"
+    shutil.copytree(proposals, folder)
+    table = read_table(proposals / "proposals.parquet", Proposal)
+    pairs = zip(table[::2], table[1::2], strict=True)
+    exchanged = [
+        replace(whose, text=other.text, action=other.action, parse_error=other.parse_error)
+        for pair in pairs
+        for whose, other in (pair, pair[::-1])
+    ]
+    write_table(folder / "proposals.parquet", exchanged)
+    return folder
+
+
+@pytest.mark.parametrize("changed", ["verifier", "template", "proposals"])
+def test_a_cache_gives_no_scores_of_other_judging(
+    rollouts, proposals, written_otherwise, tmp_path, save_verifier, changed
+):
+    verifier = ClassifierVerifier.load(save_verifier(tmp_path / "judge", 2))
+    cached = {"cache_dir": tmp_path / "cache"}
+    first = judged_by(verifier, rollouts, proposals, tmp_path / "first", **cached)
+    renderer = renderer_of("template" if changed == "template" else "compact")
+    if changed == "verifier":
+        verifier.model.score.weight.data.neg_()
+        verifier = replace(verifier, verifier_id="other")
+    judged = written_otherwise if changed == "proposals" else proposals
+    options = {"renderer": renderer}
+    expected = judged_by(verifier, rollouts, judged, tmp_path / "alone", **options)
+    assert [s.log_odds for s in expected] != [s.log_odds for s in first]
+    second = judged_by(verifier, rollouts, judged, tmp_path / "second", **options, **cached)
+    assert [replace(s, seconds=0.0) for s in second] == [replace(s, seconds=0.0) for s in expected]
 
 
 def test_scores_in_other_numbers_are_other_scores(rollouts, proposals, tmp_path, save_verifier):

@@ -169,6 +169,16 @@ def test_distinct_samples_never_repeat_and_take_all_there_is(ending_lm, prompts)
         assert sorted(turn.token_ids[0] for turn in turns) == list(range(vocabulary))
 
 
+def test_distinct_samples_find_what_is_left_where_the_greedy_turn_takes_nearly_all(
+    plain_lm, prompts
+):
+    # At this temperature tokens that are left have chances down to 1e-187, which are 0 in
+    # single precision: nothing would seem to be left, and the greedy turn would come again.
+    options = {"temperature": 2e-3, "num_samples": 2, "max_new_tokens": 1, "distinct": True}
+    for turns in run(plain_lm, prompts, **options):
+        assert turns[1].token_ids != turns[0].token_ids
+
+
 def test_when_all_is_taken_samples_repeat(plain_lm, prompts):
     vocabulary = plain_lm.config.vocab_size
     options = {"num_samples": vocabulary + 2, "distinct": True, "max_new_tokens": 1}
