@@ -21,7 +21,7 @@ from typing import Any
 
 from specact_rl import __version__
 from specact_rl.errors import SpecActError
-from specact_rl.eval.method_report import comparison_page, over_seeds, seed_results
+from specact_rl.eval.method_report import against, comparison_page, over_seeds, seed_results
 from specact_rl.pipeline.artifacts import begun_run
 from specact_rl.pipeline.folders import Folders
 from specact_rl.pipeline.methods.catalogue import METHODS, START, find_method
@@ -30,6 +30,8 @@ from specact_rl.store import write_json
 
 logger = logging.getLogger("specact_rl.bench_preferences")
 NAME = "preference-methods"
+REFERENCE = "dpo-same-prefix"
+"""What other pairs and methods are compared with, beside the start."""
 SEEDS = (1, 2, 3)
 """Claims are read from these; settings were chosen on seed 0."""
 
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--live-tasks", type=int, default=100, help="tasks that are played")
     parser.add_argument("--split", choices=["calibration", "test"], default="test")
     parser.add_argument("--only-report", action="store_true", help="train and evaluate nothing")
-    parser.add_argument("--write", type=Path, help=f"folder for {NAME}.md and .json")
+    parser.add_argument("--write", type=Path, help=f"folder for {NAME}-BUDGETtflop.md and .json")
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     for noisy in ("httpx", "datasets", "transformers"):
@@ -127,15 +129,17 @@ def write_results(args: argparse.Namespace, preset: str, seeds: list[dict[str, A
         },
         "seeds": seeds,
         "means": over_seeds(seeds),
+        "against": against(seeds, REFERENCE),
     }
     page = comparison_page(results)
     if args.write is None:
         sys.stdout.write(page)
         return
     args.write.mkdir(parents=True, exist_ok=True)
-    write_json(args.write / f"{NAME}.json", results)
-    (args.write / f"{NAME}.md").write_text(page, encoding="utf-8")
-    sys.stdout.write(f"{args.write / NAME}.md\n")
+    name = f"{NAME}-{args.budget:g}tflop"
+    write_json(args.write / f"{name}.json", results)
+    (args.write / f"{name}.md").write_text(page, encoding="utf-8")
+    sys.stdout.write(f"{args.write / name}.md\n")
 
 
 if __name__ == "__main__":

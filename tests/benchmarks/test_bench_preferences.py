@@ -164,7 +164,7 @@ def test_tables_say_what_a_finished_comparison_has_measured(comparison, tmp_path
     monkeypatch.setattr(sys, "argv", [str(BENCHMARK), *map(str, arguments)])
     runpy.run_path(str(BENCHMARK), run_name="__main__")
 
-    results = read_json(written / "preference-methods.json")
+    results = read_json(written / "preference-methods-1tflop.json")
     [seed] = results["seeds"]
     n = len(comparison.table.steps)
     assert (seed["seed"], seed["num_steps"], seed["num_live_tasks"]) == (1, n, LIVE_TASKS)
@@ -179,8 +179,8 @@ def test_tables_say_what_a_finished_comparison_has_measured(comparison, tmp_path
     assert dpo["minus_start"]["acceptable"]["value"] == 0.0
     assert sft["spent"]["share_of_budget"] == pytest.approx(0.8)
 
-    page = (written / "preference-methods.md").read_text()
-    means, by_seed, pairs = tables(page)
+    page = (written / "preference-methods-1tflop.md").read_text()
+    means, others, by_seed, pairs = tables(page)
     row = by_seed["sft-more"]
     told = [row[name] for name in ("rows", "rows seen", "TFLOP", "of it sampling, %")]
     assert told == ["7", "21", "0.80", "25"]
@@ -189,7 +189,11 @@ def test_tables_say_what_a_finished_comparison_has_measured(comparison, tmp_path
     assert row["success live"].startswith("+50")
     assert by_seed["start"]["success live"].startswith("25")
     assert means["sft-more"]["seeds"] == "1"
-    assert means["sft-more"]["seeds above / shown above / shown below"].startswith("1 / ")
+    for level in ("arguments", "acceptable"):
+        column = f"seeds by {level} above / shown above / shown below"
+        assert means["sft-more"][column].startswith("1 / ")
+    assert list(others) == ["sft-more"]  # against dpo-same-prefix
+    assert others["sft-more"]["seeds"] == "1"
     assert list(pairs) == ["dpo-same-prefix"]
     assert list(pairs["dpo-same-prefix"].values())[1:4] == ["10", "6", "2"]
     assert pairs["dpo-same-prefix"]["precision, %"].startswith("80")
@@ -202,5 +206,5 @@ def test_a_method_that_is_not_finished_is_left_out(comparison, tmp_path, monkeyp
     arguments += ["--step-tasks", 5, "--methods", "sft-more"]
     monkeypatch.setattr(sys, "argv", [str(BENCHMARK), *map(str, arguments)])
     runpy.run_path(str(BENCHMARK), run_name="__main__")
-    means, by_seed, pairs = tables(capsys.readouterr().out)
-    assert (list(means), list(by_seed), list(pairs)) == ([], ["start"], [])
+    means, by_seed = tables(capsys.readouterr().out)
+    assert (list(means), list(by_seed)) == ([], ["start"])

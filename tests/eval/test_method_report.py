@@ -10,6 +10,7 @@ from specact_rl.eval.method_report import (
     LEVELS,
     MethodRun,
     Spent,
+    against,
     comparison_page,
     over_seeds,
     seed_results,
@@ -69,7 +70,7 @@ def results():
 
     seeds = [of(1, 22), of(2, 24), of(3, 26)]
     meta = {"preset": "tiny", "budget_tflop": 1.0, "split": "test", "command": "python bench"}
-    return {"meta": meta, "seeds": seeds, "means": over_seeds(seeds)}
+    return {"meta": meta, "seeds": seeds, "means": over_seeds(seeds), "against": []}
 
 
 def test_a_method_is_paired_with_its_start(results):
@@ -101,6 +102,21 @@ def test_seeds_that_agree_on_a_few_episodes_keep_the_width_of_their_intervals(re
     pooled = sum((value["high"] - value["low"]) ** 2 for value in own) ** 0.5 / 3
     assert found["high"] - found["low"] == pytest.approx(pooled)
     assert pooled > 0.1
+
+
+def test_methods_are_compared_with_one_of_them_seed_by_seed(results):
+    def of(seed, right, other):
+        runs = [method_run("start", 20), method_run("kto", right), method_run("dpo", other)]
+        return seed_results(seed, runs, budget=1e12)
+
+    # .05, .10 and .15 above; a seed without the other does not count
+    seeds = [of(1, 22, 20), of(2, 24, 20), of(3, 27, 21), results["seeds"][0]]
+    [row] = against(seeds, "dpo")
+    assert (row["name"], row["reference"], row["num_seeds"]) == ("kto", "dpo", 3)
+    found = row["difference"]["arguments"]
+    assert found["value"] == pytest.approx(0.1)
+    assert found["high"] - found["value"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)
+    assert "Method minus dpo" in comparison_page({**results, "against": [row]})
 
 
 def test_a_seed_without_a_method_is_left_out_of_its_mean(results):
