@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from specact_rl.pipeline import plan
+from specact_rl.pipeline import plan, servers
 from specact_rl.pipeline.plan import RecipeSettings, plan_run
 from specact_rl.pipeline.workload import PlannedRollout, Workload
 from specact_rl.policy.systems import SYSTEMS
@@ -56,7 +56,7 @@ def planned(monkeypatch):
         ranked_steps=2.0,
     )
     monkeypatch.setattr(plan, "plan_workload", lambda *_: work)
-    monkeypatch.setattr(plan, "SYSTEMS", {name: SYSTEMS[name] for name in ("A", "D")})
+    monkeypatch.setattr(servers, "SYSTEMS", {name: SYSTEMS[name] for name in ("A", "D")})
     return plan_run(
         find_preset("qwen3"), seed=0, device_memory=80_000_000_000, device_rate=792e12
     ).stages
