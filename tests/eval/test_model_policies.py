@@ -1,6 +1,7 @@
 """Checkpoints that act in whole episodes: what decides an episode, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from specact_rl.envs.labels import StepLabeller
 from specact_rl.errors import ConfigError, ModelError
 from specact_rl.eval.model_policies import ModelPolicies
 from specact_rl.mining.build_rollouts import collect_rollouts, read_rollouts
-from specact_rl.models.loading import save_checkpoint_info
+from specact_rl.models.loading import CHECKPOINT_INFO, save_checkpoint_info
 from specact_rl.models.tiny import STOP_TOKEN, train_tokenizer
 from specact_rl.rendering import Renderer
 from tests.tiny_models import tiny_config
@@ -165,8 +166,12 @@ def test_the_catalogue_is_rendered_as_the_checkpoint_says(tmp_path, catalogue):
 
 
 def test_a_folder_that_does_not_say_how_it_was_trained_is_refused(cheap, tmp_path):
-    with pytest.raises(ModelError, match=r"missing must be a local checkpoint folder.*specact"):
+    with pytest.raises(ModelError, match="missing' must be a checkpoint folder or a hub id"):
         load(f"model:{tmp_path / 'missing'}")
+    folder = shutil.copytree(cheap, tmp_path / "silent")
+    (folder / CHECKPOINT_INFO).unlink()
+    with pytest.raises(ModelError, match=r"silent must be a local checkpoint folder.*specact"):
+        load(f"model:{folder}")
 
 
 def test_a_verifier_does_not_act(tmp_path):
