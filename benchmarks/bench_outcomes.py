@@ -8,13 +8,15 @@ workspace rollouts (cheap: 1M weights, strong: 4M), and a verifier of the cheap 
 random weights. Gates accept what lies above the median. Three ways, in turns: every model once over
 all steps, and configurations as joins; each configuration by itself, by the same engine; each by
 itself with `generate` of transformers and plain forwards on length-sorted batches, where every
-prompt is read anew. Seconds are of the process, so that work beside counts less.
+prompt is read anew. Seconds are of the process, so that work beside counts less. Beside each: at
+what share of the rate of a matrix product it does the FLOPs that it does, padding not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
 import time
 from collections import Counter
@@ -29,8 +31,11 @@ from transformers import Qwen3ForSequenceClassification
 
 from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.eval.outcomes import generated_proposals, verifier_scores
+from specact_rl.metrics.cost import ModelSize
+from specact_rl.models.device import machine_facts, product_rate
 from specact_rl.models.language_model import LanguageModel, Sampling
 from specact_rl.models.loading import load_causal_lm, load_tokenizer
+from specact_rl.models.work import writing_flops
 from specact_rl.pipeline.artifacts import Artifacts, begun_run
 from specact_rl.presets import model_path
 from specact_rl.rendering import Renderer
@@ -75,7 +80,7 @@ class Models:
                 verifier_id="verifier", model=model, renderer=self.renderer
             )
         self.calls: Counter[str] = Counter()
-        self.tokens = 0
+        self.tokens = self.flops = 0
         for model in (*(lm.model for lm in self.lms.values()), self.verifier.model):
             model.get_input_embeddings().register_forward_hook(self._count)
 
@@ -100,12 +105,19 @@ class Models:
             found = self.lms[role].propose(asked, sampling, [prompts[s.step_id] for s in asked])
             made = [p for samples in found for p in samples]
         self.calls[f"{role}: proposals"] += len(made)
+        for start in range(0, len(made), num_samples):
+            samples = made[start : start + num_samples]
+            self.flops += writing_flops(self.lms[role].size, self.renderer.tokenizer, samples)
         return made
 
     def judge(self, verifier: Verifier, proposals: Sequence[Proposal]) -> list[Score]:
         """Scores of all of them."""
         scores = verifier_scores(verifier, self.rollouts, proposals, self.renderer)
         self.calls[f"{verifier.verifier_id}: scores"] += sum(s.num_tokens > 0 for s in scores)
+        self.flops += sum(
+            verifier.size.flops(s.num_cached_tokens, s.num_cached_tokens + s.num_tokens)
+            for s in scores
+        )
         return scores
 
     def strong_judges(self, proposals: Sequence[Proposal]) -> list[Score]:
@@ -163,6 +175,7 @@ class Plain:
         self.models = models
         self.prompts = {s.step_id: models.renderer.prompt_ids(s) for s in models.steps}
         self.calls: Counter[str] = Counter()
+        self.flops = 0
 
     @torch.inference_mode()
     def propose(
@@ -189,6 +202,8 @@ class Plain:
                 for i, row in enumerate(written):
                     end = row.index(stop) + 1 if stop in row else len(row)
                     found[batch[i // copies]].append(row[:end])
+                    read = len(self.prompts[batch[i // copies]]) + end - 1
+                    self.flops += self.models.lms[role].size.flops(0, read)
             self.calls[f"{role}: proposals"] += copies * len(steps)
         return found
 
@@ -204,7 +219,7 @@ class Plain:
             return float(values.gather(1, torch.tensor(ids)[:, None]).sum())
 
         self.calls["judge: scores"] += len(completions)
-        return self._forward(completions, of, read)
+        return self._forward(completions, self.models.lms["strong"].size, of, read)
 
     @torch.inference_mode()
     def scores(self, completions: Sequence[tuple[str, list[int]]]) -> list[float]:
@@ -214,16 +229,20 @@ class Plain:
             return self.models.verifier.model(input_ids=ids, attention_mask=mask).logits
 
         self.calls["verifier: scores"] += len(completions)
-        return self._forward(completions, of, lambda row, *_: float(row[1] - row[0]))
+        return self._forward(
+            completions, self.models.verifier.size, of, lambda row, *_: float(row[1] - row[0])
+        )
 
     def _forward(
         self,
         completions: Sequence[tuple[str, list[int]]],
+        size: ModelSize,
         of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         read: Callable[[torch.Tensor, int, list[int]], float],
     ) -> list[float]:
         pad = self.models.renderer.tokenizer.pad_token_id
         rows = [self.prompts[step] + ids for step, ids in completions]
+        self.flops += sum(size.flops(0, len(row)) for row in rows)
         values = [0.0] * len(rows)
         for batch in batches(range(len(rows)), lambda i: len(rows[i])):
             out = of(*padded([rows[i] for i in batch], pad, left=False))
@@ -280,6 +299,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=24)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--run", type=Path, help="folder of a finished run; default: bases")
+    parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     run = None if args.run is None else begun_run(args.run)
     rollouts = (
@@ -287,6 +307,7 @@ def main() -> None:
         if run is None
         else run.rollouts("test")[: args.rollouts]
     )
+    rate, facts = product_rate(on_cpu=True), machine_facts()
     models = Models(rollouts, run)
     plain = Plain(models)
     ways: dict[str, Callable[[], Decisions]] = {
@@ -297,36 +318,51 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     calls: dict[str, Counter[str]] = {}
     tokens: dict[str, int] = {}
+    flops: dict[str, int] = {}
     for turn in range(args.runs + 1):
         decided = {}
         for name, way in ways.items():
             models.calls.clear()
             plain.calls.clear()
-            models.tokens = 0
+            models.tokens = models.flops = plain.flops = 0
             started = time.process_time()
             decided[name] = way()
             if turn:  # the first turn warms up
                 seconds[name].append(time.process_time() - started)
             tokens[name] = models.tokens
             calls[name] = Counter(plain.calls if "plain" in name else models.calls)
+            flops[name] = plain.flops if "plain" in name else models.flops
         assert decided["once"] == decided["one by one"]
     print(
         f"{len(models.steps)} steps of {args.rollouts} rollouts, {args.runs} turns, "
-        f"{torch.get_num_threads()} threads"
+        f"{torch.get_num_threads()} threads, {rate / 1e9:.0f} GFLOP/s in a product of 1,024^2"
     )
     print(
-        "| way | CPU seconds, median | times `once`: median, least, most "
+        "| way | CPU seconds, median | times `once`: median, least, most | of the rate "
         "| tokens through models, padding included | rows given to models |"
     )
-    print("|---|---:|---|---:|---|")
+    print("|---|---:|---|---:|---:|---|")
+    threads = torch.get_num_threads()
+    shares = {
+        name: flops[name] * threads / statistics.median(s) / rate for name, s in seconds.items()
+    }
     for name in ways:
         ratios = [b / a for a, b in zip(seconds["once"], seconds[name], strict=True)]
         told = ", ".join(f"{key} {count}" for key, count in sorted(calls[name].items()))
         print(
             f"| {name} | {statistics.median(seconds[name]):.2f} "
             f"| {statistics.median(ratios):.2f}, {min(ratios):.2f}, {max(ratios):.2f} "
-            f"| {tokens[name]:,} | {told} |"
+            f"| {100 * shares[name]:.1f} % | {tokens[name]:,} | {told} |"
         )
+    if args.out:
+        results = facts | {
+            "product_flops_per_second": rate,
+            "num_steps": len(models.steps),
+            "seconds": seconds,
+            "shares_of_rate": shares,
+            "rows_given_to_models": calls,
+        }
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

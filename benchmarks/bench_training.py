@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from specact_rl.envs.corpus import corpus_rollouts
 from specact_rl.envs.labels import StepLabeller
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.models import packed_rows
+from specact_rl.models.device import machine_facts, operator_shares
 from specact_rl.models.fast_training import PackedDPOTrainer, PackedSFTTrainer
 from specact_rl.models.loading import load_tokenizer
 from specact_rl.models.training import CutAfterStop, TokenRow, token_rows
@@ -411,28 +411,7 @@ def profile(bench: Bench, arm: Arm, numbers: Sequence[int]) -> dict[str, float]:
     """Share of a training's operator time by kind of operator."""
     with settings_of(arm):
         trainer, _ = bench.trainer(arm, numbers)
-        with torch.profiler.profile() as prof:
-            trainer.train()
-    kinds = {
-        "products of matrices": ("mm", "addmm", "bmm", "linear", "matmul"),
-        "attention": ("scaled_dot_product",),
-        "optimizer": ("Optimizer", "_fused_adamw", "_foreach"),
-        "putting together and apart": ("cat", "copy_", "clone", "index", "slice", "split"),
-    }
-    seconds = dict.fromkeys([*kinds, "rest: norms, rotary positions, SiLU, losses, Python"], 0.0)
-    for event in prof.key_averages():
-        name = event.key.removeprefix("aten::")
-        kind = next(
-            (
-                k
-                for k, starts in kinds.items()
-                if name.lstrip("_").startswith(tuple(s.lstrip("_") for s in starts))
-            ),
-            list(seconds)[-1],
-        )
-        seconds[kind] += event.self_cpu_time_total
-    total = sum(seconds.values())
-    return {kind: value / total for kind, value in seconds.items()}
+        return operator_shares(trainer.train)
 
 
 def whole_programs(bench: Bench, folder: Path) -> dict[str, float]:
@@ -568,9 +547,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     results: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, one thread",
-        "load_at_start": os.getloadavg()[0],
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **machine_facts(),
         "rounds": args.rounds,
     }
     for size in args.sizes:

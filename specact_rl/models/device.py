@@ -1,11 +1,14 @@
-"""The device that models run on: its memory, and how fast it multiplies."""
+"""The device that models run on: its memory, how fast it multiplies, and what it spends time on."""
 
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -75,3 +78,47 @@ def product_rate(*, on_cpu: bool) -> float:
 def free_device_memory() -> int | None:
     """Bytes that a new process may take of the GPU; None where there is none."""
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+
+
+_OPERATORS = {
+    "products of matrices": ("mm", "addmm", "bmm", "linear", "matmul"),
+    "attention": ("scaled_dot_product",),
+    "optimizer": ("Optimizer", "fused_adamw", "foreach"),
+    "putting together and apart": ("cat", "copy_", "clone", "index", "slice", "split"),
+}
+_OTHERS = "rest: norms, rotary positions, SiLU, losses, Python"
+_BETWEEN = "between operators"
+
+
+def operator_shares(run: Callable[[], object], *, between: bool = False) -> dict[str, float]:
+    """Share of the CPU time of all of a run's operators by kind of operator.
+
+    Args:
+        run: What is looked at.
+        between: Count the time between operators, too, most of it Python's. Not of a training: its
+            backward pass has a thread of its own, beside which the first one waits.
+    """
+    seconds = dict.fromkeys([*_OPERATORS, _OTHERS, *([_BETWEEN] if between else [])], 0.0)
+    with torch.profiler.profile() as prof:
+        if between:
+            with torch.profiler.record_function(_BETWEEN):
+                run()
+        else:
+            run()
+    for event in prof.key_averages():
+        name = event.key.removeprefix("aten::").lstrip("_")
+        kinds = (kind for kind, starts in _OPERATORS.items() if name.startswith(starts))
+        kind = name if name in seconds else next(kinds, _OTHERS)
+        seconds[kind] += event.self_cpu_time_total
+    total = sum(seconds.values())
+    return {kind: value / total for kind, value in seconds.items()}
+
+
+def machine_facts() -> dict[str, Any]:
+    """What a benchmark's results say of where they are from, as JSON values."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "threads": torch.get_num_threads(),
+        "load_at_start": os.getloadavg()[0],
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }

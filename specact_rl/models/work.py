@@ -7,14 +7,17 @@ left out. Knows no device and loads no weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from specact_rl.metrics.cost import ModelSize
 from specact_rl.metrics.values import FloatArray, IntArray
 from specact_rl.models.memory import num_adapter_params, num_linear_params
+from specact_rl.models.scoring import TokenTree
+from specact_rl.types import Proposal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +71,36 @@ class Work:
             return 3 * forward
         weights = 2 * (self.layers.num_params * lengths + self.head * num_predicted)
         return 3 * forward - weights + 6 * self.adapters * lengths
+
+
+def branch_flops(
+    size: ModelSize, num_cached: int, num_prompt: int, branches: Sequence[Sequence[int]]
+) -> int:
+    """FLOPs of reading a prompt and what follows it, tokens that branches begin with alike once.
+
+    Args:
+        size: Of the model.
+        num_cached: Tokens of the prompt that are cached.
+        num_prompt: Tokens of the prompt.
+        branches: Token ids that the model reads behind it; what it only predicts is not among them.
+    """
+    total = size.flops(num_cached, num_prompt)
+    for depth in TokenTree.of(branches).depths:
+        total += size.flops(num_prompt + depth, num_prompt + depth + 1)
+    return total
+
+
+def writing_flops(
+    size: ModelSize, tokenizer: PreTrainedTokenizerBase, samples: Sequence[Proposal]
+) -> int:
+    """FLOPs of writing a step's samples together, what was cached and the last token not read.
+
+    Args:
+        size: Of a loaded model, which counts its tokens.
+        tokenizer: Its own.
+        samples: Of one step, the first first.
+    """
+    assert samples[0].num_prompt_tokens is not None
+    written = [tokenizer.encode(p.text, add_special_tokens=False) for p in samples]
+    read = [ids if p.finished else ids[:-1] for p, ids in zip(samples, written, strict=True)]
+    return branch_flops(size, samples[0].num_cached_tokens, samples[0].num_prompt_tokens, read)

@@ -40,10 +40,12 @@ def make_model(model_class, attention, lora, seed=0, targets=("q_proj", "v_proj"
     return model.eval()
 
 
-@pytest.fixture(params=[("sdpa", False), ("eager", False), ("sdpa", True)], ids=str)
+KINDS = [(attention, lora) for attention in ("sdpa", "eager") for lora in (False, True)]
+
+
+@pytest.fixture(params=KINDS, ids=str)
 def causal_lm(request):
-    attention, lora = request.param
-    return make_model(Qwen3ForCausalLM, attention, lora)
+    return make_model(Qwen3ForCausalLM, *request.param)
 
 
 @pytest.fixture
@@ -51,9 +53,9 @@ def plain_lm():
     return make_model(Qwen3ForCausalLM, "sdpa", lora=False)
 
 
-@pytest.fixture(params=[False, True], ids=["full", "lora"])
+@pytest.fixture(params=KINDS, ids=str)
 def classifier(request):
-    return make_model(Qwen3ForSequenceClassification, "sdpa", request.param)
+    return make_model(Qwen3ForSequenceClassification, *request.param)
 
 
 def make_rollout(rng, name, prompt_lengths, own=()):

@@ -7,7 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
 
 from specact_rl.errors import ModelError
 from specact_rl.models import prefix, scoring
@@ -19,6 +24,7 @@ from specact_rl.models.scoring import (
     score_candidates,
 )
 from specact_rl.rendering import RolloutTokens
+from tests.models.conftest import KINDS, VOCAB, make_model, make_rollout
 
 # Alike beginnings, one a prefix of another, single tokens, a repeat.
 CANDIDATES = [[5, 6, 7, 2], [5, 6, 8, 9, 2], [5, 6], [4], [4], [9, 5, 6, 7, 2]]
@@ -44,6 +50,97 @@ def test_candidates_score_as_each_does_alone(causal_lm, prompts):
         expected = [naive_logprob(causal_lm, prompt, candidate) for candidate in each]
         np.testing.assert_allclose(score, expected, atol=1e-4)
         assert score.argmax() == np.argmax(expected)
+
+
+@st.composite
+def cases(draw):
+    """Rollouts of random lengths; candidates of three tokens, so that many begin alike."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    prompts = []
+    for name in "abc":
+        lengths = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=4)))
+        own = draw(st.sets(st.integers(0, len(lengths) - 1), max_size=1))
+        prompts += make_rollout(rng, name, lengths, own=own).prompts()
+    prompts = draw(st.permutations(prompts))
+    ids = st.lists(st.sampled_from([3, 4, VOCAB - 1]), min_size=1, max_size=6)
+    each = st.lists(ids, min_size=1, max_size=5, unique_by=tuple)
+    return prompts, [draw(each) for _ in prompts]
+
+
+def padded_logits(model, rows, size, *, left):
+    """Of batches of `size` whole sequences, without cache; the padding cut off again."""
+    found = []
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        longest = max(map(len, some))
+        pads = [[0] * (longest - len(row)) for row in some]
+        both = [(pad, row) if left else (row, pad) for pad, row in zip(pads, some, strict=True)]
+        ids = torch.tensor([[*first, *second] for first, second in both])
+        mask = (ids != 0).long()  # no token of a row is 0
+        with torch.no_grad():
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
+            ).logits
+        if logits.dim() == 3:
+            found += [one[kept == 1] for one, kept in zip(logits, mask, strict=True)]
+        else:
+            found += logits
+    return found
+
+
+def in_batches(score, model, prompts, candidates, size):
+    """The prompts given to `score` so many at a time."""
+    starts = range(0, len(prompts), size)
+    parts = [score(model, prompts[i : i + size], candidates[i : i + size]) for i in starts]
+    return [result for part in parts for result in part]
+
+
+ANY_CASE = {"case": cases(), "size": st.integers(1, 12), "rows": st.integers(1, 40)}
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right padding", "left padding"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_any_candidates_score_as_in_padded_batches_of_any_size(kind, left):
+    model = make_model(Qwen3ForCausalLM, *kind)
+
+    @given(**ANY_CASE)
+    @settings(deadline=None, max_examples=8)
+    def check(case, size, rows):
+        prompts, candidates = case
+        sequences = [[*p.ids, *ids] for p, e in zip(prompts, candidates, strict=True) for ids in e]
+        logits = iter(padded_logits(model, sequences, rows, left=left))
+        scores = in_batches(score_candidates, model, prompts, candidates, size)
+        for prompt, each, score in zip(prompts, candidates, scores, strict=True):
+            start = len(prompt.ids) - 1
+            expected = [
+                next(logits)[start:-1].double().log_softmax(-1)[range(len(ids)), ids].sum().item()
+                for ids in each
+            ]
+            np.testing.assert_allclose(score, expected, rtol=0, atol=1e-4)
+            assert score.argmax() == np.argmax(expected)
+
+    check()
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right padding", "left padding"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_any_continuations_are_classified_as_in_padded_batches_of_any_size(attention, left):
+    model = make_model(Qwen3ForSequenceClassification, attention, lora=False)
+
+    @given(**ANY_CASE)
+    @settings(deadline=None, max_examples=8)
+    def check(case, size, rows):
+        prompts, candidates = case
+        sequences = [[*p.ids, *ids] for p, e in zip(prompts, candidates, strict=True) for ids in e]
+        expected = torch.stack(padded_logits(model, sequences, rows, left=left)).numpy()
+        found = np.concatenate(in_batches(classify_continuations, model, prompts, candidates, size))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        assert (found.argmax(1) == expected.argmax(1)).all()
+
+    check()
 
 
 def test_small_batches_score_as_large_ones(plain_lm, prompts, monkeypatch):
