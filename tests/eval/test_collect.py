@@ -189,7 +189,7 @@ def table_of(folder):
     ]
 
 
-def started(rollouts, out, *launcher):
+def started(rollouts, out, *launcher, extra=()):
     """`specact outcomes` in processes of its own, one rollout to a shard."""
     code = (
         "import sys; from specact_rl import cli; from specact_rl.eval import outcomes; "
@@ -197,7 +197,7 @@ def started(rollouts, out, *launcher):
     )
     program = out.with_name(f"{out.name}.py")
     program.write_text(code)
-    arguments = ["--rollouts", rollouts, "--model", BASE, "--out", out]
+    arguments = ["--rollouts", rollouts, "--model", BASE, "--out", out, *extra]
     return subprocess.Popen(
         [sys.executable, *launcher, program, "outcomes", *map(str, arguments)]
         + ["--splits", "train_verifier", "--num-samples", "2"],
@@ -237,15 +237,26 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed(rollouts, tmp_path, monkey
 
 
 @pytest.mark.slow  # starts processes; tests of shards and teams are in test_outcomes
-def test_two_processes_make_the_table_of_one(rollouts, tmp_path, monkeypatch):
+def test_two_processes_make_the_tables_of_one(rollouts, tmp_path, monkeypatch, save_verifier):
     monkeypatch.setattr(outcomes_module, "CHUNK_ROLLOUTS", 1)
+    verifier = save_verifier(tmp_path / "judge", 2)
+
+    def judging(name):
+        return "--verifier", verifier, "--scores", tmp_path / f"{name}-scores"
+
+    def scores_of(name):
+        table = read_table(tmp_path / f"{name}-scores" / "scores.parquet", Score)
+        return [replace(score, seconds=0.0) for score in table]
+
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = started(rollouts, tmp_path / "two", *launcher)
+    process = started(rollouts, tmp_path / "two", *launcher, extra=judging("two"))
     printed, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
-    assert outcomes(rollouts, tmp_path / "one", "--num-samples", 2) == 0
+    assert outcomes(rollouts, tmp_path / "one", "--num-samples", 2, *judging("one")) == 0
     assert table_of(tmp_path / "two") == table_of(tmp_path / "one")
-    assert printed.split() == [str(tmp_path / "two")]  # one of them tells
+    assert scores_of("two") == scores_of("one")
+    # One of them tells.
+    assert printed.split() == [str(tmp_path / "two"), str(tmp_path / "two-scores")]
 
 
 def test_a_second_run_finds_everything_in_the_cache(rollouts, tmp_path, monkeypatch, save_verifier):
