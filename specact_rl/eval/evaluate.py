@@ -115,6 +115,8 @@ def calibrate(
 
 def _refuse_constant(system: System, log_odds: np.ndarray) -> None:
     known = log_odds[~np.isnan(log_odds)]
+    if system.verifier == "strong_judge" and not known.any():
+        return  # each proposal is the strong model's own action: two models that are one say so
     if known.size and np.ptp(known) < 1e-9:
         raise DegenerateResultError(
             f"verifier {system.verifier!r} of system {system.name} must tell proposals apart, but "

@@ -163,7 +163,7 @@ def test_a_greedy_checkpoint_acts_once(tmp_path):
         ("collect_rollouts", ["--seeds", "5", "--policy", "novice"], "'novice'"),
         ("collect_rollouts", ["--seeds", "5", "--fractions", "test=0.5"], "sum to 1"),
         ("collect_rollouts", ["--seeds", "5", "--fractions", "test=2"], "no share"),
-        ("collect_rollouts", ["--seeds", "5", "--policy", "model:missing"], "missing must be a"),
+        ("collect_rollouts", ["--seeds", "5", "--policy", "model:missing"], "'missing' must be a"),
         ("collect_rollouts", ["--seeds", "5", "--policy", "model:a/m", "model:b/m"], "twice"),
         (
             "collect_rollouts",

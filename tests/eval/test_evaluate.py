@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from specact_rl.errors import DegenerateResultError
 from specact_rl.eval.columns import ProposalColumns, StepTable
 from specact_rl.eval.contrasts import CONTRASTS
-from specact_rl.eval.evaluate import calibrate, evaluate
+from specact_rl.eval.evaluate import _refuse_constant, calibrate, evaluate
 from specact_rl.eval.joined import Outcomes
 from specact_rl.eval.replay import Judged
 from specact_rl.eval.report import to_markdown, verdicts
@@ -367,3 +368,12 @@ def test_gate_that_accepts_whatever_parses_gets_no_credit_for_the_parser(outcome
     assert row["skill_among_parsed"]["value"] == 0.0
     assert row["accept_rate"]["value"] == pytest.approx(row["parse_rate"])
     assert any("adds nothing to the parser" in text for text in verdicts({"replay": found}))
+
+
+def test_a_judge_to_whom_all_proposals_are_its_own_is_no_fault():
+    nothing = np.array([0.0, np.nan, 0.0])
+    _refuse_constant(SYSTEMS["C"], nothing)
+    with pytest.raises(DegenerateResultError, match="must tell proposals apart"):
+        _refuse_constant(SYSTEMS["D"], nothing)
+    with pytest.raises(DegenerateResultError, match="all 2 have log-odds 0.5"):
+        _refuse_constant(SYSTEMS["C"], nothing + 0.5)
