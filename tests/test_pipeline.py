@@ -171,7 +171,9 @@ def test_plan_of_the_run_said_what_it_wrote(smoke_run):
         ("cheap and strong rank", "strong"): counts(folders.ranked("strong"))["proposals"],
         ("calibrate", "gates"): counts(folders.gates)["gates"],
     } | {
-        ("verifiers judge", f"{key} on {role}"): counts(folders.scores(key, role))["scores"]
+        # The strong model judges when it proposes.
+        ("strong proposes" if key == "strong_judge" else "verifiers judge", f"{key} on {role}"):
+            counts(folders.scores(key, role))["scores"]
         for key, role in JUDGED
     }  # fmt: skip
     assert {key: planned[key].rows for key in written} == written

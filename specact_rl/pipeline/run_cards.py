@@ -32,8 +32,10 @@ def write_measured(results: Mapping[str, Any], folders: Folders) -> None:
         if not path.is_file():
             continue
         card = path.read_text(encoding="utf-8")
+        text = measured_card(card, measured_text(results, role))
+        if text == card:
+            continue
         with atomic_write(path) as temporary:
-            text = measured_card(card, measured_text(results, role))
             temporary.write_text(text, encoding="utf-8")
 
 
