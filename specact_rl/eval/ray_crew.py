@@ -20,6 +20,7 @@ from specact_rl.cluster import TOLD, pack, ray_cluster, unpack
 from specact_rl.errors import ConfigError, ModelError, SpecActError
 from specact_rl.eval.outcomes import Chunks, Crew, Row, Work
 from specact_rl.models.language_model import LanguageModel
+from specact_rl.models.names import ModelName
 from specact_rl.verifiers.models import ClassifierVerifier
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ _NUM_RETRIES = 3
 """How often a chunk is tried again whose worker died: one that kills its workers must come to an
 end."""
 
-_LOADERS: dict[str, Callable[[Path], LanguageModel | ClassifierVerifier]] = {
+_LOADERS: dict[str, Callable[[str], LanguageModel | ClassifierVerifier]] = {
     "proposer": LanguageModel.load,
     "verifier": ClassifierVerifier.load,
 }
@@ -61,23 +62,22 @@ class RemoteModel:
 
 
 @contextmanager
-def ray_crew(folders: Mapping[str, Path], *, at_most: int) -> Iterator[dict[str, RemoteModel]]:
+def ray_crew(names: Mapping[str, str | Path], *, at_most: int) -> Iterator[dict[str, RemoteModel]]:
     """Models that workers load and keep until the end, by their role.
 
     There is a worker for each GPU of the cluster; where it has none, for as many CPUs as this
     process has threads, so that a worker computes as this process would.
 
     Args:
-        folders: Of the checkpoints, by role: "proposer", "verifier".
+        names: Of the checkpoints, by role: "proposer", "verifier". A hub id each node fetches.
         at_most: So many workers: more would have nothing to do.
 
     Raises:
         ConfigError: Ray is not installed, or its cluster has neither GPU nor CPU.
         SpecActError: A model cannot be loaded, as its loader says.
     """
-    folders = {role: folder.resolve() for role, folder in folders.items()}
     with ray_cluster() as ray:
-        crew = RayCrew(ray, folders, at_most)
+        crew = RayCrew(ray, {role: named_for_all(n) for role, n in names.items()}, at_most)
         try:
             yield {
                 role: RemoteModel(role=role, identity=identity, crew=crew)
@@ -87,17 +87,23 @@ def ray_crew(folders: Mapping[str, Path], *, at_most: int) -> Iterator[dict[str,
             crew.dismiss()
 
 
+def named_for_all(name: str | Path) -> str:
+    """The name of a model as other nodes have to read it: a folder by its whole path."""
+    found = ModelName.parse(name)
+    return str(Path(found.place).resolve()) if found.is_folder else str(found)
+
+
 class RayCrew:
     """The workers, and who of them is doing what."""
 
-    def __init__(self, ray: Any, folders: Mapping[str, Path], at_most: int) -> None:
+    def __init__(self, ray: Any, names: Mapping[str, str], at_most: int) -> None:
         """Start them; none is waited for."""
         self._ray = ray
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         number, places = places_on(nodes)
         number = min(number, at_most)
         remote = ray.remote(**places, max_restarts=-1, max_task_retries=_NUM_RETRIES)(_Worker)
-        self._workers = [remote.remote(folders, int(places["num_cpus"])) for _ in range(number)]
+        self._workers = [remote.remote(names, int(places["num_cpus"])) for _ in range(number)]
         self._busy: dict[Any, tuple[Any, int | None, str]] = {
             worker.identities.remote(): (worker, None, "loading the models")
             for worker in self._workers
@@ -159,15 +165,15 @@ class RayCrew:
 class _Worker:
     """An actor. A new one stands in for it when it dies, and loads the models again."""
 
-    def __init__(self, folders: Mapping[str, Path], num_threads: int) -> None:
+    def __init__(self, names: Mapping[str, str], num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        self._folders = folders
+        self._names = names
         self._loaded: dict[str, LanguageModel | ClassifierVerifier] = {}
 
     def identities(self) -> bytes:
         """Load all models; their identities by role, or an error, packed."""
         try:
-            return pack({role: _identity(self._model(role)) for role in self._folders})
+            return pack({role: _identity(self._model(role)) for role in self._names})
         except TOLD as error:
             return pack(error)
 
@@ -183,7 +189,7 @@ class _Worker:
             model = self._model(role)
             if _identity(model) != identity:
                 raise ConfigError(
-                    f"all workers must compute the same, but {self._folders[role]} on node "
+                    f"all workers must compute the same, but {self._names[role]} on node "
                     f"{socket.gethostname()} is {_identity(model)}, and elsewhere {identity}; copy "
                     "the same weights to all nodes, and take nodes of one kind"
                 )
@@ -193,14 +199,14 @@ class _Worker:
 
     def _model(self, role: str) -> LanguageModel | ClassifierVerifier:
         if role not in self._loaded:
-            folder = self._folders[role]
-            if not folder.is_dir():
+            name = self._names[role]
+            if Path(name).is_absolute() and not Path(name).is_dir():
                 raise ModelError(
-                    f"{folder} must be a checkpoint folder that every node of the cluster sees, "
+                    f"{name} must be a checkpoint folder that every node of the cluster sees, "
                     f"but node {socket.gethostname()} has no such folder; put it on a file system "
                     "that all share, or copy it to the same path of each node"
                 )
-            self._loaded[role] = _LOADERS[role](folder)
+            self._loaded[role] = _LOADERS[role](name)
         return self._loaded[role]
 
 

@@ -227,7 +227,7 @@ def actor_parts(folder: str | Path) -> tuple[Path, dict[str, Any] | None]:
     adapter = _adapter_config(folder)
     if adapter is None:
         return local_model(str(folder)), None
-    source = str(adapter["base_model_name_or_path"])
+    source = str(_base_of(adapter))
     _check_base_id(Path(folder), source, _wrong_base(folder, source))
     check_whole(Path(folder))
     return local_model(source), adapter

@@ -29,11 +29,13 @@ from specact_rl.models.language_model import Sampling, proposals_of
 from specact_rl.models.loading import (
     Dtype,
     actor_parts,
-    checkpoint_renderer,
+    model_folder,
     model_id,
+    proposer_renderer,
     usual_device,
     usual_dtype,
 )
+from specact_rl.models.names import ModelName
 from specact_rl.rendering import Renderer, StepPrompt
 from specact_rl.types import Proposal, Rollout
 
@@ -43,13 +45,23 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Of adapters that vLLM has room for; one of another rank takes the room of the next."""
 _PLAIN_LORA: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
+    # Other beginnings take something from the base's weights, which peft does again when it loads.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
     "use_dora": (False, None),
+    "use_qalora": (False, None),
+    "use_bdlora": (None, False),
     "bias": ("none",),
     "lora_bias": (False, None),
     "modules_to_save": (None, []),
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
     "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "layer_replication": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
 }
 """What an adapter's config may say. Of the rest vLLM refuses some, and passes over some in
 silence, which would be another model."""
@@ -93,28 +105,29 @@ class VllmModel:
             )
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: Dtype | None = None, **options: Any) -> Self:
-        """The model of a checkpoint folder, its prompts rendered as it was trained.
+    def load(cls, name: str | Path, *, dtype: Dtype | None = None, **options: Any) -> Self:
+        """A named checkpoint, its prompts rendered as `LanguageModel.load` does.
 
         Args:
-            folder: Of a whole model or a LoRA adapter, as the recipes write them.
+            name: Folder, hub id or `id@revision` of a whole model or a LoRA adapter.
             dtype: None is what `usual_dtype` says of the device.
             **options: Fields.
 
         Raises:
             ConfigError: vLLM is not installed, or an option is out of range.
-            ModelError: A folder that holds no causal LM, or a verifier, or does not say how its
-                prompts are rendered; or an adapter of a kind that vLLM does not apply.
+            ModelError: It cannot be had, is no causal LM, or a verifier, or a folder that does not
+                say how its prompts are rendered; or an adapter of a kind that vLLM does not apply.
         """
         _import_vllm()
-        folder = folder.resolve()  # its last part names the model
-        renderer = checkpoint_renderer(folder)
+        found = ModelName.parse(name)
+        folder = model_folder(name).resolve()  # which vLLM's processes find from anywhere
+        renderer = proposer_renderer(found, folder)
         weights, adapter = actor_parts(folder)
         if adapter is not None:
             _check_plain(folder, adapter)
             options |= {"adapter": folder, "rank": adapter["r"]}
         return cls(
-            model_id=model_id(folder, renderer),
+            model_id=model_id(folder, renderer, found.short),
             renderer=renderer,
             weights=weights,
             dtype=dtype or usual_dtype(usual_device()),

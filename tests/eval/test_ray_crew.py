@@ -117,7 +117,7 @@ def test_a_cluster_without_a_place_is_refused():
 
 
 def test_a_worker_whose_weights_are_others_is_refused():
-    worker = _Worker({"proposer": BASE}, torch.get_num_threads())
+    worker = _Worker({"proposer": str(BASE)}, torch.get_num_threads())
     own = unpack(worker.identities())["proposer"]
     assert unpack(worker.work("proposer", own, lambda model, chunk: [], [])) == []
     other = replace(own, model_id="1m-0123")
@@ -126,7 +126,7 @@ def test_a_worker_whose_weights_are_others_is_refused():
 
 
 def test_weights_that_a_node_does_not_see_are_said_to_be_so(tmp_path):
-    worker = _Worker({"proposer": tmp_path / "elsewhere"}, torch.get_num_threads())
+    worker = _Worker({"proposer": str(tmp_path / "elsewhere")}, torch.get_num_threads())
     with pytest.raises(ModelError, match="that every node of the cluster sees, but node"):
         unpack(worker.identities())
 

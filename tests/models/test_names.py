@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from specact_rl.cli import main
+from specact_rl.cluster import unpack
 from specact_rl.errors import ModelError
+from specact_rl.eval.ray_crew import _Worker, named_for_all
 from specact_rl.models.architectures import config_of, tokenizer_at_hand
 from specact_rl.models.language_model import LanguageModel
 from specact_rl.models.loading import (
+    actor_parts,
     load_causal_lm,
     load_classifier,
     load_tokenizer,
@@ -20,7 +25,9 @@ from specact_rl.models.loading import (
     weights_digest,
 )
 from specact_rl.models.names import ModelName
+from specact_rl.models.vllm_engine import VllmModel
 from specact_rl.presets import model_path
+from tests import fake_vllm
 
 BASE = model_path("builtin:1m")
 COMMITS = {"main": "1" * 40, "old": "2" * 40}
@@ -94,6 +101,7 @@ def test_an_adapter_goes_onto_the_revision_that_its_config_names(hub, tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
     old = load_file(hub / COMMITS["old"] / "model.safetensors")["model.norm.weight"].float()
     assert load_causal_lm(tmp_path / "adapter", "float32").model.norm.weight.equal(old)
+    assert actor_parts(tmp_path / "adapter")[0] == hub / COMMITS["old"]
     digests = {weights_digest(tmp_path / "adapter")}
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": None}))
@@ -107,6 +115,15 @@ def test_a_proposer_from_the_hub_is_called_by_its_id(hub):
     assert found.model_id.rpartition("-")[0] == "model"
     assert found.model_id.rpartition("-")[2] == folder.model_id.rpartition("-")[2]
     assert found.renderer.catalogue == "compact"
+
+
+def test_the_other_engines_take_a_hub_id_as_well(hub, monkeypatch):
+    fake_vllm.install(monkeypatch)
+    own, under_vllm = LanguageModel.load("org/model@old"), VllmModel.load("org/model@old")
+    assert under_vllm.model_id == own.model_id
+    assert under_vllm.weights == hub / COMMITS["old"]
+    worker = _Worker({"proposer": named_for_all(Path("org/model@old"))}, torch.get_num_threads())
+    assert unpack(worker.identities())["proposer"].model_id == own.model_id
 
 
 def test_a_proposer_from_the_hub_that_does_not_say_how_is_rendered_by_its_own_template(hub, caplog):
