@@ -7,10 +7,10 @@ from typing import Any
 
 from specact_rl.models.cards import measured_card
 from specact_rl.pipeline.folders import Folders
+from specact_rl.pipeline.servers import PROPOSERS
 from specact_rl.store import atomic_write
 from specact_rl.store.cards import CARD, table
 
-_PROPOSERS = ("cheap", "strong", "cheap_dpo")
 _VERIFIERS = {"verifier": "classifier", "reward_model": "reward_model"}
 """By role, what the verifier is called in the results."""
 _LEVELS = {
@@ -27,7 +27,7 @@ def write_measured(results: Mapping[str, Any], folders: Folders) -> None:
 
     A server's model was not trained here and has none.
     """
-    for role in (*_PROPOSERS, *_VERIFIERS):
+    for role in (*PROPOSERS, *_VERIFIERS):
         path = folders.model(role) / CARD
         if not path.is_file():
             continue
